@@ -1,0 +1,4 @@
+//! Peer-to-peer sync: the devices of one person or organisation arrive at one state, without a server.
+
+pub mod crypto;
+pub mod model;

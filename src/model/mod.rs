@@ -1,0 +1,22 @@
+//! The vocabulary: identifiers, time, ops, surfaces, frontiers and the named limits.
+//!
+//! Owns no behaviour beyond parsing, ordering and text forms. Must never do I/O, read a clock or
+//! draw entropy. Read [`op`] next, then `oplog`.
+
+pub mod frontier;
+pub mod id;
+pub mod json;
+pub mod limits;
+pub mod op;
+pub mod surface;
+pub mod time;
+
+pub use frontier::{Frontier, Tip};
+pub use id::{
+    DeviceId, Dot, IdError, Incarnation, KeyId, LogId, OpId, RecordHash, Root, ScopeTag, Seq, SpaceId,
+    TipHash,
+};
+pub use json::{Payload, PayloadError};
+pub use op::{Op, OpKind};
+pub use surface::{Scope, ScopeError, Surface, SurfaceError, Tier};
+pub use time::{Hlc, Now, Wall};
