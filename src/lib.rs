@@ -2,3 +2,5 @@
 
 pub mod crypto;
 pub mod model;
+pub mod sync;
+pub mod wire;

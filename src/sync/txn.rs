@@ -1,0 +1,157 @@
+//! What the engine asks a store to make durable, and what a store gives back when it is opened.
+
+use bytes::Bytes;
+
+use crate::crypto::{EpochKey, SealedBatch};
+use crate::model::{DeviceId, Frontier, LogId, RecordHash, Scope, Seq, SpaceId};
+
+/// Names one [`Txn`] of one run.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct TxnId(u64);
+
+impl TxnId {
+    /// Takes the raw number.
+    pub const fn new(raw: u64) -> Self {
+        Self(raw)
+    }
+    /// The raw number.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+/// Writes that become durable together or not at all, in order.
+#[derive(Clone, Debug)]
+pub struct Txn {
+    /// Its name, reported back once it is durable.
+    pub id: TxnId,
+    /// The writes, applied in order.
+    pub writes: Vec<Write>,
+}
+
+/// One durable change.
+#[derive(Clone, Debug)]
+pub enum Write {
+    /// A space exists here, with its own log; also rewrites what is known of it.
+    Space {
+        /// The space.
+        space: SpaceId,
+        /// Its scope.
+        scope: Scope,
+        /// The log this device writes in it.
+        own_log: LogId,
+        /// Whether it still takes part: a space this device has left is kept but no longer synced.
+        is_active: bool,
+    },
+    /// Batches of one log that continue it: chain-checked, in order, without a gap.
+    ///
+    /// The tip of the log becomes the end of the last one.
+    Batches {
+        /// The space.
+        space: SpaceId,
+        /// The log.
+        log: LogId,
+        /// At least one batch.
+        batches: Vec<SealedBatch>,
+    },
+    /// Ops of the own log that are not sealed yet.
+    Drafts {
+        /// The space.
+        space: SpaceId,
+        /// The drafts.
+        group: DraftGroup,
+    },
+    /// Forgets drafts up to and including this position: they are in a batch of the same transaction.
+    DraftsSealed {
+        /// The space.
+        space: SpaceId,
+        /// The last position that was sealed.
+        through: Seq,
+    },
+    /// A roster record, as received.
+    Record {
+        /// The space.
+        space: SpaceId,
+        /// The hash of its bytes.
+        hash: RecordHash,
+        /// Its bytes.
+        bytes: Bytes,
+    },
+    /// The newest ack of a device, as received; replaces the one before.
+    Ack {
+        /// The space.
+        space: SpaceId,
+        /// Who signed it.
+        device: DeviceId,
+        /// Its bytes.
+        bytes: Bytes,
+    },
+    /// An epoch key, which the store seals under this device's own key.
+    Key {
+        /// The space.
+        space: SpaceId,
+        /// The key.
+        key: EpochKey,
+    },
+    /// Two signed headers for one place in a log: proof of a fork. One per log is kept.
+    ForkProof {
+        /// The space.
+        space: SpaceId,
+        /// The log.
+        log: LogId,
+        /// Two witnesses.
+        bytes: Bytes,
+    },
+}
+
+/// Consecutive ops of the own log, framed as a batch body (`wire::body`) but not sealed as a batch.
+#[derive(Clone, Debug)]
+pub struct DraftGroup {
+    /// The log.
+    pub log: LogId,
+    /// The position of the first op.
+    pub first: Seq,
+    /// How many ops.
+    pub op_count: u32,
+    /// The body; the store seals it under this device's own key before it reaches a disk.
+    pub body: Vec<u8>,
+}
+
+impl DraftGroup {
+    /// The position of the last op.
+    pub const fn last(&self) -> Seq {
+        self.first.plus(self.op_count as u64 - 1)
+    }
+}
+
+/// What a store holds when it is opened: small tables only, never batches.
+#[derive(Clone, Debug, Default)]
+pub struct Loaded {
+    /// The spaces, in order of their ids.
+    pub spaces: Vec<LoadedSpace>,
+}
+
+/// One space as a store holds it.
+#[derive(Clone, Debug)]
+pub struct LoadedSpace {
+    /// The space.
+    pub space: SpaceId,
+    /// Its scope.
+    pub scope: Scope,
+    /// The log this device writes in it.
+    pub own_log: LogId,
+    /// Whether it takes part in syncing.
+    pub is_active: bool,
+    /// Sealed batches held, per log.
+    pub frontier: Frontier,
+    /// Drafts beyond the own log's tip, in order.
+    pub drafts: Vec<DraftGroup>,
+    /// Roster records as received, by hash.
+    pub records: Vec<(RecordHash, Bytes)>,
+    /// Acks as received, by device.
+    pub acks: Vec<(DeviceId, Bytes)>,
+    /// Epoch keys.
+    pub keys: Vec<EpochKey>,
+    /// Fork proofs, by log.
+    pub fork_proofs: Vec<(LogId, Bytes)>,
+}
