@@ -7,6 +7,7 @@ pub mod batch;
 pub mod identity;
 pub mod key;
 pub mod seal;
+pub mod vault;
 
 pub use batch::{BatchError, BatchHeader, ForkWitness, SealedBatch};
 pub use identity::{Identity, SignatureError, verify};
