@@ -10,7 +10,7 @@ use crate::crypto::{EpochKey, Identity, SealInput, Sealer};
 use crate::model::limits::{DRAFT_OPS_MAX, HLC_AHEAD_MAX, PREDS_MAX};
 use crate::model::{Dot, Hlc, LogId, Now, Op, ScopeTag, Seq, Surface, Tip, Wall};
 use crate::wire::op::encode_op;
-use crate::wire::{BodyReader, BodyWriter};
+use crate::wire::{BodyReader, BodyWriter, OpView};
 
 /// Drafts that cannot be read back.
 #[derive(Debug, Error)]
@@ -172,6 +172,26 @@ impl Author {
         self.unfolded.clear();
     }
 
+    /// Takes over the drafts of a log that is given up, under the numbers of this one. What they
+    /// name of each other's places follows; what they name of sealed places stays.
+    pub fn take_drafts_of(&mut self, old: &Self) -> Vec<DraftOp> {
+        let (from, end) = (old.log, old.tip().seq);
+        let log = self.log;
+        for draft in &old.drafts {
+            let view = OpView::decode(draft.kind, draft.flags, &draft.body);
+            let Some(mut op) = view.ok().and_then(|view| view.to_op(&from)) else { continue };
+            if let Op::Put { preds, .. } | Op::Delete { preds, .. } = &mut op {
+                for pred in preds.iter_mut().filter(|pred| pred.log == from && pred.seq > end) {
+                    *pred = Dot { log, seq: Seq::new(pred.seq.get() - end.get()) };
+                }
+            }
+            let (seq, body) = (self.next_seq(), encode_op(&op, &log).into());
+            self.drafts.push(DraftOp { seq, body, ..draft.clone() });
+        }
+        self.clock = self.clock.max(old.clock);
+        self.drafts.clone()
+    }
+
     /// Seals every draft into as few batches as the limits allow.
     pub fn seal(
         &mut self,
@@ -321,6 +341,30 @@ mod tests {
         assert!(matches!(author.restore(Seq::new(1), count, &body), Err(AuthorError::Drafts { .. })));
         assert!(matches!(author.restore(Seq::new(2), count, b"bad"), Err(AuthorError::Drafts { .. })));
         assert_eq!(author.next_seq(), Seq::new(2));
+    }
+
+    #[test]
+    fn drafts_move_to_a_new_log_and_still_name_each_other() {
+        let mut old = author();
+        old.draft(put("sealed"), Seen::default(), None, &now(1));
+        seal(&mut old);
+        let sealed = Dot { log: old.log(), seq: Seq::new(1) };
+        let seen = Seen { heads: vec![sealed], greatest: Hlc::ZERO };
+        old.draft(put("sealed"), seen, None, &now(1));
+        old.draft(put("sealed"), Seen::default(), None, &now(1));
+        let log = LogId { device: old.log().device, incarnation: Incarnation::new(2) };
+        let mut new = Author::new(log, Tip::NONE);
+
+        let moved = new.take_drafts_of(&old);
+
+        let preds = |draft: &DraftOp| match OpView::decode(draft.kind, 0, &draft.body).unwrap() {
+            OpView::Put { preds, .. } => preds[0].dot(&log),
+            other => panic!("a put was drafted, not {other:?}"),
+        };
+        assert_eq!(moved.iter().map(|draft| draft.seq.get()).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(preds(&moved[0]), sealed);
+        assert_eq!(preds(&moved[1]), Dot { log, seq: Seq::new(1) });
+        assert_eq!(new.next_seq(), Seq::new(3));
     }
 
     #[test]
