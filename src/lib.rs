@@ -2,3 +2,5 @@
 
 pub mod crypto;
 pub mod model;
+#[cfg(feature = "node")]
+pub mod net;

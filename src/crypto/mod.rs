@@ -3,4 +3,5 @@
 //! Owns every cryptographic construction and its byte layout (golden vectors in `tests/data`).
 //! Must never draw entropy itself: callers pass it in. Read `manual/formats.md` beside it.
 
+pub mod beacon;
 pub mod identity;
