@@ -189,10 +189,12 @@ impl Link {
 
     /// Ends the connection for `reason`, telling the other side `code`.
     pub(super) fn end(&self, reason: CloseReason, code: CloseCode, why: &str) {
-        // What ended the connection first stays its reason: tasks that fail afterwards end here too.
-        if self.0.connection.close_reason().is_none() {
-            let _ = self.0.ended.set(reason);
+        // What ended the connection first stays its reason, and closing again would overwrite it: tasks
+        // that fail because it ended arrive here too.
+        if self.0.connection.close_reason().is_some() {
+            return;
         }
+        let _ = self.0.ended.set(reason);
         let why = why.as_bytes();
         self.0.connection.close(code.into(), &why[..why.len().min(WHY_BYTES_MAX)]);
     }
