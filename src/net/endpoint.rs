@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quinn::congestion::{BbrConfig, CubicConfig};
 use quinn::crypto::{CryptoError, HmacKey};
 use quinn::{
-    ConnectionId, ConnectionIdGenerator, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig,
-    ValidationTokenConfig, VarInt,
+    AsyncTimer, AsyncUdpSocket, ConnectionId, ConnectionIdGenerator, EndpointConfig, IdleTimeout,
+    MtuDiscoveryConfig, Runtime, TokioRuntime, TransportConfig, ValidationTokenConfig, VarInt,
 };
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 use zeroize::Zeroizing;
 
@@ -27,6 +29,7 @@ pub(super) fn bind(
     pins: Pins,
     config: &NetConfig,
     transport: Arc<TransportConfig>,
+    drivers: TaskTracker,
 ) -> Result<quinn::Endpoint, NetError> {
     let crypto = tls::server(credentials, pins).map_err(NetError::Tls)?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
@@ -42,7 +45,7 @@ pub(super) fn bind(
         .migration(true);
 
     let socket = socket(config.listen)?;
-    let runtime = Arc::new(quinn::TokioRuntime);
+    let runtime = Arc::new(TrackedRuntime(drivers));
     quinn::Endpoint::new(endpoint_config(identity, config)?, Some(server), socket, runtime)
         .map_err(|source| NetError::Bind { address: config.listen, source })
 }
@@ -178,6 +181,28 @@ fn open(address: SocketAddr) -> io::Result<UdpSocket> {
     }
     socket.bind(&address.into())?;
     Ok(socket.into())
+}
+
+/// Tokio, with quinn's own tasks counted: the socket is free only once they have ended.
+#[derive(Debug)]
+struct TrackedRuntime(TaskTracker);
+
+impl Runtime for TrackedRuntime {
+    fn new_timer(&self, at: Instant) -> Pin<Box<dyn AsyncTimer>> {
+        TokioRuntime.new_timer(at)
+    }
+
+    fn spawn(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        self.0.spawn(future);
+    }
+
+    fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+        TokioRuntime.wrap_udp_socket(socket)
+    }
+
+    fn now(&self) -> Instant {
+        TokioRuntime.now()
+    }
 }
 
 /// Stateless reset tokens, BLAKE3 keyed.

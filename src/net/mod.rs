@@ -306,8 +306,15 @@ impl Net {
         }
         let credentials = Credentials::new(&identity).map_err(NetError::Certificate)?;
         let transport = Arc::new(endpoint::transport(&config));
-        let endpoint =
-            endpoint::bind(&identity, &credentials, pins.clone(), &config, Arc::clone(&transport))?;
+        let drivers = TaskTracker::new();
+        let endpoint = endpoint::bind(
+            &identity,
+            &credentials,
+            pins.clone(),
+            &config,
+            Arc::clone(&transport),
+            drivers.clone(),
+        )?;
         let local =
             endpoint.local_addr().map_err(|source| NetError::Bind { address: config.listen, source })?;
         let (reports, report_reader) = mpsc::channel(REPORTS_MAX);
@@ -323,6 +330,7 @@ impl Net {
             around: Surroundings { source, events },
             reports,
             tasks: TaskTracker::new(),
+            drivers,
             cancel: cancel.clone(),
             conn_next: AtomicU64::new(1),
         });
@@ -356,6 +364,8 @@ impl Net {
     }
 
     /// Closes every connection with [`CloseCode::Goodbye`] and ends every task, within two seconds.
+    ///
+    /// The port is free afterwards, provided that no [`Link`] is left and events are still received.
     pub async fn stop(self) {
         for link in self.shared.peers.links() {
             link.close(CloseCode::Goodbye, "");
@@ -363,12 +373,17 @@ impl Net {
         self.shared.cancel.cancel();
         self.shared.endpoint.close(CloseCode::Goodbye.into(), b"");
         self.shared.tasks.close();
+        let drivers = self.shared.drivers.clone();
+        drivers.close();
         let stopped = async {
             self.shared.tasks.wait().await;
             self.shared.endpoint.wait_idle().await;
+            // The endpoint's own task ends with the last handle to it, and the socket with that task.
+            drop(self);
+            drivers.wait().await;
         };
         if tokio::time::timeout(STOP_TIMEOUT, stopped).await.is_err() {
-            debug!(tasks = self.shared.tasks.len(), "network tasks outlived the stop");
+            debug!("network tasks outlived the stop");
         }
     }
 }
@@ -386,6 +401,7 @@ struct Shared {
     around: Surroundings,
     reports: mpsc::Sender<Report>,
     tasks: TaskTracker,
+    drivers: TaskTracker,
     cancel: CancellationToken,
     conn_next: AtomicU64,
 }
