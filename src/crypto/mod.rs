@@ -3,11 +3,8 @@
 //! Owns every cryptographic construction and its byte layout (golden vectors in `tests/data`).
 //! Must never draw entropy itself: callers pass it in. Read `manual/formats.md` beside it.
 
-<<<<<<< HEAD
 pub mod batch;
-=======
 pub mod beacon;
->>>>>>> net
 pub mod identity;
 pub mod key;
 pub mod seal;

@@ -4,18 +4,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::model::{DeviceId, PayloadError, Surface, Tier};
-
-/// Who is to change something.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Blame {
-    /// This device: its input, its disk, its configuration.
-    Local,
-    /// The other device.
-    Peer,
-    /// The network or the machine.
-    Environment,
-}
+use crate::model::{Blame, PayloadError, Surface, Tier};
 
 /// A refused or failed request to a node.
 #[derive(Debug, Error)]
@@ -33,13 +22,14 @@ pub enum NodeError {
         /// The directory.
         home: PathBuf,
     },
-    /// Another process has this home open.
-    #[error("{home:?} is open in another process (pid {pid}); talk to it or stop it first")]
-    HomeLocked {
+    /// The home cannot be locked.
+    #[error("{home:?} cannot be locked")]
+    Lock {
         /// The directory.
         home: PathBuf,
-        /// The other process, 0 where unknown.
-        pid: u32,
+        /// Why.
+        #[source]
+        source: crate::store::LockError,
     },
     /// A file of the home cannot be read or written.
     #[error("{path:?} cannot be used")]
@@ -90,15 +80,15 @@ pub enum NodeError {
         /// The surface.
         surface: Surface,
     },
-    /// The roster refused a change.
-    #[error("the roster refused")]
+    /// The engine refused the request.
+    #[error(transparent)]
+    Refused(#[from] crate::sync::RequestError),
+    /// What the store holds contradicts itself.
+    #[error("the store's content contradicts itself; restore this home from a peer: init another directory and add it")]
+    Engine(#[from] crate::sync::EngineError),
+    /// The new space cannot be founded.
+    #[error("the space cannot be founded")]
     Roster(#[from] crate::roster::RosterError),
-    /// No device of the roster goes by this name.
-    #[error("no device {device} in the roster")]
-    UnknownDevice {
-        /// The device.
-        device: DeviceId,
-    },
     /// An op id that names no op held here.
     #[error("no op with this id is held here")]
     UnknownOp,

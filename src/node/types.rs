@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::model::{DeviceId, Dot, Hlc, OpId, Payload, Root, Scope, SpaceId, Surface};
+use crate::roster::Role;
 
 /// A change to record, before it has a place.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -138,17 +139,6 @@ pub struct Round {
     pub state_hash: Option<Root>,
 }
 
-/// The role of a device in a space.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum RoleName {
-    /// Adds and removes devices, reads and writes.
-    Admin,
-    /// Reads and writes.
-    Member,
-    /// Stores and forwards ciphertext, holds no key.
-    Blind,
-}
-
 /// A device of the roster as this one sees it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DeviceStatus {
@@ -157,7 +147,7 @@ pub struct DeviceStatus {
     /// Its name, where this device can read it.
     pub name: Option<String>,
     /// Its role.
-    pub role: RoleName,
+    pub role: Role,
     /// Whether it is this device.
     pub is_self: bool,
     /// The address of a live connection.
@@ -253,6 +243,10 @@ pub struct Status {
     pub conflict_count: u64,
     /// Ops stamped more than a minute ahead of this clock when they arrived.
     pub skewed_count: u64,
+    /// UDP bytes sent over the connections that are up.
+    pub sent_bytes: u64,
+    /// UDP bytes received over the connections that are up.
+    pub received_bytes: u64,
     /// The devices of the roster, this one first.
     pub devices: Vec<DeviceStatus>,
     /// Empty means healthy.

@@ -56,6 +56,8 @@ pub struct Author {
     log: LogId,
     chain: LogChain,
     drafts: Vec<DraftOp>,
+    /// Sealed into batches that are not durable yet.
+    unsettled: Vec<DraftOp>,
     clock: Hlc,
     /// Own ops the fold does not show yet, by row or stream: what a later op of the same row saw.
     unfolded: BTreeMap<(Surface, Arc<str>), (Dot, Hlc)>,
@@ -68,6 +70,7 @@ impl Author {
             log,
             chain: LogChain::at(tip),
             drafts: Vec::new(),
+            unsettled: Vec::new(),
             clock: Hlc::ZERO,
             unfolded: BTreeMap::new(),
         }
@@ -159,16 +162,22 @@ impl Author {
         draft
     }
 
+    /// Everything drafted so far is durable, as a draft or in a batch.
+    pub fn settle(&mut self) {
+        self.unsettled.clear();
+    }
+
     /// Forgets which own ops the fold did not show: it shows them all now.
     pub fn folded(&mut self) {
         self.unfolded.clear();
     }
 
-    /// Drops the ops from `from` on, which could not be made durable and whose numbers nobody has
-    /// seen. Sealed batches are not touched.
+    /// Goes back to what is durable: the log sealed up to `tip`, and drafts before `from`. The
+    /// numbers from `from` on have been seen by nobody and are given again.
     pub fn retract(&mut self, from: Seq, tip: Tip) {
         self.chain = LogChain::at(tip);
-        self.drafts.retain(|draft| draft.seq < from && draft.seq > tip.seq);
+        let drafts = std::mem::take(&mut self.unsettled).into_iter().chain(std::mem::take(&mut self.drafts));
+        self.drafts = drafts.filter(|draft| tip.seq < draft.seq && draft.seq < from).collect();
         self.unfolded.clear();
     }
 
@@ -205,6 +214,7 @@ impl Author {
         let drafts = std::mem::take(&mut self.drafts);
         let mut batches = Vec::new();
         let mut writer = BodyWriter::new();
+        self.unsettled.extend(drafts.iter().cloned());
         for draft in &drafts {
             if !writer.has_room(draft.body.len()) {
                 let full = std::mem::take(&mut writer);
@@ -374,7 +384,11 @@ mod tests {
         author.draft(put("b"), Seen::default(), None, &now(1));
 
         author.retract(Seq::new(2), Tip::NONE);
-
         assert_eq!(author.next_seq(), Seq::new(2));
+
+        author.draft(put("c"), Seen::default(), None, &now(1));
+        seal(&mut author);
+        author.retract(Seq::new(2), Tip::NONE);
+        assert_eq!((author.next_seq(), author.drafts().len()), (Seq::new(2), 1), "the first is still a draft");
     }
 }

@@ -1,12 +1,13 @@
 //! Acks: what a device holds durably and has folded, signed, passed on and kept.
 
+use bytes::Bytes;
+
 use super::effect::{Notice, PeerId, Refusal};
 use super::engine::{ACK_GOSSIP_DELAY, Engine};
 use super::space::HeldAck;
 use super::txn::Write;
-use crate::model::{DeviceId, Frontier, Now, Root, ScopeTag, SpaceId};
-use crate::wire::message::{AckFrame, Message};
-use crate::wire::{Ack, AckFields};
+use crate::model::{DeviceId, Frontier, LogId, Now, Root, SpaceId, Tip};
+use crate::wire::{Ack, AckFields, AckFrame, Message};
 
 impl Engine {
     /// Signs and sends what this device now holds, if that is more than it last said and the fold
@@ -34,14 +35,14 @@ impl Engine {
                     scope: state.tag,
                     device: own,
                     number: state.ack_number,
-                    wall_ms: now.wall.as_millis(),
+                    wall: now.wall,
                     frontier_digest,
                     op_count: state.durable.op_count(),
                     roster_digest,
                     root: folded.root,
                     unknown_count: folded.unknown_count,
                     fold_version: crate::fold::FOLD_VERSION,
-                    checkpoint: [0; 32],
+                    checkpoint: None,
                 },
             );
             state.acks.insert(own, HeldAck { ack, frontier: state.durable.clone(), is_stored: false });
@@ -79,7 +80,7 @@ impl Engine {
             _ => (frontier.delta(&Frontier::new()), true),
         };
         session.acks_sent.insert(device, (number, frontier));
-        self.send(peer, &Message::Ack(AckFrame { ack, entries, is_full }));
+        self.send(peer, &Message::Ack(ack_frame(&ack, entries, is_full)));
     }
 
     /// Sends every ack the peer has not got on this connection.
@@ -92,7 +93,9 @@ impl Engine {
     }
 
     pub(super) fn ack_received(&mut self, now: &Now, peer: PeerId, frame: AckFrame) {
-        let said = frame.ack.fields().clone();
+        // An ack of a later version: its sender is understood in everything else.
+        let Ok(ack) = Ack::parse(&frame.bytes) else { return };
+        let said = ack.fields().clone();
         let Some(space) = self.shared_space(peer, &said.scope) else {
             return self.close(peer, Refusal::WrongSpace);
         };
@@ -104,13 +107,12 @@ impl Engine {
         let Some(connection) = self.peers.get_mut(&peer) else { return };
         let is_sender = connection.device == said.device;
         let Some(session) = connection.spaces.get_mut(&space) else { return };
-        if !is_member || said.device == own || frame.ack.verify().is_err() {
+        if !is_member || said.device == own || ack.verify().is_err() {
             return;
         }
         let base = session.acks_received.get(&said.device).map(|(_, frontier)| frontier.clone());
         let Some(frontier) = resolve(&frame, base, &durable, &said.frontier_digest) else {
-            let device = said.device;
-            return self.send(peer, &Message::AckWanted { scope: said.scope, device });
+            return;
         };
         session.acks_received.insert(said.device, (said.number, frontier.clone()));
         if is_sender && let Some(known) = &mut session.known {
@@ -123,7 +125,7 @@ impl Engine {
         }
         self.ack_count += 1;
         if is_newer && let Some(state) = self.spaces.get_mut(&space) {
-            state.acks.insert(said.device, HeldAck { ack: frame.ack, frontier, is_stored: false });
+            state.acks.insert(said.device, HeldAck { ack, frontier, is_stored: false });
             self.notice(Notice::Ack { space, device: said.device });
             let at = now.uptime + ACK_GOSSIP_DELAY;
             for (other, connection) in &mut self.peers {
@@ -136,20 +138,6 @@ impl Engine {
         self.check_rounds();
     }
 
-    /// The peer could not make out a delta: it gets the whole.
-    pub(super) fn ack_wanted(&mut self, peer: PeerId, scope: ScopeTag, device: DeviceId) {
-        let Some(space) = self.shared_space(peer, &scope) else {
-            return self.close(peer, Refusal::WrongSpace);
-        };
-        let Some(held) = self.spaces.get(&space).and_then(|state| state.acks.get(&device)).cloned() else {
-            return;
-        };
-        let Some(session) = self.session(peer, space) else { return };
-        session.acks_sent.insert(device, (held.ack.fields().number, held.frontier.clone()));
-        let entries = held.frontier.delta(&Frontier::new());
-        self.send(peer, &Message::Ack(AckFrame { ack: held.ack, entries, is_full: true }));
-    }
-
     /// Acks that are not in the store yet; they ride with the next transaction of the shell's
     /// choice, because losing one only means that it is said again.
     pub fn unstored_acks(&mut self) -> Vec<Write> {
@@ -158,8 +146,8 @@ impl Engine {
             for (device, held) in state.acks.iter_mut().filter(|(_, held)| !held.is_stored) {
                 held.is_stored = true;
                 let entries = held.frontier.delta(&Frontier::new());
-                let frame = AckFrame { ack: held.ack.clone(), entries, is_full: true };
-                let bytes = Message::Ack(frame).encode().into();
+                // A frontier of more logs than a frame holds is not remembered over a restart.
+                let Ok(bytes) = Message::Ack(ack_frame(&held.ack, entries, true)).encode() else { continue };
                 writes.push(Write::Ack { space: state.id, device: *device, bytes });
             }
         }
@@ -204,4 +192,8 @@ fn resolve(
         }
         (frontier.digest() == *digest).then_some(frontier)
     })
+}
+
+fn ack_frame(ack: &Ack, entries: Vec<(LogId, Tip)>, is_full: bool) -> AckFrame {
+    AckFrame { scope: ack.fields().scope, bytes: Bytes::copy_from_slice(ack.bytes()), entries, is_full }
 }

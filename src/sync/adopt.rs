@@ -15,7 +15,7 @@ use crate::crypto::EpochKey;
 use crate::model::{Frontier, Incarnation, KeyId, LogId, Now, Scope, ScopeTag, Seq, SpaceId, Tip};
 use crate::oplog::Author;
 use crate::roster::{Role, Roster};
-use crate::wire::message::{Message, SpaceHello, Standing};
+use crate::wire::{Message, SpaceHello, Standing};
 
 impl Engine {
     /// Compares a peer's personal space with the own one and asks for it if it takes precedence.

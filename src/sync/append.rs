@@ -67,6 +67,7 @@ impl Engine {
         if let Some(state) = self.spaces.get_mut(&space) {
             // The fold is told right here, before any later append asks what it shows.
             state.author.folded();
+            state.author.settle();
         }
         self.emit(Effect::Fold { space, runs });
         self.emit(Effect::Appended { token, placed });
@@ -116,6 +117,7 @@ impl Engine {
     pub(super) fn sealed(&mut self, now: &Now, space: SpaceId, tips: Vec<SealedTip>) {
         let Some(last) = tips.last() else { return };
         let Some(state) = self.spaces.get_mut(&space) else { return };
+        state.author.settle();
         assert!(last.tip.seq > state.durable.tip(&last.log).seq, "a frontier never retreats");
         state.durable.set(last.log, last.tip);
         self.offer(space, &tips);
@@ -151,10 +153,10 @@ impl Engine {
         };
         match state.roster.admit(bytes.clone()) {
             Ok(Admit::New { admitted }) => {
-                for hash in admitted {
-                    self.write(Write::Record { space, hash, bytes: bytes.clone() });
+                for hash in &admitted {
+                    self.write(Write::Record { space, hash: *hash, bytes: bytes.clone() });
                 }
-                self.then(Then::Added { space, token });
+                self.then(Then::Added { space, token, records: admitted });
             }
             Ok(Admit::Duplicate | Admit::Parked) => self.emit(Effect::Done { token }),
             Err(why) => self.emit(Effect::Failed { token, why: refuse(&why) }),

@@ -8,10 +8,10 @@ use thiserror::Error;
 
 use super::txn::{Txn, TxnId, Write};
 use crate::crypto::{BatchError, EpochKey, SealedBatch, SignatureError};
-use crate::model::{DeviceId, Dot, Hlc, LogId, Op, OpId, Root, Seq, SpaceId, TipHash};
+use crate::model::{Blame, DeviceId, Dot, Hlc, LogId, Op, OpId, Root, Seq, SpaceId, TipHash};
 use crate::oplog::Seen;
 use crate::roster::Role;
-use crate::wire::DecodeError;
+use crate::wire::MessageError;
 
 /// Names one connection of one run.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -339,24 +339,13 @@ pub enum Notice {
     },
 }
 
-/// Whom an ended connection or a refused request is to be blamed on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Blame {
-    /// This device.
-    Local,
-    /// The other device.
-    Peer,
-    /// The network or the machine.
-    Environment,
-}
-
 /// Why a connection is ended.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Refusal {
     /// A control frame does not decode.
     #[error("a control message does not decode")]
-    Message(#[source] DecodeError),
+    Message(#[source] MessageError),
     /// Bytes on the batch stream are no batch.
     #[error("a batch is malformed")]
     Batch(#[source] BatchError),

@@ -12,10 +12,10 @@ use super::session::Peer;
 use super::space::{Candidate, Folded, HeldAck, SpaceState, Then};
 use super::txn::{Loaded, LoadedSpace, Txn, TxnId, Write};
 use crate::crypto::{Identity, Opener, Sealer};
-use crate::model::{DeviceId, LogId, Now, ScopeTag, Seq, SpaceId};
+use crate::model::{DeviceId, LogId, Now, RecordHash, ScopeTag, Seq, SpaceId};
 use crate::oplog::{Author, AuthorError, ForkProof};
 use crate::roster::{Roster, RosterError};
-use crate::wire::Message;
+use crate::wire::{Ack, Message};
 
 /// A store whose content contradicts itself.
 #[derive(Debug, Error)]
@@ -188,7 +188,11 @@ impl Engine {
     }
 
     pub(super) fn send(&mut self, peer: PeerId, message: &Message) {
-        self.effects.push(Effect::Send { peer, frame: message.encode().into() });
+        match message.encode() {
+            Ok(frame) => self.effects.push(Effect::Send { peer, frame }),
+            // More than a frame holds: only a roster or frontier beyond its limits gets here.
+            Err(source) => self.close(peer, Refusal::Message(source)),
+        }
     }
 
     pub(super) fn close(&mut self, peer: PeerId, why: Refusal) {
@@ -221,7 +225,7 @@ impl Engine {
                 Then::Appended(appended) => self.appended(now, appended),
                 Then::Sealed { space, tips } => self.sealed(now, space, tips),
                 Then::Records { space } => self.records_stored(now, space),
-                Then::Added { space, token } => {
+                Then::Added { space, token, .. } => {
                     self.records_stored(now, space);
                     self.emit(Effect::Done { token });
                 }
@@ -254,20 +258,36 @@ impl Engine {
                     }
                     self.emit(Effect::Failed { token: appended.token, why: RequestError::Storage });
                 }
-                Then::Added { token, .. } => {
+                Then::Added { space, token, records } => {
+                    self.forget_records(space, &records);
                     self.emit(Effect::Failed { token, why: RequestError::Storage });
                 }
-                Then::Sealed { .. }
-                | Then::Records { .. }
+                Then::Sealed { space, .. } => {
+                    if let Some(space) = self.spaces.get_mut(&space) {
+                        let tip = space.durable.tip(&space.author.log());
+                        let next = space.author.next_seq();
+                        space.author.retract(next, tip);
+                    }
+                }
+                Then::Records { .. }
                 | Then::Key { .. }
                 | Then::Adopted { .. }
                 | Then::NewLog { .. } => is_peer_data_lost = true,
             }
         }
         if is_peer_data_lost {
+            // Whoever is connected believes that this device has what it just lost.
             for peer in self.peers.keys().copied().collect::<Vec<_>>() {
                 self.close(peer, Refusal::Storage);
             }
+        }
+    }
+
+    /// Takes records back that could not be stored; whoever else holds them will send them again.
+    fn forget_records(&mut self, space: SpaceId, records: &[RecordHash]) {
+        let Some(state) = self.spaces.get_mut(&space) else { return };
+        if let Ok(roster) = Roster::load(space, state.roster.missing_from(records)) {
+            state.roster = roster;
         }
     }
 }
@@ -293,8 +313,9 @@ fn load_space(loaded: LoadedSpace) -> Result<SpaceState, EngineError> {
     for (device, bytes) in loaded.acks {
         // What others said is remembered for comfort; if it does not read, they will say it again.
         let Ok(Message::Ack(frame)) = Message::decode(&bytes) else { continue };
+        let Ok(ack) = Ack::parse(&frame.bytes) else { continue };
         let frontier = frame.entries.iter().copied().collect();
-        acks.insert(device, HeldAck { ack: frame.ack, frontier, is_stored: true });
+        acks.insert(device, HeldAck { ack, frontier, is_stored: true });
     }
     let proofs: BTreeMap<LogId, ForkProof> = loaded
         .fork_proofs

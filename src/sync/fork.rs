@@ -9,7 +9,7 @@ use super::txn::{DraftGroup, Write};
 use crate::crypto::{ForkWitness, SealedBatch};
 use crate::model::{LogId, ScopeTag, Seq, SpaceId, Tip};
 use crate::oplog::{Author, ForkProof, LogChain};
-use crate::wire::message::{Message, SpaceHello};
+use crate::wire::{Message, SpaceHello};
 
 /// A question to the store, and what its answer is for.
 pub(super) struct LookUp {
@@ -47,7 +47,7 @@ impl Engine {
             }
             LookUpReason::Show { peer } => {
                 let scope = held.header().scope;
-                let witness = held.witness().to_bytes();
+                let witness = Box::new(held.witness().to_bytes());
                 self.send(peer, &Message::Fork { scope, log, witness });
             }
             LookUpReason::Confront { peer, witness } => {

@@ -11,7 +11,7 @@ use crate::crypto::SealedBatch;
 use crate::model::{Hlc, LogId, Now, SpaceId, Tip};
 use crate::oplog::{AdmitError, VerifiedBatch};
 use crate::wire::BodyReader;
-use crate::wire::message::Message;
+use crate::wire::Message;
 
 impl Engine {
     pub(super) fn batches(&mut self, now: &Now, peer: PeerId, batches: Vec<Bytes>) {

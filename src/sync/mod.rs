@@ -17,7 +17,7 @@ pub mod txn;
 mod view;
 
 pub use effect::{
-    Authored, Blame, Deadline, DeadlineReason, Effect, FoldRun, Input, Notice, PeerId, Placed, Refusal,
+    Authored, Deadline, DeadlineReason, Effect, FoldRun, Input, Notice, PeerId, Placed, Refusal,
     RequestError, Token,
 };
 pub use engine::{Engine, EngineError};

@@ -9,12 +9,12 @@ use super::effect::{Deadline, DeadlineReason, Effect, Notice, PeerId, Refusal, T
 use super::engine::{Engine, PROTOCOL_VERSION, START};
 use super::space::{SealedTip, Then};
 use super::txn::Write;
-use crate::model::limits::{FORWARD_DELAY, FRAME_BYTES_MAX};
+use crate::model::limits::FORWARD_DELAY;
 use crate::model::{
     DeviceId, Frontier, LogId, Now, RecordHash, Scope, ScopeTag, Seq, SpaceId, Tip, TipHash,
 };
 use crate::roster::Admit;
-use crate::wire::message::{Message, SpaceHello, Standing};
+use crate::wire::{Hello, Message, SpaceHello, Standing};
 
 /// One connection.
 pub(super) struct Peer {
@@ -139,14 +139,14 @@ impl Engine {
         if let Some(peer) = self.peers.get_mut(&peer) {
             peer.said = spaces.iter().map(|hello| (hello.space, hello.standing)).collect();
         }
-        let hello = Message::Hello {
+        let hello = Hello {
             version: PROTOCOL_VERSION,
             features: 0,
             store_instance: self.store_instance,
-            wall_ms: now.wall.as_millis(),
+            wall: now.wall,
             spaces,
         };
-        self.send(peer, &hello);
+        self.send(peer, &Message::Hello(hello));
     }
 
     pub(super) fn frame(&mut self, now: &Now, peer: PeerId, bytes: Bytes) {
@@ -156,20 +156,17 @@ impl Engine {
         };
         let Some(state) = self.peers.get_mut(&peer) else { return };
         state.last_heard = now.uptime;
-        if !state.is_greeted && !matches!(message, Message::Hello { .. }) {
+        if !state.is_greeted && !matches!(message, Message::Hello(_)) {
             return self.close(peer, Refusal::NoHello);
         }
         match message {
-            Message::Hello { version, wall_ms, spaces, .. } => {
-                self.hello(now, peer, version, wall_ms, spaces);
-            }
+            Message::Hello(hello) => self.hello(now, peer, hello),
             Message::RosterHave { scope, hashes } => self.roster_have(peer, scope, &hashes),
             Message::Records { scope, records } => self.records(now, peer, scope, records),
             Message::Frontier { scope, entries, is_full } => {
                 self.frontier(now, peer, scope, &entries, is_full);
             }
             Message::Ack(frame) => self.ack_received(now, peer, frame),
-            Message::AckWanted { scope, device } => self.ack_wanted(peer, scope, device),
             Message::KeyRequest { scope, key_id } => self.key_request(peer, scope, key_id),
             Message::KeyGrant { scope, key } => self.key_grant(now, peer, scope, key),
             // The peer holds no such key, or will not give it: another member may.
@@ -178,22 +175,22 @@ impl Engine {
             Message::ForkProof { scope, bytes, .. } => self.fork_proof(peer, scope, &bytes),
             Message::Ping { nonce } => self.send(peer, &Message::Pong { nonce }),
             Message::Pong { nonce } => self.pong(peer, nonce),
-            // A later version says something this one does not know.
-            Message::Unknown { .. } => {}
+            // A later version says something this one does not know, or more than this one needs.
+            Message::Done { .. } | Message::Unknown(_) => {}
         }
     }
 
-    fn hello(&mut self, now: &Now, peer: PeerId, version: u16, wall_ms: u64, spaces: Vec<SpaceHello>) {
-        if version != PROTOCOL_VERSION {
-            return self.close(peer, Refusal::Version { found: version, known: PROTOCOL_VERSION });
+    fn hello(&mut self, now: &Now, peer: PeerId, hello: Hello) {
+        if hello.version != PROTOCOL_VERSION {
+            return self.close(peer, Refusal::Version { found: hello.version, known: PROTOCOL_VERSION });
         }
         let Some(state) = self.peers.get_mut(&peer) else { return };
         let device = state.device;
         let is_first = !state.is_greeted;
         state.is_greeted = true;
         state.clock_ahead_ms =
-            i64::try_from(now.wall.as_millis()).unwrap_or(i64::MAX).saturating_sub_unsigned(wall_ms);
-        state.hello = spaces.into_iter().map(|hello| (hello.space, hello)).collect();
+            now.wall.as_millis().cast_signed().saturating_sub_unsigned(hello.wall.as_millis());
+        state.hello = hello.spaces.into_iter().map(|hello| (hello.space, hello)).collect();
         if is_first {
             self.notice(Notice::PeerUp { peer, device });
         }
@@ -238,8 +235,8 @@ impl Engine {
             return self.close(peer, Refusal::WrongSpace);
         };
         let missing = self.spaces[&id].roster.missing_from(held);
-        for records in in_frames(missing) {
-            self.send(peer, &Message::Records { scope, records });
+        for message in Message::records(scope, missing) {
+            self.send(peer, &message);
         }
         // The empty one says: that was all.
         self.send(peer, &Message::Records { scope, records: Vec::new() });
@@ -294,8 +291,8 @@ impl Engine {
                 && connection.hello.get(&space).is_some_and(|hello| hello.roster_digest != digest)
             {
                 // Few records exist beside batches: whoever lacks one gets what is new to it.
-                for records in in_frames(all.clone()) {
-                    self.send(peer, &Message::Records { scope: tag, records });
+                for message in Message::records(tag, all.clone()) {
+                    self.send(peer, &message);
                 }
             }
         }
@@ -550,21 +547,6 @@ impl Engine {
     pub(super) fn sessions_of(&self, peer: PeerId) -> Vec<SpaceId> {
         self.peers.get(&peer).map(|peer| peer.spaces.keys().copied().collect()).unwrap_or_default()
     }
-}
-
-/// Splits records into messages that fit a frame.
-fn in_frames(records: Vec<Bytes>) -> Vec<Vec<Bytes>> {
-    let mut frames: Vec<Vec<Bytes>> = Vec::new();
-    let mut room = 0;
-    for record in records {
-        if room < record.len() + 16 {
-            frames.push(Vec::new());
-            room = FRAME_BYTES_MAX - 1_024;
-        }
-        room -= record.len() + 16;
-        frames.last_mut().expect("one was just pushed where there was none").push(record);
-    }
-    frames
 }
 
 /// Marks a round's question as answered; numbers never reach it.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::effect::Token;
 use crate::crypto::EpochKey;
-use crate::model::{DeviceId, Frontier, KeyId, LogId, Root, Scope, ScopeTag, Seq, SpaceId, Tip};
+use crate::model::{DeviceId, Frontier, KeyId, LogId, RecordHash, Root, Scope, ScopeTag, Seq, SpaceId, Tip};
 use crate::oplog::{Author, ForkProof, LogChain};
 use crate::roster::Roster;
 use crate::wire::Ack;
@@ -128,7 +128,7 @@ pub(super) enum Then {
     /// Roster records were stored.
     Records { space: SpaceId },
     /// A device was added.
-    Added { space: SpaceId, token: Token },
+    Added { space: SpaceId, token: Token, records: Vec<RecordHash> },
     /// A key was stored.
     Key { space: SpaceId, key: EpochKey },
     /// Another space took the place of the own one.

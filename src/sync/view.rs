@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::effect::PeerId;
 use super::engine::Engine;
 use crate::crypto::EpochKey;
-use crate::model::{DeviceId, Dot, Frontier, LogId, Root, Scope, SpaceId};
+use crate::model::{DeviceId, Dot, Frontier, LogId, Root, Scope, SpaceId, Wall};
 use crate::roster::Roster;
 
 /// One space, as of now.
@@ -37,8 +37,8 @@ pub struct AckView<'a> {
     pub frontier: &'a Frontier,
     /// The hash of its state.
     pub root: Root,
-    /// When it said so, by its own clock, in Unix milliseconds.
-    pub wall_ms: u64,
+    /// When it said so, by its own clock.
+    pub wall: Wall,
 }
 
 /// One connection.
@@ -129,7 +129,7 @@ impl Engine {
     pub fn ack_of(&self, space: SpaceId, device: &DeviceId) -> Option<AckView<'_>> {
         let held = self.spaces.get(&space)?.acks.get(device)?;
         let fields = held.ack.fields();
-        Some(AckView { frontier: &held.frontier, root: fields.root, wall_ms: fields.wall_ms })
+        Some(AckView { frontier: &held.frontier, root: fields.root, wall: fields.wall })
     }
 
     /// The other devices that hold an op durably, as they have signed.
