@@ -2,5 +2,6 @@
 
 pub mod crypto;
 pub mod model;
+pub mod roster;
 pub mod sync;
 pub mod wire;
