@@ -2,5 +2,7 @@
 
 pub mod crypto;
 pub mod model;
+#[cfg(feature = "node")]
+pub mod store;
 pub mod sync;
 pub mod wire;
