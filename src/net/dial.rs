@@ -318,7 +318,7 @@ async fn dial(shared: Arc<Shared>, start: Start) {
     debug!(target = ?start.target, %error, "dial failed");
     shared.report(Report::Failed { origin: start.target, blame: retry_blame(&error) }).await;
     shared.dial_failed(expect);
-    shared.emit(NetEvent::DialFailed { addresses: start.addresses, device: expect, error }).await;
+    shared.around.emit(NetEvent::DialFailed { addresses: start.addresses, device: expect, error }).await;
 }
 
 async fn serve(

@@ -62,6 +62,8 @@ pub struct NetConfig {
     pub max_mtu: u16,
     /// Whether the system may cut large sends into packets. Off where a driver gets it wrong.
     pub segmentation_offload: bool,
+    /// How long an incoming handshake may take, and then a peer to its first control frame.
+    pub handshake_timeout: Duration,
     /// Bytes one stream may have in flight towards this device.
     pub stream_window_bytes: u32,
     /// Bytes all streams of a connection may have in flight towards this device.
@@ -78,6 +80,7 @@ impl Default for NetConfig {
             congestion: Congestion::default(),
             max_mtu: endpoint::MTU_DEFAULT,
             segmentation_offload: true,
+            handshake_timeout: Duration::from_secs(5),
             stream_window_bytes: 8 * 1024 * 1024,
             receive_window_bytes: 12 * 1024 * 1024,
             send_window_bytes: 8 * 1024 * 1024,
@@ -319,6 +322,8 @@ impl Net {
             endpoint.local_addr().map_err(|source| NetError::Bind { address: config.listen, source })?;
         let (reports, report_reader) = mpsc::channel(REPORTS_MAX);
         let cancel = CancellationToken::new();
+        let around =
+            Surroundings { source, events, cancel: cancel.clone(), first_frame: config.handshake_timeout };
         let shared = Arc::new(Shared {
             credentials,
             config,
@@ -327,7 +332,7 @@ impl Net {
             local,
             transport,
             peers: Peers::default(),
-            around: Surroundings { source, events },
+            around,
             reports,
             tasks: TaskTracker::new(),
             drivers,
@@ -365,7 +370,7 @@ impl Net {
 
     /// Closes every connection with [`CloseCode::Goodbye`] and ends every task, within two seconds.
     ///
-    /// The port is free afterwards, provided that no [`Link`] is left and events are still received.
+    /// The port is free afterwards, provided that no [`Link`] is left.
     pub async fn stop(self) {
         for link in self.shared.peers.links() {
             link.close(CloseCode::Goodbye, "");
@@ -447,12 +452,11 @@ impl Shared {
     }
 
     async fn report(&self, report: Report) {
-        // Gone with the node.
-        let _ = self.reports.send(report).await;
-    }
-
-    async fn emit(&self, event: NetEvent) {
-        let _ = self.around.events.send(event).await;
+        tokio::select! {
+            // Losing the race loses a report that nobody reads any more.
+            _ = self.reports.send(report) => {}
+            () = self.cancel.cancelled() => {}
+        }
     }
 
     fn dial_failed(&self, _device: Option<DeviceId>) {}
@@ -484,7 +488,7 @@ async fn accept(shared: Arc<Shared>) {
 
 async fn receive(shared: Arc<Shared>, incoming: quinn::Incoming, pass: endpoint::Pass) {
     let remote = incoming.remote_address();
-    let handshake = tokio::time::timeout(endpoint::HANDSHAKE_TIMEOUT, incoming);
+    let handshake = tokio::time::timeout(shared.config.handshake_timeout, incoming);
     let connection = tokio::select! {
         // Losing the race drops a half-made connection of a node that stops.
         connection = handshake => match connection {
