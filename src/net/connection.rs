@@ -14,6 +14,7 @@ use quinn::{RecvStream, SendStream};
 use tokio::io::AsyncReadExt;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, trace};
 
 use super::close::{CloseCode, CloseReason};
@@ -26,6 +27,26 @@ use super::{BatchSource, Credit, NetEvent, PushError};
 pub(super) struct Surroundings {
     pub(super) source: Arc<dyn BatchSource>,
     pub(super) events: mpsc::Sender<NetEvent>,
+    /// Ends waiting for a node that stops.
+    pub(super) cancel: CancellationToken,
+    /// How long the other side may take to its first frame.
+    pub(super) first_frame: Duration,
+}
+
+impl Surroundings {
+    /// Hands an event up. Waits where the node is behind: its own network then waits with it.
+    pub(super) async fn emit(&self, event: NetEvent) {
+        let permit = tokio::select! {
+            biased;
+            // Losing the race loses nothing: no event is in the permit yet.
+            permit = self.events.reserve() => permit.ok(),
+            // A node that stops may no longer listen; what finds room is still told.
+            () = self.cancel.cancelled() => None,
+        };
+        if let Some(permit) = permit {
+            permit.send(event);
+        }
+    }
 }
 
 impl fmt::Debug for Surroundings {
@@ -51,7 +72,7 @@ pub(super) async fn run(
     connected: impl Future<Output = ()> + Send,
 ) -> Outcome {
     let mut tasks = JoinSet::new();
-    emit(&around, NetEvent::Opened { link: link.clone(), device: link.device() }).await;
+    around.emit(NetEvent::Opened { link: link.clone(), device: link.device() }).await;
     let served = serve(&link, outgoing, &around, &mut tasks, connected).await;
     let error = link.connection().closed().await;
     // Whatever still runs only waits for the node or for a stream that is gone.
@@ -59,7 +80,7 @@ pub(super) async fn run(
     let reason = link.reason(&error);
     debug!(conn = %link.conn(), peer = ?link.device(), %reason, "connection closed");
     let closed = NetEvent::Closed { conn: link.conn(), device: link.device(), reason: reason.clone() };
-    emit(&around, closed).await;
+    around.emit(closed).await;
     if served { Outcome::Served(reason) } else { Outcome::NeverConnected(reason) }
 }
 
@@ -75,8 +96,8 @@ async fn serve(
     let first = tokio::select! {
         // Losing the race loses a half-read frame of a connection that ends here.
         first = first_frame(link, outgoing.control, &budget, tasks) => first,
-        () = tokio::time::sleep(FIRST_FRAME_TIMEOUT) => {
-            Err(ReadEnd::Violation(Violation::Silent { seconds: FIRST_FRAME_TIMEOUT.as_secs() }))
+        () = tokio::time::sleep(around.first_frame) => {
+            Err(Violation::Silent { waited_ms: around.first_frame.as_millis() }.into())
         }
     };
     let (frame, control) = match first {
@@ -88,8 +109,8 @@ async fn serve(
     };
     connected.await;
     let (conn, device, remote) = (link.conn(), link.device(), link.remote());
-    emit(around, NetEvent::Connected { link: link.clone(), device, remote }).await;
-    emit(around, NetEvent::Frame { conn, frame }).await;
+    around.emit(NetEvent::Connected { link: link.clone(), device, remote }).await;
+    around.emit(NetEvent::Frame { conn, frame }).await;
 
     tasks.spawn(read_control(conn, control, budget, around.clone()));
     tasks.spawn(write_live(link.clone(), outgoing.live));
@@ -143,7 +164,7 @@ async fn read_control(
             Err(end) => return end,
         };
         trace!(%conn, bytes = frame.len(), "frame received");
-        emit(&around, NetEvent::Frame { conn, frame }).await;
+        around.emit(NetEvent::Frame { conn, frame }).await;
     }
 }
 
@@ -216,7 +237,7 @@ async fn write_backlog(link: Link, mut orders: mpsc::Receiver<PushOrder>, around
                 }
             }
         };
-        emit(&around, event).await;
+        around.emit(event).await;
     }
     ReadEnd::Lost
 }
@@ -269,7 +290,7 @@ async fn read_batches(
             let permits = u32::try_from(bytes).expect("a chunk is below a mebibyte");
             let permit = Arc::clone(&budget).acquire_many_owned(permits).await.map_err(|_| ReadEnd::Lost)?;
             trace!(%conn, count = batches.len(), bytes, "batches received");
-            emit(&around, NetEvent::Batches { conn, batches, credit: Credit::new(permit) }).await;
+            around.emit(NetEvent::Batches { conn, batches, credit: Credit::new(permit) }).await;
             continue;
         }
         match stream.read_buf(cutter.room()).await {
@@ -288,13 +309,6 @@ fn read_failed(error: &std::io::Error, held: usize) -> ReadEnd {
     }
 }
 
-/// Hands an event up. Waits where the node is behind: its own network then waits with it.
-async fn emit(around: &Surroundings, event: NetEvent) {
-    if around.events.send(event).await.is_err() {
-        trace!("nobody listens to the network any more");
-    }
-}
-
 /// Frames handed up and not yet dropped, per connection.
 const FRAMES_BYTES_MAX: usize = 2 * 1024 * 1024;
 
@@ -303,9 +317,6 @@ const BATCHES_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// How much is read from a log at once: what is written follows the congestion window closely.
 const RUN_BYTES_MAX: usize = 256 * 1024;
-
-/// How long a device may stay silent after the handshake.
-const FIRST_FRAME_TIMEOUT: Duration = Duration::from_secs(5);
 
 const PRIORITY_CONTROL: i32 = 2;
 const PRIORITY_LIVE: i32 = 1;

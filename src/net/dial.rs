@@ -317,8 +317,8 @@ async fn dial(shared: Arc<Shared>, start: Start) {
     };
     debug!(target = ?start.target, %error, "dial failed");
     shared.report(Report::Failed { origin: start.target, blame: retry_blame(&error) }).await;
-    shared.dial_failed(expect);
-    shared.emit(NetEvent::DialFailed { addresses: start.addresses, device: expect, error }).await;
+    shared.doubt(expect);
+    shared.around.emit(NetEvent::DialFailed { addresses: start.addresses, device: expect, error }).await;
 }
 
 async fn serve(
@@ -396,7 +396,7 @@ async fn attempt(
     address: SocketAddr,
     expect: Option<DeviceId>,
 ) -> Result<(quinn::Connection, DeviceId), DialError> {
-    let (config, verdict) = shared.client_config(address, expect);
+    let (config, verdict) = shared.client_config(expect);
     let connecting =
         shared.endpoint.connect_with(config, address, SERVER_NAME).map_err(DialError::Undialable)?;
     match tokio::time::timeout(ATTEMPT_TIMEOUT, connecting).await {

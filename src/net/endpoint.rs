@@ -254,9 +254,6 @@ impl ConnectionIdGenerator for ConnectionIds {
 /// Two ids of one device do not meet by chance.
 const ID_BYTES: usize = 8;
 
-/// How long a handshake may take.
-pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// First packets that wait to be looked at.
 const INCOMING_MAX: usize = 256;
 

@@ -36,10 +36,10 @@ pub enum Violation {
     #[error("the control stream ended before the connection did")]
     ControlEnded,
     /// No control frame arrived in time after the handshake.
-    #[error("no control frame arrived within {seconds} s of the handshake")]
+    #[error("no control frame arrived within {waited_ms} ms of the handshake")]
     Silent {
         /// How long was waited.
-        seconds: u64,
+        waited_ms: u128,
     },
     /// Bytes on a batch stream that begin no batch.
     #[error("{found:02x?} begins no batch")]

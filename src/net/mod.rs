@@ -5,6 +5,7 @@
 //! is kept, and the node is told by [`NetEvent`]s on one channel. Read [`connection`](self) order of
 //! events on [`NetEvent`], then `tls` for who is let in and `dial` for who is called.
 
+mod beacon;
 mod cert;
 mod close;
 mod connection;
@@ -13,6 +14,7 @@ mod endpoint;
 mod frame;
 mod interfaces;
 mod link;
+mod mdns;
 mod peers;
 #[cfg(test)]
 mod tests;
@@ -33,11 +35,13 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
+pub use beacon::BeaconSpace;
 pub use cert::{PeerRefused, certificate, device};
 pub use close::{CloseCode, CloseReason, DialError};
 pub use frame::Violation;
 pub use interfaces::{InterfaceRules, Loopback, SKIPPED};
 pub use link::{ConnId, Link, LinkError, LinkStats, ORDERS_MAX, PushOrder};
+pub use mdns::DiscoveryError;
 pub use tls::{ALPN, Pins};
 
 use crate::crypto::identity::Identity;
@@ -45,6 +49,7 @@ use crate::model::{Blame, DeviceId, LogId, Seq, SpaceId};
 use connection::{Outcome, Surroundings};
 use dial::Report;
 use endpoint::{Door, Entry};
+use mdns::Word;
 use peers::Peers;
 use tls::{Credentials, Verdict};
 
@@ -55,6 +60,12 @@ pub struct NetConfig {
     pub listen: SocketAddr,
     /// Peers to dial always, as `host:port`.
     pub peers: Vec<String>,
+    /// Whether devices are looked for on the local network.
+    pub mdns: Mdns,
+    /// The port of multicast DNS: 5353 wherever others are to be heard.
+    pub mdns_port: u16,
+    /// Which interfaces discovery uses.
+    pub interfaces: InterfaceRules,
     /// Which congestion controller.
     pub congestion: Congestion,
     /// Greatest UDP payload that path discovery may arrive at, in bytes; 1,200 to 6,500. Both sides
@@ -62,6 +73,8 @@ pub struct NetConfig {
     pub max_mtu: u16,
     /// Whether the system may cut large sends into packets. Off where a driver gets it wrong.
     pub segmentation_offload: bool,
+    /// How long an incoming handshake may take, and then a peer to its first control frame.
+    pub handshake_timeout: Duration,
     /// Bytes one stream may have in flight towards this device.
     pub stream_window_bytes: u32,
     /// Bytes all streams of a connection may have in flight towards this device.
@@ -75,14 +88,30 @@ impl Default for NetConfig {
         Self {
             listen: SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0),
             peers: Vec::new(),
+            mdns: Mdns::On { loopback: Loopback::Skip },
+            mdns_port: mdns::MDNS_PORT,
+            interfaces: InterfaceRules::default(),
             congestion: Congestion::default(),
             max_mtu: endpoint::MTU_DEFAULT,
             segmentation_offload: true,
+            handshake_timeout: Duration::from_secs(5),
             stream_window_bytes: 8 * 1024 * 1024,
             receive_window_bytes: 12 * 1024 * 1024,
             send_window_bytes: 8 * 1024 * 1024,
         }
     }
+}
+
+/// Discovery by multicast DNS.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mdns {
+    /// Peers are found by configuration and memory alone.
+    Off,
+    /// Announce and listen, once the node has named its spaces.
+    On {
+        /// Whether over the loopback interface too.
+        loopback: Loopback,
+    },
 }
 
 /// The congestion controller.
@@ -278,6 +307,11 @@ pub enum NetEvent {
         /// Why; it answers `blame()`.
         error: DialError,
     },
+    /// Discovery does not work. Told once; everything else goes on.
+    DiscoveryDown {
+        /// Why; it answers `blame()`.
+        error: DiscoveryError,
+    },
 }
 
 /// The running network. Dropping it stops everything without waiting; [`Net::stop`] waits.
@@ -318,7 +352,10 @@ impl Net {
         let local =
             endpoint.local_addr().map_err(|source| NetError::Bind { address: config.listen, source })?;
         let (reports, report_reader) = mpsc::channel(REPORTS_MAX);
+        let (words, word_reader) = mpsc::channel(WORDS_MAX);
         let cancel = CancellationToken::new();
+        let around =
+            Surroundings { source, events, cancel: cancel.clone(), first_frame: config.handshake_timeout };
         let shared = Arc::new(Shared {
             credentials,
             config,
@@ -327,8 +364,9 @@ impl Net {
             local,
             transport,
             peers: Peers::default(),
-            around: Surroundings { source, events },
+            around,
             reports,
+            words,
             tasks: TaskTracker::new(),
             drivers,
             cancel: cancel.clone(),
@@ -336,6 +374,7 @@ impl Net {
         });
         shared.tasks.spawn(accept(Arc::clone(&shared)));
         shared.tasks.spawn(dial::run(Arc::clone(&shared), report_reader));
+        shared.tasks.spawn(mdns::run(Arc::clone(&shared), word_reader));
         Ok(Self { shared, _cancel_on_drop: cancel.drop_guard() })
     }
 
@@ -356,6 +395,17 @@ impl Net {
     /// Tells that the machine woke or its addresses changed: every known peer is dialled at once.
     pub fn wake(&self) {
         let _ = self.shared.reports.try_send(Report::Wake);
+        let _ = self.shared.words.try_send(Word::StartOver);
+    }
+
+    /// What to announce and whom to recognise from now on. Without a space nothing is announced.
+    ///
+    /// At most 22 spaces are announced, the first ones.
+    pub fn beacons(&self, spaces: Vec<BeaconSpace>) {
+        // The queue is only full while discovery says goodbye; the caller repeats this every rotation.
+        if self.shared.words.try_send(Word::Spaces(spaces)).is_err() {
+            debug!("discovery is off or busy, beacons not taken");
+        }
     }
 
     /// Closes the connections of devices that are no longer pinned.
@@ -365,7 +415,7 @@ impl Net {
 
     /// Closes every connection with [`CloseCode::Goodbye`] and ends every task, within two seconds.
     ///
-    /// The port is free afterwards, provided that no [`Link`] is left and events are still received.
+    /// The port is free afterwards, provided that no [`Link`] is left.
     pub async fn stop(self) {
         for link in self.shared.peers.links() {
             link.close(CloseCode::Goodbye, "");
@@ -400,6 +450,7 @@ struct Shared {
     peers: Peers,
     around: Surroundings,
     reports: mpsc::Sender<Report>,
+    words: mpsc::Sender<Word>,
     tasks: TaskTracker,
     drivers: TaskTracker,
     cancel: CancellationToken,
@@ -436,8 +487,7 @@ impl Shared {
         outcome
     }
 
-    fn client_config(&self, address: SocketAddr, expect: Option<DeviceId>) -> (quinn::ClientConfig, Verdict) {
-        let _ = address;
+    fn client_config(&self, expect: Option<DeviceId>) -> (quinn::ClientConfig, Verdict) {
         let (crypto, verdict) = tls::client(&self.credentials, self.pins.clone(), expect)
             .expect("the listening side was made of the same parts");
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
@@ -447,15 +497,19 @@ impl Shared {
     }
 
     async fn report(&self, report: Report) {
-        // Gone with the node.
-        let _ = self.reports.send(report).await;
+        tokio::select! {
+            // Losing the race loses a report that nobody reads any more.
+            _ = self.reports.send(report) => {}
+            () = self.cancel.cancelled() => {}
+        }
     }
 
-    async fn emit(&self, event: NetEvent) {
-        let _ = self.around.events.send(event).await;
+    /// Lets discovery doubt what it heard of a device.
+    fn doubt(&self, device: Option<DeviceId>) {
+        if let Some(device) = device {
+            let _ = self.words.try_send(Word::Unreachable(device));
+        }
     }
-
-    fn dial_failed(&self, _device: Option<DeviceId>) {}
 }
 
 /// Takes in what arrives.
@@ -484,7 +538,7 @@ async fn accept(shared: Arc<Shared>) {
 
 async fn receive(shared: Arc<Shared>, incoming: quinn::Incoming, pass: endpoint::Pass) {
     let remote = incoming.remote_address();
-    let handshake = tokio::time::timeout(endpoint::HANDSHAKE_TIMEOUT, incoming);
+    let handshake = tokio::time::timeout(shared.config.handshake_timeout, incoming);
     let connection = tokio::select! {
         // Losing the race drops a half-made connection of a node that stops.
         connection = handshake => match connection {
@@ -514,6 +568,9 @@ fn is_host_port(text: &str) -> bool {
 
 /// Reports of dials and connections on their way to the dialling task.
 const REPORTS_MAX: usize = 1024;
+
+/// Words to the discovery task on their way.
+const WORDS_MAX: usize = 64;
 
 /// How long [`Net::stop`] waits.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);

@@ -13,6 +13,7 @@ use super::*;
 use crate::crypto::identity::Identity;
 use crate::model::{DeviceId, Incarnation, LogId, Seq, SpaceId};
 
+mod discovery;
 mod links;
 mod strangers;
 
@@ -105,7 +106,7 @@ pub(super) fn device(seed: u8) -> DeviceId {
 }
 
 pub(super) fn loopback() -> NetConfig {
-    NetConfig { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..NetConfig::default() }
+    NetConfig { listen: SocketAddr::from(([127, 0, 0, 1], 0)), mdns: Mdns::Off, ..NetConfig::default() }
 }
 
 pub(super) fn log(seed: u8) -> LogId {
