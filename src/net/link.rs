@@ -22,6 +22,11 @@ impl ConnId {
     pub(super) const fn new(raw: u64) -> Self {
         Self(raw)
     }
+
+    /// The raw number.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
 }
 
 impl fmt::Display for ConnId {

@@ -1,7 +1,7 @@
 //! The loop that owns the engine: what happens goes in, effects come out and are performed.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -39,7 +39,12 @@ pub(super) enum Job {
     /// Look at the loop's state.
     Ask(Box<dyn FnOnce(&mut Core) + Send>),
     /// The index of a space has been built beside.
-    Loaded { space: SpaceId, state: Box<State> },
+    Loaded {
+        space: SpaceId,
+        state: Box<State>,
+        /// How many ops were folded from the log because no snapshot had them.
+        replayed: u64,
+    },
     /// End: nothing is lost, what is queued is refused.
     Stop { reply: oneshot::Sender<()> },
 }
@@ -200,7 +205,10 @@ impl Core {
                     self.settle();
                     question(self);
                 }
-                Job::Loaded { space, state } => self.loaded(space, *state),
+                Job::Loaded { space, state, replayed } => {
+                    self.ops_since_snapshot += replayed;
+                    self.loaded(space, *state);
+                }
                 Job::Stop { reply } => stop = Some(Some(reply)),
             }
         }
@@ -280,9 +288,10 @@ impl Core {
                 self.inputs.push_back(Input::Closed { peer: peer_id(conn) });
             }
             NetEvent::DialFailed { error, .. } => debug!(%error, "no connection"),
-            NetEvent::DiscoveryDown { reason } => {
-                warn!(%reason, "no discovery on this network; known addresses are dialled");
-                self.discovery_down = Some(reason.to_string());
+            NetEvent::DiscoveryDown { error } => {
+                let why = chain_of(&error);
+                warn!(%why, "no discovery on this network; known addresses are dialled");
+                self.discovery_down = Some(why);
             }
         }
     }
@@ -344,7 +353,7 @@ impl Core {
         let (applied, root, unknown_count) = index.report();
         self.inputs.push_back(Input::Folded { space, applied, root, unknown_count });
         if let Some(view) = self.engine.space(space) {
-            *index.frontier.write().unwrap_or_else(std::sync::PoisonError::into_inner) =
+            *index.frontier.write().unwrap_or_else(PoisonError::into_inner) =
                 view.frontier.clone();
         }
     }
@@ -430,8 +439,8 @@ impl Core {
                 debug!(?from, ?to, "adopted");
                 let index = Arc::new(Index::new(to, Frontier::new()));
                 index.install(State::new(to));
-                self.indexes.write().unwrap_or_else(std::sync::PoisonError::into_inner).insert(to, index);
-                *self.personal.write().unwrap_or_else(std::sync::PoisonError::into_inner) = to;
+                self.indexes.write().unwrap_or_else(PoisonError::into_inner).insert(to, index);
+                *self.personal.write().unwrap_or_else(PoisonError::into_inner) = to;
             }
             Notice::PeerUp { device, .. } | Notice::Ack { device, .. } => {
                 self.heard.insert(device, clock::uptime());
@@ -459,7 +468,7 @@ impl Core {
             let members: Vec<DeviceId> = view.roster.members().map(|member| member.device).collect();
             devices.extend(members.iter().copied().filter(|device| *device != own));
             if let Some(key) = self.engine.sealing_key(space) {
-                beacons.push(net::Beacon { scope: space.tag(), key: key.beacon(), members: members.clone() });
+                beacons.push(net::BeaconSpace { scope: space.tag(), key: key.beacon(), members: members.clone() });
             }
             for device in members {
                 // Not met yet: its space may still be another one, so its beacons cannot be read.
@@ -470,7 +479,7 @@ impl Core {
             }
         }
         self.pins.set(devices);
-        if let Some(net) = &*self.net.read().unwrap_or_else(std::sync::PoisonError::into_inner) {
+        if let Some(net) = &*self.net.read().unwrap_or_else(PoisonError::into_inner) {
             net.beacons(beacons);
             net.drop_unpinned();
         }
@@ -482,13 +491,15 @@ impl Core {
             self.keys.insert(key);
         }
         self.repin();
-        for index in self.indexes.read().unwrap_or_else(std::sync::PoisonError::into_inner).values() {
+        for index in self.indexes.read().unwrap_or_else(PoisonError::into_inner).values() {
             let Some(view) = self.engine.space(index.space) else { continue };
             let (space, frontier) = (index.space, view.frontier.clone());
             let (store, keys) = (self.store.clone(), self.keys.clone());
             let Some(jobs) = self.loopback.upgrade() else { continue };
             let load = move || match index::load(&space, &store, &keys, &frontier) {
-                Ok(state) => drop(jobs.blocking_send(Job::Loaded { space, state: Box::new(state) })),
+                Ok((state, replayed)) => {
+                    drop(jobs.blocking_send(Job::Loaded { space, state: Box::new(state), replayed }));
+                }
                 Err(error) => error!(error = %chain_of(&error), "the index cannot be built"),
             };
             if let Err(error) = std::thread::Builder::new().name("kinfold-load".into()).spawn(load) {
@@ -524,13 +535,8 @@ impl Core {
         let Some(frontier) = self.engine.space(space).map(|view| view.frontier.clone()) else { return };
         // Readers keep the old state until the new one is whole.
         let fresh = Index::new(space, Frontier::new());
-        let built = index::load(&space, &self.store, &self.keys, &Frontier::new())
-            .ok()
-            .filter(|state| state.applied_all().is_empty())
-            .unwrap_or_else(|| State::new(space));
-        fresh.install(built);
-        let outcome = fresh.catch_up(&self.store, &self.keys, &frontier);
-        match outcome {
+        fresh.install(State::new(space));
+        match fresh.catch_up(&self.store, &self.keys, &frontier) {
             Ok(()) => {
                 fresh.fold(&self.engine.draft_runs(space));
                 index.install(fresh.into_state());
@@ -602,8 +608,22 @@ impl Core {
         }
     }
 
+    /// The network has started: it learns who may connect.
+    pub fn announce(&mut self) {
+        self.discovery_down = None;
+        self.repin();
+    }
+
+    /// The logs of a space with their last positions, the own one first.
+    pub fn logs(&self, space: SpaceId) -> Vec<(crate::model::LogId, Seq)> {
+        let Some(view) = self.engine.space(space) else { return Vec::new() };
+        let own_last = view.frontier.tip(&view.own_log).seq.plus(view.draft_count);
+        let others = view.frontier.iter().filter(|(log, _)| **log != view.own_log);
+        std::iter::once((view.own_log, own_last)).chain(others.map(|(log, tip)| (*log, tip.seq))).collect()
+    }
+
     pub fn index(&self, space: &SpaceId) -> Option<Arc<Index>> {
-        self.indexes.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(space).cloned()
+        self.indexes.read().unwrap_or_else(PoisonError::into_inner).get(space).cloned()
     }
 
     fn token(&mut self, waiting: Waiting) -> Token {
@@ -626,9 +646,13 @@ impl Core {
         self.snapshot();
     }
 
-    fn snapshot(&self) {
-        for index in self.indexes.read().unwrap_or_else(std::sync::PoisonError::into_inner).values() {
-            // Drafts get other places if their log is begun anew, so only sealed ops go in.
+    fn snapshot(&mut self) {
+        // A draft would get another place if its log were begun anew, so only sealed ops go in.
+        for space in self.engine.active_spaces() {
+            self.inputs.push_back(Input::Seal { space });
+        }
+        self.settle();
+        for index in self.indexes.read().unwrap_or_else(PoisonError::into_inner).values() {
             let has_drafts = self.engine.space(index.space).is_some_and(|view| view.draft_count > 0);
             if has_drafts || !index.is_ready() {
                 continue;
@@ -643,14 +667,14 @@ impl Core {
     /// Leaves the store so that the next start is quick.
     fn end(&mut self) {
         self.settle();
+        if self.ops_since_snapshot >= OPS_WORTH_A_SNAPSHOT {
+            self.snapshot();
+        }
         let acks = self.engine.unstored_acks();
         if !acks.is_empty()
             && let Err(error) = self.store.commit(&[Txn { id: TxnId::new(0), writes: acks }])
         {
             warn!(error = %chain_of(&error), "the last acks could not be stored; they will be said again");
-        }
-        if self.ops_since_snapshot > 0 {
-            self.snapshot();
         }
     }
 }
@@ -675,12 +699,12 @@ fn seen(state: &State, op: &Op) -> Seen {
 }
 
 /// The beacon two devices share before they share a space: readable only to who knows both ids.
-fn introduction(own: DeviceId, other: DeviceId) -> net::Beacon {
+fn introduction(own: DeviceId, other: DeviceId) -> net::BeaconSpace {
     let (low, high) = if own < other { (own, other) } else { (other, own) };
     let pair = [*low.as_bytes(), *high.as_bytes()].concat();
     let key = blake3::derive_key("kinfold introduction v1", &pair);
     let space = SpaceId::from_bytes(key);
-    net::Beacon { scope: space.tag(), key, members: vec![own, other] }
+    net::BeaconSpace { scope: space.tag(), key, members: vec![own, other] }
 }
 
 fn peer_id(conn: net::ConnId) -> PeerId {
@@ -710,6 +734,9 @@ const CREDITS_PER_TURN: usize = 8;
 
 /// Ops after which a fresh index snapshot is written once the network is quiet.
 const OPS_PER_SNAPSHOT: u64 = 100_000;
+
+/// Ops that are quicker to fold again at the next start than a snapshot is to write.
+const OPS_WORTH_A_SNAPSHOT: u64 = 2_000;
 
 /// Ops carried over in one transaction.
 const CARRIED_PER_STEP: u64 = 1_024;

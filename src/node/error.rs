@@ -52,6 +52,12 @@ pub enum NodeError {
     /// A stored op cannot be read back.
     #[error("a stored op cannot be read")]
     Read(#[from] crate::store::ReadError),
+    /// The state shows an op that the store does not hold.
+    #[error("op {} of the log of {} is shown but not in the store; run a refold, or fetch it from a peer", .dot.seq, .dot.log.device.short())]
+    OpMissing {
+        /// Where it should be.
+        dot: crate::model::Dot,
+    },
     /// The network cannot be used.
     #[error("the network cannot be used")]
     Net(#[from] crate::net::NetError),
@@ -65,6 +71,18 @@ pub enum NodeError {
         found: usize,
         /// The limit.
         limit: usize,
+    },
+    /// The text names no surface.
+    #[error(transparent)]
+    Surface(#[from] crate::model::SurfaceError),
+    /// The text names no address.
+    #[error("{address:?} names no address of the form host:port")]
+    PeerAddress {
+        /// The text.
+        address: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
     },
     /// An op that does not fit the tier of its surface.
     #[error("{surface} takes {tier:?} ops, not this kind")]

@@ -56,6 +56,11 @@ impl Index {
         self.ready.notify_all();
     }
 
+    /// The state, taken out.
+    pub fn into_state(self) -> State {
+        self.state.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Folds runs, tells subscribers, and reports how far it came. What is folded already is
     /// skipped; what does not follow yet is left for [`catch_up`].
     pub fn fold(&self, runs: &[FoldRun]) {
@@ -85,16 +90,19 @@ impl Index {
     }
 }
 
-/// Reads the snapshot of a space, or begins with nothing, and folds the rest of the store.
+/// Reads the snapshot of a space, or begins with nothing, and folds the rest of the store. Also says
+/// how many ops that rest was.
 pub(super) fn load(
     space: &SpaceId,
     store: &Store,
     keys: &KeyRing,
     through: &Frontier,
-) -> Result<State, StoreError> {
+) -> Result<(State, u64), StoreError> {
     let mut state = snapshot(space, store, through).unwrap_or_else(|| State::new(*space));
+    let before = state.counts().ops;
     catch_up(&mut state, space, store, keys, through)?;
-    Ok(state)
+    let replayed = state.counts().ops - before;
+    Ok((state, replayed))
 }
 
 fn snapshot(space: &SpaceId, store: &Store, through: &Frontier) -> Option<State> {

@@ -156,6 +156,11 @@ pub enum Input {
         /// Who waits.
         token: Token,
     },
+    /// Drafts are to be sealed although nobody waits for them.
+    Seal {
+        /// The space.
+        space: SpaceId,
+    },
     /// A deadline passed.
     Tick,
 }

@@ -138,6 +138,7 @@ impl Engine {
             }
             Input::Found { token, batch } => self.found(token, batch),
             Input::Round { token } => self.round(token),
+            Input::Seal { space } => self.seal_drafts(space),
             Input::Tick => self.tick(now),
         }
         self.finish_step()

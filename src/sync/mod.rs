@@ -22,4 +22,4 @@ pub use effect::{
 };
 pub use engine::{Engine, EngineError};
 pub use txn::{DraftGroup, Loaded, LoadedSpace, Txn, TxnId, Write};
-pub use view::{AckView, Counters, PeerView, SpaceView};
+pub use view::{AckView, Carry, Counters, PeerView, SpaceView};

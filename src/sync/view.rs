@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::effect::PeerId;
+use super::append::fold_runs;
+use super::effect::{FoldRun, PeerId};
 use super::engine::Engine;
 use crate::crypto::EpochKey;
-use crate::model::{DeviceId, Dot, Frontier, LogId, Root, Scope, SpaceId, Wall};
+use crate::model::{DeviceId, Dot, Frontier, LogId, Root, Scope, Seq, SpaceId, Wall};
 use crate::roster::Roster;
 
 /// One space, as of now.
@@ -58,6 +59,17 @@ pub struct PeerView {
     pub clock_ahead_ms: i64,
 }
 
+/// Own ops of a space that was left, to be written into the one that took its place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Carry {
+    /// The log.
+    pub log: LogId,
+    /// The first op that is not carried over.
+    pub next: Seq,
+    /// The last op of the log.
+    pub last: Seq,
+}
+
 /// Counters of this run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counters {
@@ -100,6 +112,19 @@ impl Engine {
     /// The key new batches of a space are sealed under.
     pub fn sealing_key(&self, space: SpaceId) -> Option<&EpochKey> {
         self.spaces.get(&space)?.sealing_key()
+    }
+
+    /// Own ops that are durable and not sealed, to be folded.
+    pub fn draft_runs(&self, space: SpaceId) -> Vec<FoldRun> {
+        let author = self.spaces.get(&space).map(|state| &state.author);
+        author.map(|author| fold_runs(author.log(), author.drafts())).unwrap_or_default()
+    }
+
+    /// What is still to be carried over from a space that was left.
+    pub fn carry(&self, from: SpaceId) -> Option<Carry> {
+        let state = self.spaces.get(&from).filter(|state| !state.is_active)?;
+        let last = Seq::new(state.author.next_seq().get() - 1);
+        Some(Carry { log: state.author.log(), next: state.carried.next(), last })
     }
 
     /// The connections.
