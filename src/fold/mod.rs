@@ -25,8 +25,10 @@ mod query;
 mod reference;
 pub mod root;
 mod rows;
+pub mod snapshot;
 mod state;
 
 pub use query::{Conflict, Counts, Event, Head, ListedRow, RowFilter, RowView, Seen, SurfaceCounts};
 pub use root::FOLD_VERSION;
+pub use snapshot::{SnapshotError, StateBuilder};
 pub use state::{Applied, Change, State};
