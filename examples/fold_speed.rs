@@ -1,121 +1,121 @@
-//! Measures the fold: nanoseconds per op, bytes per row, snapshot and root.
+//! Measures the fold: nanoseconds per op, resident bytes per row, snapshot times.
 //!
-//! `cargo run --release --no-default-features --example fold_speed -- [ROWS]…`
+//! `cargo run --release --no-default-features --example fold_speed -- [rows|late|others] [COUNT]`
+//!
+//! One measurement per process, since freed memory would be counted for the next. `rows` writes
+//! every row, writes it again, and takes it through a snapshot; `late` writes rows whose
+//! predecessors arrive afterwards; `others` states facts and adds events.
 
 use std::time::{Duration, Instant};
 
 use kinfold::fold::{State, StateBuilder};
-use kinfold::model::{DeviceId, Dot, Hlc, Incarnation, LogId, Op, Payload, Seq, SpaceId};
+use kinfold::model::{DeviceId, Dot, Hlc, Incarnation, LogId, Op, Payload, Seq, SpaceId, Surface};
 use kinfold::wire::op::encode_op;
 use kinfold::wire::{BodyReader, BodyWriter};
 
 fn main() {
-    let counts: Vec<u64> = std::env::args().skip(1).filter_map(|arg| arg.parse().ok()).collect();
-    println!(
-        "{:>9} {:>9} {:>9} {:>9} {:>9} {:>7} {:>9} {:>9} {:>9} {:>9}",
-        "rows",
-        "put ns",
-        "again ns",
-        "fact ns",
-        "event ns",
-        "B/row",
-        "encode ms",
-        "load ms",
-        "loaded B",
-        "row ns"
-    );
-    for rows in if counts.is_empty() { vec![10_000, 100_000, 1_000_000] } else { counts } {
-        measure(rows);
+    let mut args = std::env::args().skip(1);
+    let what = args.next().unwrap_or_else(|| "rows".to_owned());
+    let count = args.next().and_then(|arg| arg.parse().ok()).unwrap_or(100_000);
+    print_limit();
+    match what.as_str() {
+        "late" => measure_late(count),
+        "others" => measure_others(count),
+        _ => measure_rows(count),
     }
-    let compress = time(|| (0..1_000_000u32).map(|n| blake3::hash(&n.to_be_bytes()).as_bytes()[0]).max());
-    println!("limit: one BLAKE3 compression takes {} ns", per(compress, 1_000_000));
+    print_limit();
 }
 
-fn measure(rows: u64) {
-    let space = SpaceId::from_bytes([7; 32]);
-    let bodies = |make: &dyn Fn(u64) -> Op, first: u64| bodies(rows, first, make);
-    let puts = bodies(&|n| put(n, Vec::new()), 1);
-    let again = bodies(&|n| put(n, vec![Dot { log: log(), seq: Seq::new(n + 1) }]), rows + 1);
+fn measure_rows(count: u64) {
+    let writes = bodies(log(1), 1, count, &|n| put(n, Vec::new()));
+    let again = bodies(log(1), count + 1, count, &|n| put(n, vec![dot(1, n + 1)]));
+    let keys: Vec<String> = (0..count).map(|n| key(n ^ 1)).collect();
+    let surface: Surface = "registry:note".parse().expect("a surface");
+    let mut state = State::new(SPACE);
 
-    let before = resident();
-    let mut state = State::new(space);
-    let put_time = time(|| apply(&mut state, &puts));
-    let row_bytes = (resident() - before) as f64 / rows as f64;
-    assert_eq!(state.counts().live_rows, rows);
+    measure("write new rows", count, || apply(&mut state, log(1), &writes));
+    assert_eq!(state.counts().live_rows, count);
 
     let mut chunks = Vec::new();
-    let encode_time = time(|| state.encode(&mut |chunk| chunks.push(chunk.to_vec())));
-    let before = resident();
+    measure("encode", count, || state.encode(&mut |chunk| chunks.push(chunk.to_vec())));
+    let mut builder = StateBuilder::new();
     let mut loaded = None;
-    let load_time = time(|| {
-        let mut builder = StateBuilder::new();
+    measure("load", count, || {
         chunks.iter().for_each(|chunk| builder.push(chunk).expect("a snapshot reads back"));
-        loaded = Some(builder.finish().expect("it is whole"));
+        loaded = Some(std::mem::take(&mut builder).finish().expect("it is whole"));
     });
-    let loaded_bytes = (resident() - before) as f64 / rows as f64;
     assert_eq!(loaded.expect("it was just built").root(), state.root());
-    drop(chunks);
 
-    let again_time = time(|| apply(&mut state, &again));
-    assert_eq!((state.counts().live_rows, state.counts().conflicts), (rows, 0));
-    let surface = "registry:note".parse().expect("a surface");
-    let read_time = time(|| (0..rows).filter(|n| state.row(&surface, &key(n ^ 1)).is_some()).count());
-    drop(state);
-
-    let facts = bodies(
-        &|n| Op::Fact {
-            surface: "skill".parse().expect("a surface"),
-            key: key(n).into(),
-            payload: payload(n),
-        },
-        1,
-    );
-    let fact_time = time(|| apply(&mut State::new(space), &facts));
-    drop(facts);
-    let events = bodies(
-        &|n| Op::Event {
-            surface: "conversation".parse().expect("a surface"),
-            stream: key(n % 100).into(),
-            payload: payload(n),
-        },
-        1,
-    );
-    let event_time = time(|| apply(&mut State::new(space), &events));
-    println!(
-        "{rows:>9} {:>9} {:>9} {:>9} {:>9} {row_bytes:>7.1} {:>9} {:>9} {loaded_bytes:>9.1} {:>9}",
-        per(put_time, rows),
-        per(again_time, rows),
-        per(fact_time, rows),
-        per(event_time, rows),
-        encode_time.as_millis(),
-        load_time.as_millis(),
-        per(read_time, rows),
-    );
+    measure("write them again", count, || apply(&mut state, log(1), &again));
+    assert_eq!((state.counts().live_rows, state.counts().conflicts), (count, 0));
+    measure("read them", count, || keys.iter().filter(|key| state.row(&surface, key).is_some()).count());
+    measure("root from rows", count, || assert_eq!(state.recomputed_root(), state.root()));
 }
 
-fn apply(state: &mut State, bodies: &[(Vec<u8>, Seq, u32)]) {
+fn measure_late(count: u64) {
+    let early = bodies(log(2), 1, count, &|n| put(n, vec![dot(1, n + 1)]));
+    let late = bodies(log(1), 1, count, &|n| put(n, Vec::new()));
+    let mut state = State::new(SPACE);
+
+    measure("successors first", count, || apply(&mut state, log(2), &early));
+    measure("then predecessors", count, || apply(&mut state, log(1), &late));
+    assert_eq!((state.counts().live_rows, state.counts().conflicts), (count, 0));
+}
+
+fn measure_others(count: u64) {
+    let facts = bodies(log(1), 1, count, &|n| Op::Fact {
+        surface: Surface::Skill,
+        key: key(n).into(),
+        payload: payload(n),
+    });
+    let event = |n: u64| Op::Event {
+        surface: Surface::Conversation,
+        stream: key(n % 100).into(),
+        payload: payload(n),
+    };
+    let events = [bodies(log(2), 1, count, &event), bodies(log(3), 1, count, &event)];
+    let mut state = State::new(SPACE);
+
+    measure("facts", count, || apply(&mut state, log(1), &facts));
+    measure("events", count, || apply(&mut state, log(2), &events[0]));
+    measure("events between them", count, || apply(&mut state, log(3), &events[1]));
+}
+
+fn measure<T>(what: &str, count: u64, run: impl FnOnce() -> T) {
+    let before = resident();
+    let time = time(run);
+    let bytes = (resident() - before) as f64 / count as f64;
+    println!("{what:<20} {:>6} ns, {bytes:>6.1} resident bytes for each of {count}", per(time, count));
+}
+
+fn print_limit() {
+    let time = time(|| (0..1_000_000u32).map(|n| blake3::hash(&n.to_be_bytes()).as_bytes()[0]).max());
+    println!("{:<20} {:>6} ns", "limit: BLAKE3 block", per(time, 1_000_000));
+}
+
+fn apply(state: &mut State, log: LogId, bodies: &[(Vec<u8>, Seq, u32)]) {
     for (body, first, count) in bodies {
         let reader = BodyReader::new(body, *first, *count).expect("it was just written");
-        state.apply_body(&log(), reader, &mut |_| {}).expect("it was just written");
+        state.apply_body(&log, reader, &mut |_| {}).expect("it was just written");
     }
 }
 
-fn bodies(ops: u64, first: u64, make: &dyn Fn(u64) -> Op) -> Vec<(Vec<u8>, Seq, u32)> {
+fn bodies(log: LogId, first: u64, count: u64, make: &dyn Fn(u64) -> Op) -> Vec<(Vec<u8>, Seq, u32)> {
     let mut bodies = Vec::new();
     let mut writer = BodyWriter::new();
-    let mut from = first;
-    for n in 0..ops {
+    let mut from = Seq::new(first);
+    for n in 0..count {
         let op = make(n);
-        let bytes = encode_op(&op, &log());
+        let bytes = encode_op(&op, &log);
         if !writer.has_room(bytes.len()) {
-            let (body, count) = std::mem::take(&mut writer).finish();
-            bodies.push((body, Seq::new(from), count));
-            from += u64::from(count);
+            let (body, op_count) = std::mem::take(&mut writer).finish();
+            bodies.push((body, from, op_count));
+            from = from.plus(u64::from(op_count));
         }
         writer.push(Hlc::new((1 << 40) + first + n), op.kind().number(), 0, &bytes);
     }
-    let (body, count) = writer.finish();
-    bodies.push((body, Seq::new(from), count));
+    let (body, op_count) = writer.finish();
+    bodies.push((body, from, op_count));
     bodies
 }
 
@@ -130,13 +130,19 @@ fn key(n: u64) -> String {
     hash.as_bytes()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// About 150 bytes of words and numbers.
 fn payload(n: u64) -> Payload {
     let words = "the quick brown fox jumps over the lazy dog and then takes a nap in the sun";
-    Payload::parse(&format!("{{\"n\":{n},\"text\":\"{words}\",\"more\":\"{}\"}}", key(n + 1))).expect("JSON")
+    let more = key(n + 1);
+    Payload::parse(&format!(r#"{{"n":{n},"text":"{words}","more":"{more}","done":false}}"#)).expect("JSON")
 }
 
-fn log() -> LogId {
-    LogId { device: DeviceId::from_bytes([3; 32]), incarnation: Incarnation::new(1) }
+fn log(incarnation: u64) -> LogId {
+    LogId { device: DeviceId::from_bytes([3; 32]), incarnation: Incarnation::new(incarnation) }
+}
+
+fn dot(incarnation: u64, seq: u64) -> Dot {
+    Dot { log: log(incarnation), seq: Seq::new(seq) }
 }
 
 fn time<T>(run: impl FnOnce() -> T) -> Duration {
@@ -155,3 +161,5 @@ fn resident() -> i64 {
     let pages: i64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
     pages * 4096
 }
+
+const SPACE: SpaceId = SpaceId::from_bytes([7; 32]);

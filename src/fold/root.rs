@@ -146,7 +146,7 @@ impl Tree {
         let mut parents = [false; 16];
         for (index, dirty) in self.dirty.iter_mut().enumerate().filter(|(_, dirty)| **dirty) {
             let first = index * usize::from(WIDTH);
-            let children = self.buckets[first..first + usize::from(WIDTH)].iter().map(Sum::to_bytes);
+            let children = self.buckets[first..first + usize::from(WIDTH)].iter().map(|sum| sum.to_bytes());
             self.levels[2][index] = node_hash(2, children);
             parents[index / usize::from(WIDTH)] = true;
             *dirty = false;
@@ -202,7 +202,7 @@ impl Sum {
         Self([word(24), word(16), word(8), word(0)])
     }
 
-    fn to_bytes(&self) -> [u8; 32] {
+    fn to_bytes(self) -> [u8; 32] {
         let mut bytes = [0; 32];
         for (chunk, word) in bytes.chunks_exact_mut(8).zip(self.0.iter().rev()) {
             chunk.copy_from_slice(&word.to_be_bytes());
