@@ -129,3 +129,39 @@ fn merge(early: Vec<Entry>, late: Vec<Entry>, logs: &Logs) -> Vec<Entry> {
     merged.extend_from_slice(rest);
     merged
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::logs::Mark;
+    use super::super::reference;
+    use super::*;
+    use crate::model::Seq;
+
+    fn check(hlcs: impl Iterator<Item = u64>) {
+        let mut logs = Logs::default();
+        let log = logs.intern(&reference::log(0));
+        let mut stream = Stream { runs: Vec::new(), row: Tree::new().row("routing", "s") };
+        let mut count = 0u64;
+
+        for hlc in hlcs {
+            count += 1;
+            let event = Entry { hlc: Hlc::new(hlc), seq: Seq::new(count), log, mark: Mark::Live };
+            stream.push(event, &logs);
+        }
+
+        let read: Vec<Entry> = stream.iter(None, &logs).copied().collect();
+        assert!(read.windows(2).all(|pair| logs.order(&pair[0], &pair[1]).is_lt()));
+        assert_eq!((read.len() as u64, stream.event_count()), (count, count));
+        assert_eq!(Some(stream.greatest()), read.last().map(|event| event.hlc));
+        assert!(stream.runs.windows(2).all(|pair| pair[1].len() * 2 <= pair[0].len()));
+    }
+
+    #[test]
+    fn any_arrival_order_keeps_few_sorted_runs() {
+        check(0..5_000);
+        check((0..5_000).rev());
+        check((0..5_000).map(|n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 50));
+        check((0..2_500).map(|n| n * 2).chain((0..2_500).map(|n| n * 2 + 1)));
+        check(std::iter::repeat_n(7, 100));
+    }
+}

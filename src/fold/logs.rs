@@ -124,7 +124,7 @@ impl Logs {
     }
 
     /// Every log heard of, in the order of their ids, with the number it has here.
-    pub(super) fn by_id(&self) -> impl Iterator<Item = (&LogId, LogIndex)> {
+    pub(super) fn by_id(&self) -> impl DoubleEndedIterator<Item = (&LogId, LogIndex)> {
         self.index.iter().map(|(id, index)| (id, *index))
     }
 

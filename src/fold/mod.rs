@@ -7,13 +7,13 @@
 //!
 //! | op | folds into |
 //! |---|---|
-//! | `Put`, `Delete` on a registry surface | [`rows`]: the ops of a row that no other op of it names |
-//! | `Fact` on a fact surface | [`facts`]: per distinct content its least op, the least of all wins |
-//! | `Event` on an event surface | [`events`]: a set by dot, read in total order |
+//! | `Put`, `Delete` on a registry surface | rows: the ops of a row that no other op of it names |
+//! | `Fact` on a fact surface | facts: per distinct content its least op, the least of all wins |
+//! | `Event` on an event surface | events: a set by dot, read in total order |
 //! | a kind, flag or surface of a later version | kept and counted as unknown |
 //! | a body that breaks its rules, a kind on a surface of another tier | kept and counted as malformed |
 //!
-//! The total order over ops is (hlc, device, incarnation, seq), everywhere. Read [`state`] next,
+//! The total order over ops is (hlc, device, incarnation, seq), everywhere. Read [`State`] next,
 //! then [`root`] for what is hashed and [`snapshot`] for the stored form.
 
 mod events;
@@ -25,8 +25,10 @@ mod query;
 mod reference;
 pub mod root;
 mod rows;
+pub mod snapshot;
 mod state;
 
 pub use query::{Conflict, Counts, Event, Head, ListedRow, RowFilter, RowView, Seen, SurfaceCounts};
 pub use root::FOLD_VERSION;
+pub use snapshot::{SnapshotError, StateBuilder};
 pub use state::{Applied, Change, State};

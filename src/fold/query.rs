@@ -342,3 +342,95 @@ fn greatest<'a>(entries: impl Iterator<Item = &'a Entry>) -> Hlc {
 fn beyond(after: Option<&str>) -> (Bound<Key>, Bound<Key>) {
     (after.map_or(Bound::Unbounded, |key| Bound::Excluded(Key::new(key))), Bound::Unbounded)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::reference::{SPACE, log, written};
+    use super::*;
+    use crate::model::{Op, Payload, Seq};
+
+    /// A row and a fact for every key, each written by two devices that do not know of each other.
+    fn contested(keys: &[&str]) -> State {
+        let mut state = State::new(SPACE);
+        for device in [0, 1] {
+            for (index, key) in (0u64..).zip(keys) {
+                let payload = Payload::parse(&device.to_string()).unwrap();
+                let dot = |seq| Dot { log: log(device), seq: Seq::new(2 * index + seq) };
+                let put = Op::Put {
+                    surface: registry(),
+                    key: (*key).into(),
+                    preds: Vec::new(),
+                    payload: payload.clone(),
+                };
+                let fact = Op::Fact { surface: Surface::Skill, key: (*key).into(), payload };
+                state.apply(&log(device), &written(dot(1), 5, put).frame());
+                state.apply(&log(device), &written(dot(2), 5, fact).frame());
+            }
+        }
+        state
+    }
+
+    fn registry() -> Surface {
+        "registry:note".parse().unwrap()
+    }
+
+    #[test]
+    fn rows_list_page_by_page_in_key_order() {
+        let state = contested(&["b", "a", "the third key is longer than the others"]);
+        for surface in [registry(), Surface::Skill] {
+            let mut keys: Vec<String> = Vec::new();
+            loop {
+                let page = state.rows(&surface, keys.last().map(String::as_str), 2, RowFilter::Live);
+                if page.is_empty() {
+                    break;
+                }
+                keys.extend(page.into_iter().map(|listed| listed.key));
+            }
+
+            assert_eq!(keys, ["a", "b", "the third key is longer than the others"]);
+        }
+        assert_eq!(state.rows(&Surface::Run, None, 9, RowFilter::Live), []);
+        assert_eq!(state.rows(&registry(), None, 0, RowFilter::Live), []);
+    }
+
+    #[test]
+    fn conflicts_list_page_by_page_over_surfaces() {
+        let state = contested(&["b", "a"]);
+        let mut found: Vec<Conflict> = Vec::new();
+        loop {
+            let after = found.last().map(|conflict| (&conflict.surface, conflict.key.as_str()));
+            let page = state.conflicts(after, 3);
+            if page.is_empty() {
+                break;
+            }
+            found.extend(page);
+        }
+
+        let places: Vec<_> = found.iter().map(|found| (found.surface.to_string(), &*found.key)).collect();
+        let expected = [("registry:note", "a"), ("registry:note", "b"), ("skill", "a"), ("skill", "b")];
+        assert_eq!(places, expected.map(|(surface, key)| (surface.to_owned(), key)));
+        assert!(found.iter().all(|found| found.row.is_conflict() && found.row.others().len() == 1));
+        assert_eq!(state.counts().conflicts, 4);
+    }
+
+    #[test]
+    fn what_was_never_written_reads_as_nothing() {
+        let state = contested(&["a"]);
+        let nothing = Seen { heads: Vec::new(), greatest: Hlc::ZERO };
+
+        assert_eq!(state.row(&registry(), "z"), None);
+        assert_eq!(state.row(&Surface::Routing, "a"), None);
+        assert_eq!(state.seen(&registry(), "z"), nothing);
+        assert_eq!(state.seen(&Surface::Routing, "a"), nothing);
+        assert_eq!(state.events(&Surface::Routing, "a", None, 9), []);
+        assert_eq!(state.streams(&registry(), None, 9), []);
+        assert_eq!(state.applied(&log(3)), Seq::ZERO);
+    }
+
+    #[test]
+    fn a_state_can_be_shared_between_threads() {
+        const fn check<T: Send + Sync>() {}
+
+        const { check::<State>() }
+    }
+}

@@ -146,7 +146,7 @@ impl Tree {
         let mut parents = [false; 16];
         for (index, dirty) in self.dirty.iter_mut().enumerate().filter(|(_, dirty)| **dirty) {
             let first = index * usize::from(WIDTH);
-            let children = self.buckets[first..first + usize::from(WIDTH)].iter().map(Sum::to_bytes);
+            let children = self.buckets[first..first + usize::from(WIDTH)].iter().map(|sum| sum.to_bytes());
             self.levels[2][index] = node_hash(2, children);
             parents[index / usize::from(WIDTH)] = true;
             *dirty = false;
@@ -202,7 +202,7 @@ impl Sum {
         Self([word(24), word(16), word(8), word(0)])
     }
 
-    fn to_bytes(&self) -> [u8; 32] {
+    fn to_bytes(self) -> [u8; 32] {
         let mut bytes = [0; 32];
         for (chunk, word) in bytes.chunks_exact_mut(8).zip(self.0.iter().rev()) {
             chunk.copy_from_slice(&word.to_be_bytes());
@@ -257,3 +257,115 @@ pub const HEAD_BYTES: usize = 57;
 
 /// Children per node of the tree.
 const WIDTH: u16 = 16;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::super::State;
+    use super::*;
+    use crate::model::{LogId, Seq};
+    use crate::wire::FrameView;
+
+    fn vectors() -> Value {
+        serde_json::from_str(include_str!("../../tests/data/fold-v1.json")).unwrap()
+    }
+
+    fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+        value[name].as_str().unwrap_or_else(|| panic!("{name} is a text"))
+    }
+
+    fn number(value: &Value, name: &str) -> u64 {
+        value[name].as_u64().unwrap_or_else(|| panic!("{name} is a number"))
+    }
+
+    fn bytes(value: &Value, name: &str) -> Vec<u8> {
+        let digits = text(value, name).as_bytes();
+        digits.chunks(2).map(|two| u8::from_str_radix(str::from_utf8(two).unwrap(), 16).unwrap()).collect()
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn log(value: &Value) -> LogId {
+        LogId::from_bytes(&bytes(value, "log").try_into().unwrap())
+    }
+
+    #[test]
+    fn leaves_have_the_bytes_of_the_golden_vectors() {
+        for vector in vectors()["leaves"].as_array().unwrap() {
+            let dot = Dot { log: log(vector), seq: Seq::new(number(vector, "seq")) };
+            let hlc = Hlc::new(number(vector, "hlc"));
+            let is_tombstone = vector["is_tombstone"].as_bool().unwrap();
+
+            let row = row_bytes(text(vector, "surface"), text(vector, "key"));
+            let head = head_bytes(&dot, hlc, is_tombstone);
+            let leaf = leaf(&row, &head);
+
+            assert_eq!(hex(&row), text(vector, "row_bytes"));
+            assert_eq!(hex(&head), text(vector, "head_bytes"));
+            assert_eq!(hex(&leaf), text(vector, "leaf"));
+            assert_eq!(u64::from(bucket_of(&leaf)), number(vector, "bucket"));
+        }
+    }
+
+    #[test]
+    fn the_golden_ops_fold_to_the_golden_root_and_snapshot() {
+        let vectors = vectors();
+        let space = SpaceId::from_bytes(bytes(&vectors, "space").try_into().unwrap());
+        let mut state = State::new(space);
+        assert_eq!(state.root().to_string(), text(&vectors, "empty_root"));
+
+        for op in vectors["ops"].as_array().unwrap() {
+            let body = bytes(op, "body");
+            let frame = FrameView {
+                seq: Seq::new(number(op, "seq")),
+                hlc: Hlc::new(number(op, "hlc")),
+                kind: u16::try_from(number(op, "kind")).unwrap(),
+                flags: 0,
+                body: &body,
+            };
+            state.apply(&log(op), &frame);
+        }
+
+        assert_eq!(state.root().to_string(), text(&vectors, "root"));
+        let mut chunks = Vec::new();
+        state.encode(&mut |chunk| chunks.push(chunk.to_vec()));
+        let (head, tail) = (&chunks[0][..SNAPSHOT_HEAD], &chunks[0][SNAPSHOT_HEAD + 8 * (3 + 512 * 32)..]);
+        assert_eq!(hex(head), text(&vectors, "snapshot_before_buckets"));
+        assert_eq!(hex(tail), text(&vectors, "snapshot_after_buckets"));
+    }
+
+    /// Magic and number, the start record with two small counts, two log records with small positions.
+    const SNAPSHOT_HEAD: usize = 8 + (1 + 4 + 32 + 2) + 2 * (1 + 40 + 1);
+
+    #[test]
+    fn sums_carry_and_borrow_over_all_words() {
+        let mut sum = Sum::from_bytes(&[0xff; 32]);
+        let mut one = [0; 32];
+        one[31] = 1;
+
+        sum.add(&Sum::from_bytes(&one));
+        assert!(sum == Sum::ZERO);
+        sum.subtract(&Sum::from_bytes(&one));
+        assert_eq!(sum.to_bytes(), [0xff; 32]);
+    }
+
+    #[test]
+    fn one_changed_row_changes_one_path_of_the_tree() {
+        let mut tree = Tree::new();
+        let before: Vec<_> = (0..3u8).map(|level| tree.node(level, 0)).collect();
+        let mut leaf = [0; 32];
+        leaf[1] = 0x1f;
+
+        tree.change(&leaf, Sum::add);
+
+        assert_eq!(bucket_of(&leaf), 1);
+        assert_eq!(tree.bucket(1), Some(leaf));
+        let after: Vec<_> = (0..3u8).map(|level| tree.node(level, 0)).collect();
+        assert!(before.iter().zip(&after).all(|(before, after)| before != after));
+        assert_eq!(tree.node(2, 1), tree.node(2, 255));
+        assert_eq!((tree.node(3, 1), tree.node(3, 4096), tree.node(4, 0)), (Some(leaf), None, None));
+    }
+}

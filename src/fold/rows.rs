@@ -221,6 +221,9 @@ fn fold_many(
         covered.remove(at);
     }
     if !write.pending.is_empty() {
+        if covered.is_empty() {
+            covered.reserve_exact(write.pending.len());
+        }
         covered.extend_from_slice(write.pending);
         covered.sort_unstable();
         covered.dedup();
@@ -230,7 +233,10 @@ fn fold_many(
     } else {
         leaves.add(&write.entry);
         let at = heads.partition_point(|head| logs.order(head, &write.entry).is_lt());
-        heads.reserve_exact(1);
+        if heads.is_empty() {
+            // A log that arrives before those it builds on leaves many rows with one head and one to come.
+            heads.reserve_exact(1);
+        }
         heads.insert(at, write.entry);
         if at + 1 == heads.len() { Applied::Shown } else { Applied::Listed }
     };

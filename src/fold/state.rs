@@ -242,7 +242,8 @@ impl State {
 #[derive(Default)]
 pub(super) struct Tables {
     tables: Vec<Table>,
-    index: BTreeMap<Box<str>, usize>,
+    by_name: BTreeMap<Box<str>, usize>,
+    by_surface: BTreeMap<Surface, usize>,
     /// The table asked for last: consecutive ops mostly touch one surface.
     last: usize,
 }
@@ -263,16 +264,17 @@ pub(super) enum Rows {
 
 impl Tables {
     pub(super) fn find(&self, surface: &Surface) -> Option<&Table> {
-        self.index.get(&*surface.to_string()).map(|at| &self.tables[*at])
+        self.by_surface.get(surface).map(|at| &self.tables[*at])
     }
 
     /// Every surface, in the order of their names.
     pub(super) fn by_name(&self) -> impl Iterator<Item = &Table> {
-        self.index.values().map(|at| &self.tables[*at])
+        self.by_name.values().map(|at| &self.tables[*at])
     }
 
     pub(super) fn insert(&mut self, table: Table) {
-        self.index.insert(table.name.clone(), self.tables.len());
+        self.by_name.insert(table.name.clone(), self.tables.len());
+        self.by_surface.insert(table.surface.clone(), self.tables.len());
         self.tables.push(table);
     }
 
@@ -280,7 +282,7 @@ impl Tables {
     fn find_or_create(&mut self, name: &str, kind: OpKind) -> Result<&mut Table, OpProblem> {
         let is_last = self.tables.get(self.last).is_some_and(|table| *table.name == *name);
         if !is_last {
-            self.last = match self.index.get(name) {
+            self.last = match self.by_name.get(name) {
                 Some(at) => *at,
                 None => self.create(name, kind)?,
             };
