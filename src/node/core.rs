@@ -11,6 +11,7 @@ use super::error::NodeError;
 use super::index::{self, Index};
 use super::types::{Appended, NewOp};
 use crate::clock;
+use crate::crypto::beacon::BeaconKey;
 use crate::fold::State;
 use crate::model::{DeviceId, Dot, Frontier, Op, Seq, SpaceId, TipHash};
 use crate::net::{self, CloseCode, Link, Net, NetEvent, Pins, PushOrder};
@@ -69,7 +70,7 @@ pub(super) struct Core {
     pub personal: Arc<RwLock<SpaceId>>,
     pub links: BTreeMap<PeerId, Link>,
     pub heard: BTreeMap<DeviceId, Duration>,
-    pub net: Arc<RwLock<Option<Arc<Net>>>>,
+    pub net: Arc<RwLock<Option<Net>>>,
     pub pins: Pins,
     pub version: watch::Sender<u64>,
     pub discovery_down: Option<String>,
@@ -95,7 +96,7 @@ pub(super) struct Parts {
     pub keys: KeyRing,
     pub indexes: Indexes,
     pub personal: Arc<RwLock<SpaceId>>,
-    pub net: Arc<RwLock<Option<Arc<Net>>>>,
+    pub net: Arc<RwLock<Option<Net>>>,
     pub pins: Pins,
     pub version: watch::Sender<u64>,
     pub jobs: mpsc::Receiver<Job>,
@@ -704,7 +705,7 @@ fn introduction(own: DeviceId, other: DeviceId) -> net::BeaconSpace {
     let pair = [*low.as_bytes(), *high.as_bytes()].concat();
     let key = blake3::derive_key("kinfold introduction v1", &pair);
     let space = SpaceId::from_bytes(key);
-    net::BeaconSpace { scope: space.tag(), key, members: vec![own, other] }
+    net::BeaconSpace { scope: space.tag(), key: BeaconKey::from_bytes(key), members: vec![own, other] }
 }
 
 fn peer_id(conn: net::ConnId) -> PeerId {

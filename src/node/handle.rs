@@ -41,7 +41,7 @@ struct Inner {
     personal: Arc<RwLock<SpaceId>>,
     jobs: mpsc::Sender<Job>,
     events: mpsc::Sender<NetEvent>,
-    net: Arc<RwLock<Option<Arc<Net>>>>,
+    net: Arc<RwLock<Option<Net>>>,
     lifecycle: tokio::sync::Mutex<Lifecycle>,
     pins: Pins,
     version: watch::Receiver<u64>,
@@ -150,14 +150,14 @@ impl Node {
         if lifecycle.core.is_none() {
             return Err(NodeError::Stopped);
         }
-        if self.net().is_some() {
+        if self.local_addr().is_some() {
             return Ok(());
         }
         let config = self.0.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let source: Arc<dyn BatchSource> = Arc::new(StoreSource(self.0.store.clone()));
         let identity = Arc::clone(&self.0.identity);
         let net = Net::start(identity, config, self.0.pins.clone(), source, self.0.events.clone()).await?;
-        *self.0.net.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(net));
+        *self.0.net.write().unwrap_or_else(PoisonError::into_inner) = Some(net);
         self.ask(Core::announce).await?;
         drop(lifecycle);
         Ok(())
@@ -187,7 +187,7 @@ impl Node {
 
     /// Where it listens, while started.
     pub fn local_addr(&self) -> Option<SocketAddr> {
-        self.net().map(|net| net.local_addr())
+        self.0.net.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(Net::local_addr)
     }
 
     /// What it is and has.
@@ -204,7 +204,7 @@ impl Node {
     /// # Errors
     /// [`NodeError::NotStarted`], [`NodeError::Stopped`].
     pub async fn sync(&self) -> Result<Round, NodeError> {
-        if self.net().is_none() {
+        if self.local_addr().is_none() {
             return Err(NodeError::NotStarted);
         }
         let before = self.counters().await?;
@@ -275,7 +275,7 @@ impl Node {
             .map_err(|source| NodeError::PeerAddress { address: address.clone(), source })?
             .collect();
         self.0.config.lock().unwrap_or_else(PoisonError::into_inner).peers.push(address);
-        if let Some(net) = self.net() {
+        if let Some(net) = &*self.0.net.read().unwrap_or_else(PoisonError::into_inner) {
             net.dial(found, None);
         }
         Ok(())
@@ -284,10 +284,6 @@ impl Node {
     /// A number that changes whenever something did: what to wait on before asking again.
     pub fn version(&self) -> watch::Receiver<u64> {
         self.0.version.clone()
-    }
-
-    fn net(&self) -> Option<Arc<Net>> {
-        self.0.net.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn space_id(&self) -> SpaceId {
@@ -454,7 +450,7 @@ impl Space {
     pub fn surfaces(&self) -> Vec<(Surface, u64)> {
         let index = self.index();
         let surfaces = index.read().surfaces();
-        surfaces.into_iter().map(|counts| (counts.surface, counts.live)).filter(|(_, count)| *count > 0).collect()
+        surfaces.into_iter().map(|counts| (counts.surface, counts.live_rows + counts.events)).filter(|(_, count)| *count > 0).collect()
     }
 
     /// The hash of the folded state.

@@ -30,9 +30,10 @@ impl<'a> Writer<'a> {
     /// Applies one write. After an error the transaction must be dropped.
     pub(super) fn apply(&mut self, write: &Write) -> Result<(), StoreError> {
         match write {
-            Write::Space { space, scope, own_log, is_active } => self.space(SpaceRow {
+            Write::Space { space, scope, own_log, is_active, carried } => self.space(SpaceRow {
                 space: *space,
                 is_active: *is_active,
+                carried: *carried,
                 own_log: *own_log,
                 scope: scope.clone(),
             }),

@@ -134,6 +134,7 @@ fn space(
         scope: row.scope,
         own_log: row.own_log,
         is_active: row.is_active,
+        carried: row.carried,
         frontier: Default::default(),
         drafts: Vec::new(),
         records: Vec::new(),

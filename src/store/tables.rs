@@ -58,6 +58,7 @@ pub(super) struct SpaceRow {
     pub(super) space: SpaceId,
     pub(super) is_active: bool,
     pub(super) own_log: LogId,
+    pub(super) carried: Seq,
     pub(super) scope: Scope,
 }
 
@@ -68,6 +69,7 @@ impl SpaceRow {
         bytes.extend_from_slice(self.space.as_bytes());
         bytes.push(u8::from(self.is_active));
         bytes.extend_from_slice(&self.own_log.to_bytes());
+        bytes.extend_from_slice(&self.carried.get().to_be_bytes());
         bytes.extend_from_slice(scope.as_bytes());
         bytes
     }
@@ -76,16 +78,18 @@ impl SpaceRow {
         let damaged = || StoreError::damaged(Part::Row { table: "spaces" });
         let (fixed, scope) = bytes.split_first_chunk::<SPACE_FIXED_BYTES>().ok_or_else(damaged)?;
         let scope = std::str::from_utf8(scope).ok().and_then(|text| text.parse().ok()).ok_or_else(damaged)?;
-        let (space, rest) = fixed.split_first_chunk::<32>().expect("32 < 73");
-        let (active, own_log) = rest.split_first_chunk::<1>().expect("1 < 41");
+        let (space, rest) = fixed.split_first_chunk::<32>().expect("32 < 81");
+        let (active, own_log) = rest.split_first_chunk::<1>().expect("1 < 49");
         if active[0] > 1 {
             return Err(damaged());
         }
-        let own_log: &[u8; 40] = own_log.try_into().expect("73 - 33 is 40");
+        let (own_log, carried) = own_log.split_first_chunk::<40>().expect("40 < 48");
+        let carried: [u8; 8] = carried.try_into().expect("48 - 40 is 8");
         Ok(Self {
             space: SpaceId::from_bytes(*space),
             is_active: active[0] == 1,
             own_log: LogId::from_bytes(own_log),
+            carried: Seq::new(u64::from_be_bytes(carried)),
             scope,
         })
     }
@@ -121,4 +125,4 @@ pub(super) fn key_check_context(store_id: &[u8; 16]) -> Vec<u8> {
     [&b"key check"[..], store_id].concat()
 }
 
-const SPACE_FIXED_BYTES: usize = 32 + 1 + 40;
+const SPACE_FIXED_BYTES: usize = 32 + 1 + 40 + 8;

@@ -110,11 +110,6 @@ impl SpaceState {
             state.chain = LogChain::at(tip);
         }
     }
-
-    /// The tip of any log here, the own one included.
-    pub fn tip(&self, log: &LogId) -> Tip {
-        self.durable.tip(log)
-    }
 }
 
 /// What happens once a transaction is durable.
