@@ -1,0 +1,131 @@
+//! Streams of events: sets by dot, read in total order.
+//!
+//! Events mostly arrive in order, but a log that comes late may put all of its events before those
+//! that are here. A stream is therefore a few sorted runs: an event goes to the end of the first run
+//! that it continues, or starts a run; a run that has grown to half of the one before is merged into
+//! it. So there are at most log2(n) runs, an event moves O(log n) times, and reading needs no `&mut`.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use super::key::Key;
+use super::logs::{Entry, Logs};
+use super::root::{RowHash, Tree};
+use crate::model::{Dot, Hlc};
+
+/// The streams of one surface of the event tier.
+#[derive(Default)]
+pub(super) struct Streams {
+    streams: BTreeMap<Key, Stream>,
+    event_count: u64,
+}
+
+/// One stream.
+pub(super) struct Stream {
+    /// Each sorted in total order and more than twice as long as the next.
+    runs: Vec<Vec<Entry>>,
+    /// Kept because every event of the stream needs it.
+    row: RowHash,
+}
+
+impl Streams {
+    pub(super) fn fold(&mut self, surface: &str, key: &str, event: Entry, logs: &Logs, tree: &mut Tree) {
+        let stream = self
+            .streams
+            .entry(Key::new(key))
+            .or_insert_with(|| Stream { runs: Vec::new(), row: tree.row(surface, key) });
+        tree.leaves(stream.row, logs).add(&event);
+        stream.push(event, logs);
+        self.event_count += 1;
+    }
+
+    pub(super) const fn streams(&self) -> &BTreeMap<Key, Stream> {
+        &self.streams
+    }
+    pub(super) const fn event_count(&self) -> u64 {
+        self.event_count
+    }
+
+    /// Builds a surface from streams in strictly rising key order.
+    pub(super) fn from_sorted(streams: Vec<(Key, Stream)>) -> Self {
+        let event_count = streams.iter().map(|(_, stream)| stream.event_count()).sum();
+        Self { event_count, streams: streams.into_iter().collect() }
+    }
+}
+
+impl Stream {
+    /// A stream of these events, in total order.
+    pub(super) fn from_sorted(events: Vec<Entry>, row: RowHash) -> Self {
+        Self { runs: vec![events], row }
+    }
+
+    pub(super) fn event_count(&self) -> u64 {
+        self.runs.iter().map(|run| run.len() as u64).sum()
+    }
+
+    /// The greatest stamp in the stream.
+    pub(super) fn greatest(&self) -> Hlc {
+        self.runs.iter().filter_map(|run| run.last()).map(|event| event.hlc).max().unwrap_or_default()
+    }
+
+    /// The events after a place in the total order, or all, in order.
+    pub(super) fn iter<'a>(
+        &'a self,
+        after: Option<(Hlc, Dot)>,
+        logs: &'a Logs,
+    ) -> impl Iterator<Item = &'a Entry> {
+        let mut rests: Vec<&[Entry]> = self
+            .runs
+            .iter()
+            .map(|run| {
+                let from = after.map_or(0, |(hlc, dot)| {
+                    run.partition_point(|event| logs.order_against(event, hlc, &dot) != Ordering::Greater)
+                });
+                &run[from..]
+            })
+            .filter(|rest| !rest.is_empty())
+            .collect();
+        std::iter::from_fn(move || {
+            let least = (0..rests.len()).min_by(|a, b| logs.order(&rests[*a][0], &rests[*b][0]))?;
+            let (event, rest) = rests[least].split_first().expect("empty rests are dropped");
+            if rest.is_empty() {
+                rests.remove(least);
+            } else {
+                rests[least] = rest;
+            }
+            Some(event)
+        })
+    }
+
+    fn push(&mut self, event: Entry, logs: &Logs) {
+        let continues = |run: &Vec<Entry>| run.last().is_some_and(|last| logs.order(last, &event).is_lt());
+        match self.runs.iter().position(continues) {
+            Some(at) => self.runs[at].push(event),
+            None => self.runs.push(vec![event]),
+        }
+        // From the end: merging may make a run long enough for the one before it.
+        for at in (1..self.runs.len()).rev() {
+            if self.runs[at].len() * 2 > self.runs[at - 1].len() {
+                let late = self.runs.remove(at);
+                let early = std::mem::take(&mut self.runs[at - 1]);
+                self.runs[at - 1] = merge(early, late, logs);
+            }
+        }
+    }
+}
+
+fn merge(early: Vec<Entry>, late: Vec<Entry>, logs: &Logs) -> Vec<Entry> {
+    let mut merged = Vec::with_capacity(early.len() + late.len());
+    let mut rest = &late[..];
+    for event in early {
+        while let Some((first, others)) = rest.split_first()
+            && logs.order(first, &event).is_lt()
+        {
+            merged.push(*first);
+            rest = others;
+        }
+        merged.push(event);
+    }
+    merged.extend_from_slice(rest);
+    merged
+}

@@ -1,0 +1,32 @@
+//! Ops → state, as pure data: rows, facts and streams, their heads and conflicts, the root, the
+//! index snapshot.
+//!
+//! Owns the meaning of ops. The state is a pure function of the *set* of ops applied, whatever the
+//! order in which logs interleave; it holds no payloads, only where they are (log, position, stamp).
+//! Must never read a clock, draw entropy, do I/O, or let an internal log number reach a result.
+//!
+//! | op | folds into |
+//! |---|---|
+//! | `Put`, `Delete` on a registry surface | [`rows`]: the ops of a row that no other op of it names |
+//! | `Fact` on a fact surface | [`facts`]: per distinct content its least op, the least of all wins |
+//! | `Event` on an event surface | [`events`]: a set by dot, read in total order |
+//! | a kind, flag or surface of a later version | kept and counted as unknown |
+//! | a body that breaks its rules, a kind on a surface of another tier | kept and counted as malformed |
+//!
+//! The total order over ops is (hlc, device, incarnation, seq), everywhere. Read [`state`] next,
+//! then [`root`] for what is hashed and [`snapshot`] for the stored form.
+
+mod events;
+mod facts;
+mod key;
+mod logs;
+mod query;
+#[cfg(test)]
+mod reference;
+pub mod root;
+mod rows;
+mod state;
+
+pub use query::{Conflict, Counts, Event, Head, ListedRow, RowFilter, RowView, Seen, SurfaceCounts};
+pub use root::FOLD_VERSION;
+pub use state::{Applied, Change, State};

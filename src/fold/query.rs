@@ -1,0 +1,344 @@
+//! Reading the state: where the ops behind a row, an entity or a stream are.
+
+use std::ops::Bound;
+
+use super::facts::Entity;
+use super::key::Key;
+use super::logs::{Entry, Logs, Mark};
+use super::rows::Row;
+use super::state::{Rows, State, Table};
+use crate::model::limits::PREDS_MAX;
+use crate::model::{Dot, Hlc, Surface};
+
+/// One op that a row or entity consists of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Head {
+    /// The op.
+    pub dot: Dot,
+    /// Its stamp.
+    pub hlc: Hlc,
+    /// Whether it removes the row.
+    pub is_tombstone: bool,
+}
+
+/// A row or an entity: at least one head, the shown one first.
+///
+/// A registry row shows its greatest head and lists the others in falling total order. An entity
+/// shows the least op and lists one op per other content in rising order.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RowView {
+    heads: Vec<Head>,
+    is_conflict: bool,
+}
+
+impl RowView {
+    /// What the row shows; a tombstone where it is removed.
+    pub fn shown(&self) -> &Head {
+        &self.heads[0]
+    }
+
+    /// What it holds beside that.
+    pub fn others(&self) -> &[Head] {
+        &self.heads[1..]
+    }
+
+    /// All heads, the shown one first.
+    pub fn heads(&self) -> &[Head] {
+        &self.heads
+    }
+
+    /// Whether the row shows a value.
+    pub fn is_live(&self) -> bool {
+        !self.shown().is_tombstone
+    }
+
+    /// Whether values compete: several heads that are not all tombstones.
+    pub const fn is_conflict(&self) -> bool {
+        self.is_conflict
+    }
+}
+
+/// A row in a listing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ListedRow {
+    /// Its key.
+    pub key: String,
+    /// The row.
+    pub row: RowView,
+}
+
+/// A row or entity whose heads compete.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Conflict {
+    /// Its surface.
+    pub surface: Surface,
+    /// Its key.
+    pub key: String,
+    /// The row.
+    pub row: RowView,
+}
+
+/// One event of a stream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Event {
+    /// The op.
+    pub dot: Dot,
+    /// Its stamp.
+    pub hlc: Hlc,
+}
+
+/// Which rows a listing holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RowFilter {
+    /// Rows that show a value.
+    Live,
+    /// Removed rows as well.
+    WithTombstones,
+}
+
+/// What an author must know of a row or stream before writing to it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Seen {
+    /// The heads to name as predecessors, least first; empty for facts and events. At most
+    /// [`PREDS_MAX`]: a row with more heads is merged by further writes.
+    pub heads: Vec<Dot>,
+    /// The greatest stamp there: the new op's stamp must exceed it.
+    pub greatest: Hlc,
+}
+
+/// What a state holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    /// Ops applied, merely kept ones included.
+    pub ops: u64,
+    /// Rows and entities that show a value.
+    pub live_rows: u64,
+    /// Rows that show a tombstone.
+    pub tombstones: u64,
+    /// Events in all streams.
+    pub events: u64,
+    /// Rows and entities in conflict.
+    pub conflicts: u64,
+    /// Ops kept for a later version that knows their kind or surface.
+    pub unknown: u64,
+    /// Ops kept although they break the rules of their kind.
+    pub malformed: u64,
+}
+
+/// What one surface holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SurfaceCounts {
+    /// The surface.
+    pub surface: Surface,
+    /// Rows or entities that show a value.
+    pub live_rows: u64,
+    /// Rows that show a tombstone.
+    pub tombstones: u64,
+    /// Streams.
+    pub streams: u64,
+    /// Events in its streams.
+    pub events: u64,
+    /// Rows or entities in conflict.
+    pub conflicts: u64,
+}
+
+impl State {
+    /// A row of a registry surface or an entity of a fact surface; `None` where nothing was written.
+    pub fn row(&self, surface: &Surface, key: &str) -> Option<RowView> {
+        let key = Key::new(key);
+        match &self.tables.find(surface)?.rows {
+            Rows::Registers(registers) => view_row(registers.rows().get(&key)?, &self.logs),
+            Rows::Facts(facts) => Some(view_entity(facts.entities().get(&key)?, &self.logs)),
+            Rows::Streams(_) => None,
+        }
+    }
+
+    /// Up to `limit` rows or entities whose keys follow `after`, in the order of their keys' bytes.
+    pub fn rows(
+        &self,
+        surface: &Surface,
+        after: Option<&str>,
+        limit: usize,
+        filter: RowFilter,
+    ) -> Vec<ListedRow> {
+        let Some(table) = self.tables.find(surface) else { return Vec::new() };
+        let keep = |row: &RowView| row.is_live() || filter == RowFilter::WithTombstones;
+        let listed = |(key, row): (&Key, RowView)| ListedRow { key: key.as_str().to_owned(), row };
+        match &table.rows {
+            Rows::Registers(registers) => registers
+                .rows()
+                .range(beyond(after))
+                .filter_map(|(key, row)| Some((key, view_row(row, &self.logs)?)))
+                .filter(|(_, row)| keep(row))
+                .take(limit)
+                .map(listed)
+                .collect(),
+            Rows::Facts(facts) => facts
+                .entities()
+                .range(beyond(after))
+                .map(|(key, entity)| (key, view_entity(entity, &self.logs)))
+                .take(limit)
+                .map(listed)
+                .collect(),
+            Rows::Streams(_) => Vec::new(),
+        }
+    }
+
+    /// What every surface that holds something holds, in the order of their names.
+    pub fn surfaces(&self) -> Vec<SurfaceCounts> {
+        self.tables.by_name().map(count_table).filter(|counts| !counts.is_empty()).collect()
+    }
+
+    /// Up to `limit` events of a stream that follow `after`, in total order.
+    ///
+    /// To read on, give the stamp and the dot of the last event read. An event that arrives late may
+    /// stand before that place.
+    pub fn events(
+        &self,
+        surface: &Surface,
+        stream: &str,
+        after: Option<(Hlc, Dot)>,
+        limit: usize,
+    ) -> Vec<Event> {
+        let Some(Table { rows: Rows::Streams(streams), .. }) = self.tables.find(surface) else {
+            return Vec::new();
+        };
+        let Some(stream) = streams.streams().get(&Key::new(stream)) else { return Vec::new() };
+        stream
+            .iter(after, &self.logs)
+            .take(limit)
+            .map(|event| Event { dot: self.logs.dot(event), hlc: event.hlc })
+            .collect()
+    }
+
+    /// Up to `limit` streams of a surface whose names follow `after`, with the number of their events.
+    pub fn streams(&self, surface: &Surface, after: Option<&str>, limit: usize) -> Vec<(String, u64)> {
+        let Some(Table { rows: Rows::Streams(streams), .. }) = self.tables.find(surface) else {
+            return Vec::new();
+        };
+        let page = streams.streams().range(beyond(after)).take(limit);
+        page.map(|(key, stream)| (key.as_str().to_owned(), stream.event_count())).collect()
+    }
+
+    /// Up to `limit` conflicts that follow `after` by surface name and key.
+    pub fn conflicts(&self, after: Option<(&Surface, &str)>, limit: usize) -> Vec<Conflict> {
+        let after = after.map(|(surface, key)| (surface.to_string(), key));
+        let mut found = Vec::new();
+        for table in self.tables.by_name() {
+            let from = match &after {
+                Some((name, _)) if *table.name < **name => continue,
+                Some((name, key)) if *table.name == **name => Some(*key),
+                Some(_) | None => None,
+            };
+            let conflicts = match &table.rows {
+                Rows::Registers(registers) => registers.conflicts(),
+                Rows::Facts(facts) => facts.conflicts(),
+                Rows::Streams(_) => continue,
+            };
+            for key in conflicts.range(beyond(from)) {
+                if found.len() >= limit {
+                    return found;
+                }
+                let row = self.row(&table.surface, key.as_str()).expect("a row in conflict has heads");
+                found.push(Conflict { surface: table.surface.clone(), key: key.as_str().to_owned(), row });
+            }
+        }
+        found
+    }
+
+    /// What an author must know of a row, entity or stream before writing to it.
+    ///
+    /// The stamps of the heads are enough: an honest author's op exceeds those it names.
+    pub fn seen(&self, surface: &Surface, key: &str) -> Seen {
+        let nothing = Seen { heads: Vec::new(), greatest: Hlc::ZERO };
+        let key = Key::new(key);
+        let Some(table) = self.tables.find(surface) else { return nothing };
+        match &table.rows {
+            Rows::Registers(registers) => registers.rows().get(&key).map_or(nothing, |row| Seen {
+                heads: row.heads().iter().take(PREDS_MAX).map(|head| self.logs.dot(head)).collect(),
+                greatest: greatest(row.heads().iter()),
+            }),
+            Rows::Facts(facts) => facts.entities().get(&key).map_or(nothing, |entity| Seen {
+                heads: Vec::new(),
+                greatest: greatest(entity.statements().iter().map(|statement| &statement.entry)),
+            }),
+            Rows::Streams(streams) => streams
+                .streams()
+                .get(&key)
+                .map_or(nothing, |stream| Seen { heads: Vec::new(), greatest: stream.greatest() }),
+        }
+    }
+
+    /// What the state holds; costs one look at every surface.
+    pub fn counts(&self) -> Counts {
+        let ops = self.logs.by_id().map(|(_, log)| self.logs.applied(log).get());
+        let mut counts = Counts {
+            ops: ops.fold(0, u64::saturating_add),
+            unknown: self.unknown_count,
+            malformed: self.malformed_count,
+            ..Counts::default()
+        };
+        for table in self.tables.by_name().map(count_table) {
+            counts.live_rows += table.live_rows;
+            counts.tombstones += table.tombstones;
+            counts.events += table.events;
+            counts.conflicts += table.conflicts;
+        }
+        counts
+    }
+}
+
+impl SurfaceCounts {
+    const fn is_empty(&self) -> bool {
+        self.live_rows + self.tombstones + self.events == 0
+    }
+}
+
+fn count_table(table: &Table) -> SurfaceCounts {
+    let mut counts = SurfaceCounts {
+        surface: table.surface.clone(),
+        live_rows: 0,
+        tombstones: 0,
+        streams: 0,
+        events: 0,
+        conflicts: 0,
+    };
+    match &table.rows {
+        Rows::Registers(registers) => {
+            counts.live_rows = registers.live_count();
+            counts.tombstones = registers.tombstone_count();
+            counts.conflicts = registers.conflicts().len() as u64;
+        }
+        Rows::Facts(facts) => {
+            counts.live_rows = facts.entities().len() as u64;
+            counts.conflicts = facts.conflicts().len() as u64;
+        }
+        Rows::Streams(streams) => {
+            counts.streams = streams.streams().len() as u64;
+            counts.events = streams.event_count();
+        }
+    }
+    counts
+}
+
+fn view_row(row: &Row, logs: &Logs) -> Option<RowView> {
+    let heads: Vec<Head> = row.heads().iter().rev().map(|head| view(head, logs)).collect();
+    (!heads.is_empty()).then(|| RowView { heads, is_conflict: row.is_conflict() })
+}
+
+fn view_entity(entity: &Entity, logs: &Logs) -> RowView {
+    let heads: Vec<Head> = entity.statements().iter().map(|statement| view(&statement.entry, logs)).collect();
+    RowView { is_conflict: heads.len() > 1, heads }
+}
+
+fn view(entry: &Entry, logs: &Logs) -> Head {
+    Head { dot: logs.dot(entry), hlc: entry.hlc, is_tombstone: entry.mark == Mark::Tombstone }
+}
+
+fn greatest<'a>(entries: impl Iterator<Item = &'a Entry>) -> Hlc {
+    entries.map(|entry| entry.hlc).max().unwrap_or_default()
+}
+
+fn beyond(after: Option<&str>) -> (Bound<Key>, Bound<Key>) {
+    (after.map_or(Bound::Unbounded, |key| Bound::Excluded(Key::new(key))), Bound::Unbounded)
+}
