@@ -2,6 +2,7 @@
 
 pub mod crypto;
 pub mod fold;
+pub mod manual;
 pub mod model;
 pub mod oplog;
 pub mod roster;

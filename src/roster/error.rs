@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use super::record::RecordError;
 use super::role::Role;
-use crate::model::{DeviceId, KeyId, RecordHash, ScopeError, SpaceId};
+use crate::model::{Blame, DeviceId, KeyId, RecordHash, ScopeError, SpaceId};
 
 /// Why a roster was not loaded, or a record not written.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -80,6 +80,13 @@ pub enum RosterError {
         /// [`RECORDS_MAX`](crate::model::limits::RECORDS_MAX).
         limit: usize,
     },
+}
+
+impl RosterError {
+    /// Whose fault it is: this device asked for what may not be, or its store is damaged.
+    pub const fn blame(&self) -> Blame {
+        Blame::Local
+    }
 }
 
 /// A device whose ops are not taken in.

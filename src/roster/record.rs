@@ -33,7 +33,7 @@ use thiserror::Error;
 use super::role::Role;
 use crate::crypto::{Identity, SignatureError, vault, verify};
 use crate::model::limits::{NAME_BYTES_MAX, RECORD_BYTES_MAX, RECORD_PARENTS_MAX};
-use crate::model::{DeviceId, Hlc, KeyId, RecordHash, Scope, SpaceId};
+use crate::model::{Blame, DeviceId, Hlc, KeyId, RecordHash, Scope, SpaceId};
 
 /// A record that is not admitted.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -125,6 +125,28 @@ pub enum RecordError {
         /// [`RECORDS_PARKED_MAX`](crate::model::limits::RECORDS_PARKED_MAX).
         limit: usize,
     },
+}
+
+impl RecordError {
+    /// Whose fault it is.
+    pub const fn blame(&self) -> Blame {
+        match self {
+            Self::TooShort { .. }
+            | Self::TooLong { .. }
+            | Self::Magic { .. }
+            | Self::Length { .. }
+            | Self::Parents { .. }
+            | Self::ParentOrder
+            | Self::Malformed { .. }
+            | Self::Signature { .. }
+            | Self::OtherSpace { .. }
+            | Self::NotAdmin { .. }
+            | Self::NotMember { .. } => Blame::Peer,
+            // A space that outgrew its limit is no fault of whoever sends its next record.
+            Self::TooManyRecords { .. } => Blame::Local,
+            Self::TooManyParked { .. } => Blame::Environment,
+        }
+    }
 }
 
 /// A record whose form and signature hold. Whether its author had the right is the DAG's to say.
@@ -517,6 +539,14 @@ mod tests {
         ));
         assert_eq!(resigned(&add(), 79, &[9; 32]).unwrap_err(), RecordError::ParentOrder);
         assert_eq!(resigned(&add(), 79, &[8; 32]).unwrap_err(), RecordError::ParentOrder);
+    }
+
+    #[test]
+    fn a_sender_is_blamed_for_bad_records_and_not_for_full_rosters() {
+        assert_eq!(RecordError::ParentOrder.blame(), Blame::Peer);
+        assert_eq!(RecordError::NotAdmin { author: identity().device() }.blame(), Blame::Peer);
+        assert_eq!(RecordError::TooManyRecords { limit: 1 }.blame(), Blame::Local);
+        assert_eq!(RecordError::TooManyParked { limit: 1 }.blame(), Blame::Environment);
     }
 
     #[test]

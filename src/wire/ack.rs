@@ -25,7 +25,7 @@ use std::fmt;
 use thiserror::Error;
 
 use crate::crypto::{Identity, SignatureError, verify};
-use crate::model::{DeviceId, Root, ScopeTag, Wall};
+use crate::model::{Blame, DeviceId, Root, ScopeTag, Wall};
 
 /// Bytes that are no ack.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -45,6 +45,13 @@ pub enum AckError {
         /// The bytes found.
         found: [u8; 4],
     },
+}
+
+impl AckError {
+    /// Whose fault it is: the sender's, always.
+    pub const fn blame(&self) -> Blame {
+        Blame::Peer
+    }
 }
 
 /// What an ack says.

@@ -33,7 +33,7 @@ use thiserror::Error;
 use super::codec::DecodeError;
 use crate::crypto::{EpochKey, ForkWitness};
 use crate::model::limits::{FRAME_BYTES_MAX, LOGS_MAX, RECORD_BYTES_MAX, RECORDS_MAX};
-use crate::model::{Hlc, KeyId, LogId, RecordHash, Scope, ScopeError, ScopeTag, SpaceId, Tip, Wall};
+use crate::model::{Blame, Hlc, KeyId, LogId, RecordHash, Scope, ScopeError, ScopeTag, SpaceId, Tip, Wall};
 
 /// A frame that is no message, or a message that is no frame.
 #[derive(Debug, Error)]
@@ -105,6 +105,14 @@ pub enum MessageError {
         /// The tag announced.
         found: ScopeTag,
     },
+}
+
+impl MessageError {
+    /// Whose fault it is where a frame was received: its sender's, always. A message that does not
+    /// encode is this device's own fault.
+    pub const fn blame(&self) -> Blame {
+        Blame::Peer
+    }
 }
 
 /// One control message.
