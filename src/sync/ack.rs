@@ -75,8 +75,6 @@ impl Engine {
         let base = session.acks_sent.get(&device).map(|(_, frontier)| frontier);
         let (entries, is_full) = match base {
             Some(base) if frontier.covers_all(base) => (frontier.delta(base), false),
-            // Most first acks say what both hold: the digest alone tells it.
-            _ if session.known.as_ref() == Some(&frontier) => (Vec::new(), false),
             _ => (frontier.delta(&Frontier::new()), true),
         };
         session.acks_sent.insert(device, (number, frontier));
@@ -102,7 +100,6 @@ impl Engine {
         let Some(state) = self.spaces.get_mut(&space) else { return };
         let is_member = state.roster.role_of(&said.device).is_some();
         let is_newer = state.acks.get(&said.device).is_none_or(|held| held.ack.fields().number < said.number);
-        let durable = state.durable.clone();
         let own = self.identity.device();
         let Some(connection) = self.peers.get_mut(&peer) else { return };
         let is_sender = connection.device == said.device;
@@ -110,10 +107,15 @@ impl Engine {
         if !is_member || said.device == own || ack.verify().is_err() {
             return;
         }
-        let base = session.acks_received.get(&said.device).map(|(_, frontier)| frontier.clone());
-        let Some(frontier) = resolve(&frame, base, &durable, &said.frontier_digest) else {
+        let base = session.acks_received.get(&said.device).map(|(_, frontier)| frontier);
+        let mut frontier = if frame.is_full { Frontier::new() } else { base.cloned().unwrap_or_default() };
+        for (log, tip) in &frame.entries {
+            frontier.set(*log, *tip);
+        }
+        // What is signed is the digest: a list that does not add up to it says nothing.
+        if frontier.digest() != said.frontier_digest {
             return;
-        };
+        }
         session.acks_received.insert(said.device, (said.number, frontier.clone()));
         if is_sender && let Some(known) = &mut session.known {
             // What a device acknowledges it holds, so nothing up to there need be sent.
@@ -176,22 +178,6 @@ impl Engine {
             .map(|(device, held)| (*device, ours.root, held.ack.fields().root))
             .collect()
     }
-}
-
-/// The frontier an ack speaks of: whole, a change to the last one, or what this device holds.
-fn resolve(
-    frame: &AckFrame,
-    base: Option<Frontier>,
-    durable: &Frontier,
-    digest: &[u8; 32],
-) -> Option<Frontier> {
-    let bases = if frame.is_full { vec![Frontier::new()] } else { vec![base.unwrap_or_default(), durable.clone()] };
-    bases.into_iter().find_map(|mut frontier| {
-        for (log, tip) in &frame.entries {
-            frontier.set(*log, *tip);
-        }
-        (frontier.digest() == *digest).then_some(frontier)
-    })
 }
 
 fn ack_frame(ack: &Ack, entries: Vec<(LogId, Tip)>, is_full: bool) -> AckFrame {

@@ -40,7 +40,7 @@ pub(super) struct Session {
     backlog: BTreeSet<LogId>,
     /// Logs to pass on, and when.
     forward: BTreeMap<LogId, Duration>,
-    /// What this device has told of its own frontier.
+    /// What this device has told of its own frontier, in so many words.
     told: Option<Frontier>,
     /// The acks passed on, by device: number and frontier.
     pub acks_sent: BTreeMap<DeviceId, (u64, Frontier)>,
@@ -217,9 +217,9 @@ impl Engine {
         let session = state.spaces.entry(hello.space).or_default();
         session.is_gap_told = false;
         session.is_roster_awaited = !is_roster_equal;
+        session.told = None;
         if is_frontier_equal {
-            session.known = Some(durable.clone());
-            session.told = Some(durable);
+            session.known = Some(durable);
         }
         if !is_roster_equal {
             self.send(peer, &Message::RosterHave { scope: tag, hashes });
@@ -343,6 +343,11 @@ impl Engine {
         session.known = Some(known);
         // What was sent before is known to have arrived or to be missing now.
         session.sent.clear();
+        // The digests of a greeting may have crossed with what happened since, so that only one
+        // side saw a difference: whoever is told tells.
+        if session.told.is_none() {
+            self.tell_frontier(peer, space);
+        }
         self.push_all(now, peer, space);
         self.check_rounds();
     }
@@ -495,8 +500,8 @@ impl Engine {
             let nonce = self.number();
             asked.insert(peer, nonce);
             for space in self.sessions_of(peer) {
-                let told = self.session(peer, space).and_then(|session| session.told.clone());
-                if told.as_ref() != self.spaces.get(&space).map(|state| &state.durable) {
+                let is_settled = self.peers.get(&peer).is_some_and(|peer| self.is_settled(peer));
+                if !is_settled {
                     self.tell_frontier(peer, space);
                 }
             }

@@ -43,7 +43,7 @@ fn every_ack_of_the_corpus_is_read_or_refused_as_its_name_says() {
 
 #[test]
 fn every_record_of_the_corpus_is_read_or_refused_as_its_name_says() {
-    let genesis = Bytes::from_static(include_bytes!("fuzz/corpus/record/read-genesis"));
+    let genesis = Bytes::from_static(include_bytes!("../fuzz/corpus/record/read-genesis"));
     let space: SpaceId = GOLDEN_SPACE.parse().expect("it is 64 hexadecimal digits");
     let roster = Roster::load(space, [genesis]).expect("the golden genesis holds");
 
