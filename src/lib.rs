@@ -2,6 +2,21 @@
 
 pub mod crypto;
 pub mod fold;
+pub mod manual;
 pub mod model;
+pub mod oplog;
+pub mod roster;
 pub mod sync;
 pub mod wire;
+
+#[cfg(feature = "node")]
+pub mod clock;
+#[cfg(feature = "node")]
+pub mod net;
+#[cfg(feature = "node")]
+pub mod node;
+#[cfg(feature = "node")]
+pub mod store;
+
+#[cfg(feature = "node")]
+pub use node::{Custody, Node};

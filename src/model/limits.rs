@@ -41,6 +41,12 @@ pub const RECORD_BYTES_MAX: usize = 64 * 1024;
 /// Most records in one roster: ten per device of a large organisation.
 pub const RECORDS_MAX: usize = 10_000;
 
+/// Most heads one record may name: devices that write records at once, never a large number.
+pub const RECORD_PARENTS_MAX: usize = 64;
+
+/// Most records that wait for a parent: peers send parents first, so only crossing deliveries do.
+pub const RECORDS_PARKED_MAX: usize = 256;
+
 /// Most devices in one roster.
 pub const DEVICES_MAX: usize = 1_000;
 

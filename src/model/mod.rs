@@ -3,6 +3,7 @@
 //! Owns no behaviour beyond parsing, ordering and text forms. Must never do I/O, read a clock or
 //! draw entropy. Read [`op`] next, then `oplog`.
 
+pub mod blame;
 pub mod frontier;
 pub mod id;
 pub mod json;
@@ -11,6 +12,7 @@ pub mod op;
 pub mod surface;
 pub mod time;
 
+pub use blame::Blame;
 pub use frontier::{Frontier, Tip};
 pub use id::{
     DeviceId, Dot, IdError, Incarnation, KeyId, LogId, OpId, RecordHash, Root, ScopeTag, Seq, SpaceId,

@@ -1,9 +1,25 @@
 //! The engine: sessions, gossip, pushes, acks. One pure entry point, `step(now, input) → effects`.
 //!
 //! Owns the decisions. Must never do I/O: shells perform the effects and report back. Durability
-//! is data: the engine emits a [`Txn`] and acknowledges, sends or answers only what `Persisted`
-//! has named.
+//! is data: the engine emits a [`Txn`] and acknowledges, sends or answers only what
+//! [`Input::Persisted`] has named. Read `manual/sync.md` beside it.
 
+mod ack;
+mod adopt;
+mod append;
+pub mod effect;
+mod engine;
+mod fork;
+mod ingest;
+mod session;
+mod space;
 pub mod txn;
+mod view;
 
+pub use effect::{
+    Authored, Deadline, DeadlineReason, Effect, FoldRun, Input, Notice, PeerId, Placed, Refusal,
+    RequestError, Token,
+};
+pub use engine::{Engine, EngineError};
 pub use txn::{DraftGroup, Loaded, LoadedSpace, Txn, TxnId, Write};
+pub use view::{AckView, Carry, Counters, PeerView, SpaceView};

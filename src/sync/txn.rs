@@ -42,6 +42,9 @@ pub enum Write {
         own_log: LogId,
         /// Whether it still takes part: a space this device has left is kept but no longer synced.
         is_active: bool,
+        /// How far the own log of a space that was left has been carried over into the one that
+        /// took its place.
+        carried: Seq,
     },
     /// Batches of one log that continue it: chain-checked, in order, without a gap.
     ///
@@ -142,6 +145,8 @@ pub struct LoadedSpace {
     pub own_log: LogId,
     /// Whether it takes part in syncing.
     pub is_active: bool,
+    /// How far its own log has been carried over, where it is not active.
+    pub carried: Seq,
     /// Sealed batches held, per log.
     pub frontier: Frontier,
     /// Drafts beyond the own log's tip, in order.

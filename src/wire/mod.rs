@@ -1,14 +1,18 @@
-//! Byte forms: ops, batch bodies, roster records, messages. The only module that names bincode.
+//! Byte forms: ops, batch bodies, acks, messages. The only module that names bincode.
 //!
 //! Every decoder takes bytes whose length a caller has bounded, demands that all of them are
 //! used, and allocates no more than a small multiple of what it was given. What is hashed or
 //! signed is the bytes as received; nothing here is decoded and encoded again for that. Layouts
 //! are in `manual/formats.md`; golden vectors in `tests/data` pin them.
 
+pub mod ack;
 pub mod body;
 pub mod codec;
+pub mod message;
 pub mod op;
 
+pub use ack::{Ack, AckError, AckFields};
 pub use body::{BodyError, BodyReader, BodyWriter, FrameView};
 pub use codec::DecodeError;
+pub use message::{AckFrame, Hello, Message, MessageError, SpaceHello, Standing};
 pub use op::{OpProblem, OpView, Pred};

@@ -16,7 +16,7 @@ use bincode::{BorrowDecode, Encode};
 
 use super::codec;
 use crate::model::limits::{KEY_BYTES_MAX, PAYLOAD_BYTES_MAX, PREDS_MAX, SURFACE_BYTES_MAX};
-use crate::model::{Dot, LogId, Op, OpKind, Seq};
+use crate::model::{Dot, LogId, Op, OpKind, Payload, Seq};
 
 /// Why an op is kept but not folded. Deterministic: every device says the same of the same bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -149,6 +149,24 @@ impl<'a> OpView<'a> {
         }
     }
 
+    /// The op as a value of its own, its predecessors resolved; `None` where its surface or
+    /// payload is not one this version would write.
+    pub fn to_op(&self, own: &LogId) -> Option<Op> {
+        let surface = self.surface().parse().ok()?;
+        let key = self.key().into();
+        let resolve = |preds: &[Pred]| preds.iter().map(|pred| pred.dot(own)).collect();
+        Some(match self {
+            Self::Put { preds, payload, .. } => {
+                Op::Put { surface, key, preds: resolve(preds), payload: Payload::parse(payload).ok()? }
+            }
+            Self::Delete { preds, .. } => Op::Delete { surface, key, preds: resolve(preds) },
+            Self::Fact { payload, .. } => Op::Fact { surface, key, payload: Payload::parse(payload).ok()? },
+            Self::Event { payload, .. } => {
+                Op::Event { surface, stream: key, payload: Payload::parse(payload).ok()? }
+            }
+        })
+    }
+
     fn keeps_limits(&self) -> bool {
         let preds_ok = match self {
             Self::Put { preds, .. } | Self::Delete { preds, .. } => {
@@ -185,7 +203,7 @@ fn read<'a, T: BorrowDecode<'a, ()>>(body: &'a [u8]) -> Result<T, OpProblem> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{DeviceId, Incarnation, Payload};
+    use crate::model::{DeviceId, Incarnation};
     use proptest::prelude::*;
 
     fn log(byte: u8) -> LogId {
@@ -209,6 +227,7 @@ mod tests {
             panic!("a put was written");
         };
         assert_eq!((surface, key, payload), ("registry:note", "today", r#"{"text":"x"}"#));
+        assert_eq!(OpView::decode(1, 0, &body).unwrap().to_op(&log(1)), Some(put()));
         let dots: Vec<Dot> = preds.iter().map(|pred| pred.dot(&log(1))).collect();
         assert_eq!(dots, [Dot { log: log(1), seq: Seq::new(300) }, Dot { log: log(2), seq: Seq::new(7) }]);
         assert!(body.len() < 100, "the own log is not spelled out");

@@ -1,0 +1,273 @@
+//! The TLS profile: TLS 1.3, one post-quantum key exchange, both sides pinned, nothing resumed.
+//!
+//! Everything here is stricter than the defaults of rustls and quinn, each by a line of its own.
+//! Must never accept a certificate without the signature over the handshake: a certificate is
+//! public, and a verifier that skips the signature lets in whoever copied one. See manual/trust.md.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
+use rustls::client::Resumption;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::server::NoServerSessionStorage;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
+};
+
+use super::cert::{self, PeerRefused};
+use crate::crypto::identity::{self, Identity};
+use crate::model::DeviceId;
+
+/// The application protocol both sides must name.
+pub const ALPN: &[u8] = b"kinfold/1";
+
+/// Which devices may connect right now. Clones share one set.
+#[derive(Clone, Debug, Default)]
+pub struct Pins(Arc<RwLock<BTreeSet<DeviceId>>>);
+
+impl Pins {
+    /// Pins exactly these devices.
+    pub fn new(devices: BTreeSet<DeviceId>) -> Self {
+        Self(Arc::new(RwLock::new(devices)))
+    }
+
+    /// Replaces the set. Handshakes see it at once; for live connections call
+    /// [`Net::drop_unpinned`](super::Net::drop_unpinned) next.
+    pub fn set(&self, devices: BTreeSet<DeviceId>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = devices;
+    }
+
+    /// Whether `device` may connect.
+    pub fn contains(&self, device: &DeviceId) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).contains(device)
+    }
+}
+
+/// A device's key and certificate in the form TLS takes them.
+#[derive(Debug)]
+pub(super) struct Credentials {
+    pub(super) certificate: CertificateDer<'static>,
+    pub(super) key: PrivateKeyDer<'static>,
+    pub(super) device: DeviceId,
+}
+
+impl Credentials {
+    pub(super) fn new(identity: &Identity) -> Result<Self, rcgen::Error> {
+        let key = PrivatePkcs8KeyDer::from(identity.to_pkcs8().to_vec()).into();
+        Ok(Self { certificate: cert::certificate(identity)?, key, device: identity.device() })
+    }
+}
+
+/// The listening side: client certificates mandatory, no tickets, no stored sessions, no early data.
+pub(super) fn server(credentials: &Credentials, pins: Pins) -> Result<QuicServerConfig, Error> {
+    let verifier = Arc::new(Verifier::new(credentials.device, pins, None));
+    let mut config = rustls::ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(vec![credentials.certificate.clone()], credentials.key.clone_key())?;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    // Resumption skips the verifiers, so a device removed meanwhile would be let in again.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.max_early_data_size = 0;
+    Ok(QuicServerConfig::try_from(config).expect("the provider has TLS13_AES_128_GCM_SHA256"))
+}
+
+/// The dialling side, for one dial: `verdict` tells afterwards why the other side was refused.
+pub(super) fn client(
+    credentials: &Credentials,
+    pins: Pins,
+    expect: Option<DeviceId>,
+) -> Result<(QuicClientConfig, Verdict), Error> {
+    let verifier = Verifier::new(credentials.device, pins, expect);
+    let verdict = verifier.verdict.clone();
+    let mut config = rustls::ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_client_auth_cert(vec![credentials.certificate.clone()], credentials.key.clone_key())?;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.resumption = Resumption::disabled();
+    config.enable_early_data = false;
+    config.enable_sni = false;
+    let config = QuicClientConfig::try_from(config).expect("the provider has TLS13_AES_128_GCM_SHA256");
+    Ok((config, verdict))
+}
+
+/// The device on the other side of a finished handshake; `None` where TLS left anything open.
+pub(super) fn authenticated(connection: &quinn::Connection) -> Option<DeviceId> {
+    let handshake = connection.handshake_data()?.downcast::<HandshakeData>().ok()?;
+    // Two sides that both name no protocol would connect.
+    if handshake.protocol.as_deref() != Some(ALPN) {
+        return None;
+    }
+    let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    match chain.as_slice() {
+        [certificate] => cert::device(certificate).ok(),
+        _ => None,
+    }
+}
+
+/// Why a dial's verifier refused, if it did.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Verdict(Arc<Mutex<Option<PeerRefused>>>);
+
+impl Verdict {
+    pub(super) fn get(&self) -> Option<PeerRefused> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refuse(&self, why: PeerRefused) -> Error {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+        Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(why))))
+    }
+}
+
+#[derive(Debug)]
+struct Verifier {
+    own: DeviceId,
+    pins: Pins,
+    expect: Option<DeviceId>,
+    verdict: Verdict,
+}
+
+impl Verifier {
+    fn new(own: DeviceId, pins: Pins, expect: Option<DeviceId>) -> Self {
+        Self { own, pins, expect, verdict: Verdict::default() }
+    }
+
+    fn pinned(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+    ) -> Result<(), PeerRefused> {
+        if !intermediates.is_empty() {
+            return Err(PeerRefused::Intermediates { found: intermediates.len() });
+        }
+        let found = cert::device(certificate)?;
+        if found == self.own {
+            return Err(PeerRefused::Itself);
+        }
+        if !self.pins.contains(&found) {
+            return Err(PeerRefused::NotPinned { device: found });
+        }
+        match self.expect {
+            Some(expected) if expected != found => Err(PeerRefused::AnotherDevice { expected, found }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn signed(
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<(), PeerRefused> {
+        let device = cert::device(certificate)?;
+        let refused = PeerRefused::NotSigned { device };
+        if signed.scheme != SignatureScheme::ED25519 {
+            return Err(refused);
+        }
+        let signature: &[u8; 64] = signed.signature().try_into().map_err(|_| refused)?;
+        identity::verify(&device, message, signature).map_err(|_| refused)
+    }
+
+    fn handshake_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Self::signed(message, certificate, signed).map_err(|why| self.verdict.refuse(why))?;
+        Ok(HandshakeSignatureValid::assertion())
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.pinned(end_entity, intermediates).map_err(|why| self.verdict.refuse(why))?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::PeerIncompatible(rustls::PeerIncompatible::Tls12NotOfferedOrEnabled))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.handshake_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+}
+
+impl ClientCertVerifier for Verifier {
+    fn client_auth_mandatory(&self) -> bool {
+        true
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.pinned(end_entity, intermediates).map_err(|why| self.verdict.refuse(why))?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::PeerIncompatible(rustls::PeerIncompatible::Tls12NotOfferedOrEnabled))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.handshake_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+}
+
+/// One key exchange only: with a second one on offer, an attacker chooses the weaker.
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(CryptoProvider {
+        kx_groups: vec![aws_lc_rs::kx_group::X25519MLKEM768],
+        ..aws_lc_rs::default_provider()
+    })
+}

@@ -1,0 +1,749 @@
+//! The loop that owns the engine: what happens goes in, effects come out and are performed.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{debug, error, info, warn};
+
+use super::error::NodeError;
+use super::index::{self, Index};
+use super::types::{Appended, NewOp};
+use crate::clock;
+use crate::crypto::beacon::BeaconKey;
+use crate::fold::State;
+use crate::model::{DeviceId, Dot, Frontier, Op, Seq, SpaceId, TipHash};
+use crate::net::{self, CloseCode, Link, Net, NetEvent, Pins, PushOrder};
+use crate::oplog::Seen;
+use crate::roster::Role;
+use crate::store::{Blocks, KeyRing, Store};
+use crate::sync::{
+    Authored, Effect, Engine, Input, Notice, PeerId, Refusal, RequestError, Token, Txn, TxnId,
+};
+use crate::wire::OpView;
+
+/// What other tasks ask of the loop.
+pub(super) enum Job {
+    /// Record ops.
+    Append { space: SpaceId, ops: Vec<NewOp>, reply: oneshot::Sender<Result<Vec<Appended>, NodeError>> },
+    /// Add a device.
+    AddDevice {
+        space: SpaceId,
+        device: DeviceId,
+        role: Role,
+        name: Arc<str>,
+        reply: oneshot::Sender<Result<(), NodeError>>,
+    },
+    /// One round with every peer.
+    Round { reply: oneshot::Sender<Result<(), NodeError>> },
+    /// Look at the loop's state.
+    Ask(Box<dyn FnOnce(&mut Core) + Send>),
+    /// The index of a space has been built beside.
+    Loaded {
+        space: SpaceId,
+        state: Box<State>,
+        /// How many ops were folded from the log because no snapshot had them.
+        replayed: u64,
+    },
+    /// End: nothing is lost, what is queued is refused.
+    Stop { reply: oneshot::Sender<()> },
+}
+
+/// Who waits for a token.
+enum Waiting {
+    Append(Vec<(usize, oneshot::Sender<Result<Vec<Appended>, NodeError>>)>),
+    Unit(oneshot::Sender<Result<(), NodeError>>),
+    Internal,
+}
+
+/// The indexes, shared with readers.
+pub(super) type Indexes = Arc<RwLock<BTreeMap<SpaceId, Arc<Index>>>>;
+
+/// The engine with everything its effects touch.
+pub(super) struct Core {
+    pub engine: Engine,
+    pub store: Store,
+    pub blocks: Arc<Blocks>,
+    pub keys: KeyRing,
+    pub indexes: Indexes,
+    pub personal: Arc<RwLock<SpaceId>>,
+    pub links: BTreeMap<PeerId, Link>,
+    pub heard: BTreeMap<DeviceId, Duration>,
+    pub net: Arc<RwLock<Option<Net>>>,
+    pub pins: Pins,
+    pub version: watch::Sender<u64>,
+    pub discovery_down: Option<String>,
+    pub storage_failed: Option<String>,
+    jobs: mpsc::Receiver<Job>,
+    loopback: mpsc::WeakSender<Job>,
+    events: mpsc::Receiver<NetEvent>,
+    waiting: BTreeMap<Token, Waiting>,
+    postponed: Vec<Job>,
+    inputs: VecDeque<Input>,
+    txns: Vec<Txn>,
+    folded: BTreeSet<SpaceId>,
+    token_last: u64,
+    ops_since_snapshot: u64,
+    acks_stored: Duration,
+}
+
+/// What a [`Core`] begins with.
+pub(super) struct Parts {
+    pub engine: Engine,
+    pub store: Store,
+    pub blocks: Arc<Blocks>,
+    pub keys: KeyRing,
+    pub indexes: Indexes,
+    pub personal: Arc<RwLock<SpaceId>>,
+    pub net: Arc<RwLock<Option<Net>>>,
+    pub pins: Pins,
+    pub version: watch::Sender<u64>,
+    pub jobs: mpsc::Receiver<Job>,
+    pub loopback: mpsc::WeakSender<Job>,
+    pub events: mpsc::Receiver<NetEvent>,
+}
+
+impl Core {
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            engine: parts.engine,
+            store: parts.store,
+            blocks: parts.blocks,
+            keys: parts.keys,
+            indexes: parts.indexes,
+            personal: parts.personal,
+            links: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            net: parts.net,
+            pins: parts.pins,
+            version: parts.version,
+            discovery_down: None,
+            storage_failed: None,
+            jobs: parts.jobs,
+            loopback: parts.loopback,
+            events: parts.events,
+            waiting: BTreeMap::new(),
+            postponed: Vec::new(),
+            inputs: VecDeque::new(),
+            txns: Vec::new(),
+            folded: BTreeSet::new(),
+            token_last: 0,
+            ops_since_snapshot: 0,
+            acks_stored: Duration::ZERO,
+        }
+    }
+
+    /// Runs until a [`Job::Stop`] or until every handle is gone.
+    pub fn run(mut self) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .expect("a runtime without I/O needs nothing that can be missing");
+        self.begin();
+        let reply = runtime.block_on(async {
+            loop {
+                let deadline = self.next_deadline();
+                // Losing a branch loses nothing: both channels keep what was not received, and the
+                // deadline is computed anew each time.
+                let reply = tokio::select! {
+                    biased;
+                    job = self.jobs.recv() => match job {
+                        Some(job) => self.turn(Some(job), None),
+                        None => Some(None),
+                    },
+                    event = self.events.recv() => self.turn(None, event),
+                    () = tokio::time::sleep(deadline) => {
+                        self.inputs.push_back(Input::Tick);
+                        self.turn(None, None)
+                    }
+                };
+                if let Some(reply) = reply {
+                    break reply;
+                }
+            }
+        });
+        self.end();
+        if let Some(reply) = reply {
+            // The caller may have given up waiting.
+            let _ = reply.send(());
+        }
+    }
+
+    /// One turn: takes what is queued, steps the engine, commits once, and performs what follows.
+    /// `Some` ends the loop.
+    fn turn(&mut self, job: Option<Job>, event: Option<NetEvent>) -> Option<Option<oneshot::Sender<()>>> {
+        let mut stop = None;
+        let mut credits = Vec::new();
+        let mut jobs: VecDeque<Job> = job.into_iter().collect();
+        while jobs.len() < JOBS_PER_TURN && let Ok(job) = self.jobs.try_recv() {
+            jobs.push_back(job);
+        }
+        if let Some(event) = event {
+            self.event(event, &mut credits);
+        }
+        for _ in 0..EVENTS_PER_TURN {
+            if credits.len() >= CREDITS_PER_TURN {
+                break;
+            }
+            let Ok(event) = self.events.try_recv() else { break };
+            self.event(event, &mut credits);
+        }
+        self.settle();
+        self.appends(&mut jobs);
+        for job in jobs {
+            match job {
+                Job::Append { .. } => self.postponed.push(job),
+                Job::AddDevice { space, device, role, name, reply } => {
+                    let token = self.token(Waiting::Unit(reply));
+                    self.inputs.push_back(Input::AddDevice { space, device, role, name, token });
+                }
+                Job::Round { reply } => {
+                    let token = self.token(Waiting::Unit(reply));
+                    self.inputs.push_back(Input::Round { token });
+                }
+                Job::Ask(question) => {
+                    self.settle();
+                    question(self);
+                }
+                Job::Loaded { space, state, replayed } => {
+                    self.ops_since_snapshot += replayed;
+                    self.loaded(space, *state);
+                }
+                Job::Stop { reply } => stop = Some(Some(reply)),
+            }
+        }
+        self.settle();
+        self.snapshot_if_due();
+        stop
+    }
+
+    /// Joins the appends of one turn into one request per space: one transaction, one batch.
+    fn appends(&mut self, jobs: &mut VecDeque<Job>) {
+        let mut groups: BTreeMap<SpaceId, (Vec<Authored>, Vec<(usize, oneshot::Sender<_>)>)> =
+            BTreeMap::new();
+        let mut others = VecDeque::new();
+        for job in std::mem::take(&mut self.postponed).into_iter().chain(jobs.drain(..)) {
+            let Job::Append { space, ops, reply } = job else {
+                others.push_back(job);
+                continue;
+            };
+            let index = self.index(&space);
+            match index {
+                // What an author sees is not known before the index is there.
+                Some(index) if !index.is_ready() => {
+                    self.postponed.push(Job::Append { space, ops, reply });
+                }
+                Some(index) => {
+                    let group = groups.entry(space).or_default();
+                    group.1.push((ops.len(), reply));
+                    let state = index.read();
+                    group.0.extend(ops.into_iter().map(|op| authored(&state, op)));
+                }
+                None => drop(reply.send(Err(RequestError::NoSuchSpace.into()))),
+            }
+        }
+        *jobs = others;
+        for (space, (ops, replies)) in groups {
+            let token = self.token(Waiting::Append(replies));
+            self.inputs.push_back(Input::Append { space, ops, token, also: Vec::new() });
+        }
+    }
+
+    /// Turns a network event into what the engine is told.
+    fn event(&mut self, event: NetEvent, credits: &mut Vec<net::Credit>) {
+        match event {
+            NetEvent::Opened { link, device } => {
+                let peer = peer_id(link.conn());
+                self.links.insert(peer, link);
+                self.inputs.push_back(Input::Connected { peer, device });
+            }
+            NetEvent::Connected { device, remote, .. } => {
+                info!(peer = %device.short(), %remote, "connected");
+            }
+            NetEvent::Frame { conn, frame } => {
+                self.inputs.push_back(Input::Frame { peer: peer_id(conn), bytes: frame });
+            }
+            NetEvent::Batches { conn, batches, credit } => {
+                credits.push(credit);
+                let peer = peer_id(conn);
+                match self.inputs.back_mut() {
+                    Some(Input::Batches { peer: last, batches: queued }) if *last == peer => {
+                        queued.extend(batches);
+                    }
+                    _ => self.inputs.push_back(Input::Batches { peer, batches }),
+                }
+            }
+            NetEvent::PushDone { conn, space, log, through } => {
+                self.inputs.push_back(Input::PushDone { peer: peer_id(conn), space, log, through });
+            }
+            NetEvent::PushFailed { conn, space, log, error } => {
+                warn!(%error, "a log cannot be read for a peer");
+                let peer = peer_id(conn);
+                self.inputs.push_back(Input::PushDone { peer, space, log, through: Seq::ZERO });
+            }
+            NetEvent::Closed { conn, device, reason } => {
+                info!(peer = %device.short(), %reason, "disconnected");
+                self.links.remove(&peer_id(conn));
+                self.heard.insert(device, clock::uptime());
+                self.inputs.push_back(Input::Closed { peer: peer_id(conn) });
+            }
+            NetEvent::DialFailed { error, .. } => debug!(%error, "no connection"),
+            NetEvent::DiscoveryDown { error } => {
+                let why = chain_of(&error);
+                warn!(%why, "no discovery on this network; known addresses are dialled");
+                self.discovery_down = Some(why);
+            }
+        }
+    }
+
+    /// Steps the engine through everything queued until nothing is left to do.
+    fn settle(&mut self) {
+        let mut is_changed = false;
+        loop {
+            while let Some(input) = self.inputs.pop_front() {
+                is_changed = true;
+                self.step(input);
+            }
+            if !self.txns.is_empty() {
+                self.commit();
+            } else if let Some(space) = self.folded.pop_first() {
+                self.report(space);
+            } else {
+                break;
+            }
+        }
+        if is_changed {
+            self.version.send_modify(|version| *version += 1);
+        }
+    }
+
+    fn step(&mut self, input: Input) {
+        let effects = self.engine.step(&clock::now(), input);
+        for effect in effects {
+            self.perform(effect);
+        }
+    }
+
+    /// One transaction of the store for everything that came together.
+    fn commit(&mut self) {
+        let mut txns = std::mem::take(&mut self.txns);
+        let now = clock::uptime();
+        if now.saturating_sub(self.acks_stored) > ACKS_STORED_EVERY {
+            self.acks_stored = now;
+            txns.push(Txn { id: TxnId::new(0), writes: self.engine.unstored_acks() });
+        }
+        let outcome = self.store.commit(&txns);
+        self.storage_failed = outcome.as_ref().err().map(|error| chain_of(error));
+        if let Some(why) = &self.storage_failed {
+            error!(%why, "the store refused a write");
+        }
+        for txn in &txns {
+            self.step(match outcome {
+                Ok(()) => Input::Persisted(txn.id),
+                Err(_) => Input::PersistFailed(txn.id),
+            });
+        }
+    }
+
+    fn report(&mut self, space: SpaceId) {
+        let Some(index) = self.index(&space) else { return };
+        if !index.is_ready() {
+            return;
+        }
+        let (applied, root, unknown_count) = index.report();
+        self.inputs.push_back(Input::Folded { space, applied, root, unknown_count });
+        if let Some(view) = self.engine.space(space) {
+            *index.frontier.write().unwrap_or_else(PoisonError::into_inner) =
+                view.frontier.clone();
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Persist(txn) => self.txns.push(txn),
+            Effect::Fold { space, runs } => {
+                if let Some(index) = self.index(&space)
+                    && index.is_ready()
+                {
+                    self.ops_since_snapshot += runs.iter().map(|run| u64::from(run.op_count)).sum::<u64>();
+                    index.fold(&runs);
+                    self.folded.insert(space);
+                }
+            }
+            Effect::CatchUp { space } => self.catch_up(space),
+            Effect::Refold { space } => self.refold(space),
+            Effect::Send { peer, frame } => self.with_link(peer, |link| link.send(frame)),
+            Effect::SendLive { peer, batch } => self.with_link(peer, |link| link.send_live(batch)),
+            Effect::Push { peer, space, log, after, after_link, through } => {
+                if self.continues(&space, &log, after, after_link) {
+                    self.with_link(peer, |link| link.push(PushOrder { space, log, after, through }));
+                } else {
+                    self.inputs.push_back(Input::PushForked { peer, space, log, at: after });
+                }
+            }
+            Effect::LookUp { space, log, seq, token } => {
+                let batch = self.store.batch_at(&space, &log, seq).unwrap_or_else(|error| {
+                    warn!(%error, "a batch cannot be looked up");
+                    None
+                });
+                self.inputs.push_back(Input::Found { token, batch });
+            }
+            Effect::Close { peer, why } => {
+                if let Some(link) = self.links.get(&peer) {
+                    let why_text = chain_of(&why);
+                    warn!(peer = %link.device().short(), why = %why_text, blame = ?why.blame(), "closing");
+                    let code = match why {
+                        Refusal::Storage => CloseCode::Fault,
+                        _ => CloseCode::Refused,
+                    };
+                    link.close(code, &why_text);
+                }
+            }
+            Effect::Appended { token, placed } => {
+                if let Some(Waiting::Append(replies)) = self.waiting.remove(&token) {
+                    let mut placed = placed.into_iter();
+                    for (count, reply) in replies {
+                        let own = placed.by_ref().take(count);
+                        let own = own.map(|p| Appended { id: p.id, dot: p.dot, hlc: p.hlc }).collect();
+                        // The caller may have gone; the ops are durable all the same.
+                        let _ = reply.send(Ok(own));
+                    }
+                }
+            }
+            Effect::Failed { token, why } => match self.waiting.remove(&token) {
+                Some(Waiting::Append(replies)) => replies.into_iter().for_each(|(_, reply)| {
+                    let _ = reply.send(Err(why.clone().into()));
+                }),
+                Some(Waiting::Unit(reply)) => drop(reply.send(Err(why.into()))),
+                Some(Waiting::Internal) | None => {}
+            },
+            Effect::Done { token } => {
+                if let Some(Waiting::Unit(reply)) = self.waiting.remove(&token) {
+                    let _ = reply.send(Ok(()));
+                }
+            }
+            Effect::CarryOver { from, to } => self.carry_over(from, to),
+            Effect::Notice(notice) => self.notice(notice),
+        }
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        match notice {
+            Notice::Roster { .. } => self.repin(),
+            Notice::Key { key, .. } => {
+                self.keys.insert(key);
+                self.repin();
+            }
+            Notice::Adopted { from, to } => {
+                info!("joined the space of another device; what was written here is carried over");
+                debug!(?from, ?to, "adopted");
+                let index = Arc::new(Index::new(to, Frontier::new()));
+                index.install(State::new(to));
+                self.indexes.write().unwrap_or_else(PoisonError::into_inner).insert(to, index);
+                *self.personal.write().unwrap_or_else(PoisonError::into_inner) = to;
+            }
+            Notice::PeerUp { device, .. } | Notice::Ack { device, .. } => {
+                self.heard.insert(device, clock::uptime());
+            }
+            Notice::PeerDown { .. } => {}
+            Notice::Fork { log, .. } => {
+                warn!(device = %log.device.short(), "two histories of one log exist; the proof is kept");
+            }
+            Notice::LogBlocked { log, .. } => {
+                warn!(device = %log.device.short(), "a log cannot be continued: its author made a batch wrongly");
+            }
+            Notice::NewIncarnation { .. } => {
+                warn!("a peer remembers more of this device than this disk does; writing a new log from here on");
+            }
+        }
+    }
+
+    /// Tells the network who may connect and how members recognise each other.
+    fn repin(&mut self) {
+        let own = self.engine.device();
+        let mut devices = BTreeSet::new();
+        let mut beacons = Vec::new();
+        for space in self.engine.active_spaces() {
+            let Some(view) = self.engine.space(space) else { continue };
+            let members: Vec<DeviceId> = view.roster.members().map(|member| member.device).collect();
+            devices.extend(members.iter().copied().filter(|device| *device != own));
+            if let Some(key) = self.engine.sealing_key(space) {
+                beacons.push(net::BeaconSpace { scope: space.tag(), key: key.beacon(), members: members.clone() });
+            }
+            for device in members {
+                // Not met yet: its space may still be another one, so its beacons cannot be read.
+                // Two devices that name each other recognise this pair's own.
+                if device != own && self.engine.ack_of(space, &device).is_none() {
+                    beacons.push(introduction(own, device));
+                }
+            }
+        }
+        self.pins.set(devices);
+        if let Some(net) = &*self.net.read().unwrap_or_else(PoisonError::into_inner) {
+            net.beacons(beacons);
+            net.drop_unpinned();
+        }
+    }
+
+    /// Builds the indexes beside while the network may already run.
+    fn begin(&mut self) {
+        for (_, key) in self.engine.keys() {
+            self.keys.insert(key);
+        }
+        self.repin();
+        for index in self.indexes.read().unwrap_or_else(PoisonError::into_inner).values() {
+            let Some(view) = self.engine.space(index.space) else { continue };
+            let (space, frontier) = (index.space, view.frontier.clone());
+            let (store, keys) = (self.store.clone(), self.keys.clone());
+            let Some(jobs) = self.loopback.upgrade() else { continue };
+            let load = move || match index::load(&space, &store, &keys, &frontier) {
+                Ok((state, replayed)) => {
+                    drop(jobs.blocking_send(Job::Loaded { space, state: Box::new(state), replayed }));
+                }
+                Err(error) => error!(error = %chain_of(&error), "the index cannot be built"),
+            };
+            if let Err(error) = std::thread::Builder::new().name("kinfold-load".into()).spawn(load) {
+                error!(%error, "the index cannot be built");
+            }
+        }
+    }
+
+    fn loaded(&mut self, space: SpaceId, state: State) {
+        let Some(index) = self.index(&space) else { return };
+        index.install(state);
+        self.catch_up(space);
+        self.settle();
+        for (from, to) in self.engine.to_carry_over() {
+            self.carry_over(from, to);
+        }
+        let mut none = VecDeque::new();
+        self.appends(&mut none);
+    }
+
+    fn catch_up(&mut self, space: SpaceId) {
+        let Some(index) = self.index(&space) else { return };
+        let Some(frontier) = self.engine.space(space).map(|view| view.frontier.clone()) else { return };
+        if let Err(error) = index.catch_up(&self.store, &self.keys, &frontier) {
+            error!(error = %chain_of(&error), "the log cannot be folded");
+        }
+        index.fold(&self.engine.draft_runs(space));
+        self.folded.insert(space);
+    }
+
+    fn refold(&mut self, space: SpaceId) {
+        let Some(index) = self.index(&space) else { return };
+        let Some(frontier) = self.engine.space(space).map(|view| view.frontier.clone()) else { return };
+        // Readers keep the old state until the new one is whole.
+        let fresh = Index::new(space, Frontier::new());
+        fresh.install(State::new(space));
+        match fresh.catch_up(&self.store, &self.keys, &frontier) {
+            Ok(()) => {
+                fresh.fold(&self.engine.draft_runs(space));
+                index.install(fresh.into_state());
+                self.folded.insert(space);
+            }
+            Err(error) => error!(error = %chain_of(&error), "the log cannot be folded again"),
+        }
+    }
+
+    /// Writes the own ops of a space that was left into the one that took its place, with their
+    /// old stamps. How far it has come is part of each transaction, so a crash repeats nothing.
+    fn carry_over(&mut self, from: SpaceId, to: SpaceId) {
+        let Some(index) = self.index(&to) else { return };
+        loop {
+            let Some(left) = self.engine.carry(from) else { return };
+            if left.next > left.last {
+                return;
+            }
+            let end = left.last.min(left.next.plus(CARRIED_PER_STEP));
+            let mut ops = Vec::new();
+            let mut seq = left.next;
+            while seq <= end {
+                let dot = Dot { log: left.log, seq };
+                match self.blocks.op(&from, &dot) {
+                    Ok(Some(op)) => {
+                        let view = OpView::decode(op.kind, op.flags, &op.body).ok();
+                        if let Some(op_value) = view.and_then(|view| view.to_op(&left.log)) {
+                            let mut seen = seen(&index.read(), &op_value);
+                            let own_log = self.engine.space(to).map(|view| view.own_log);
+                            seen.heads.retain(|head| Some(head.log) == own_log);
+                            ops.push(Authored { op: op_value, seen, stamp: Some(op.hlc) });
+                        }
+                    }
+                    Ok(None) => {}
+                    Err(error) => warn!(error = %chain_of(&error), "an op cannot be carried over"),
+                }
+                seq = seq.next();
+            }
+            let also = self.engine.carried(from, end).into_iter().collect();
+            let token = self.token(Waiting::Internal);
+            self.inputs.push_back(Input::Append { space: to, ops, token, also });
+            self.settle();
+            if self.storage_failed.is_some() {
+                return;
+            }
+        }
+    }
+
+    /// Whether what follows `after` in the store names `link` as its predecessor.
+    fn continues(&self, space: &SpaceId, log: &crate::model::LogId, after: Seq, link: TipHash) -> bool {
+        if after == Seq::ZERO || link == TipHash::NONE {
+            return true;
+        }
+        match self.store.batch_at(space, log, after.next()) {
+            Ok(Some(batch)) => batch.header().first == after.next() && batch.header().prev == link,
+            Ok(None) => false,
+            Err(error) => {
+                warn!(%error, "a batch cannot be looked up");
+                true
+            }
+        }
+    }
+
+    fn with_link(&mut self, peer: PeerId, send: impl FnOnce(&Link) -> Result<(), net::LinkError>) {
+        let Some(link) = self.links.get(&peer) else { return };
+        if let Err(net::LinkError::Full) = send(link) {
+            // It resumes from its frontier once it keeps up again.
+            link.close(CloseCode::TooSlow, "the queue to this device is full");
+        }
+    }
+
+    /// The network has started: it learns who may connect.
+    pub fn announce(&mut self) {
+        self.discovery_down = None;
+        self.repin();
+    }
+
+    /// The logs of a space with their last positions, the own one first.
+    pub fn logs(&self, space: SpaceId) -> Vec<(crate::model::LogId, Seq)> {
+        let Some(view) = self.engine.space(space) else { return Vec::new() };
+        let own_last = view.frontier.tip(&view.own_log).seq.plus(view.draft_count);
+        let others = view.frontier.iter().filter(|(log, _)| **log != view.own_log);
+        std::iter::once((view.own_log, own_last)).chain(others.map(|(log, tip)| (*log, tip.seq))).collect()
+    }
+
+    pub fn index(&self, space: &SpaceId) -> Option<Arc<Index>> {
+        self.indexes.read().unwrap_or_else(PoisonError::into_inner).get(space).cloned()
+    }
+
+    fn token(&mut self, waiting: Waiting) -> Token {
+        self.token_last += 1;
+        let token = Token(self.token_last);
+        self.waiting.insert(token, waiting);
+        token
+    }
+
+    fn next_deadline(&self) -> Duration {
+        let now = clock::uptime();
+        self.engine.deadline().map_or(IDLE_TICK, |deadline| deadline.at.saturating_sub(now).min(IDLE_TICK))
+    }
+
+    fn snapshot_if_due(&mut self) {
+        if self.ops_since_snapshot < OPS_PER_SNAPSHOT || !self.events.is_empty() {
+            return;
+        }
+        self.ops_since_snapshot = 0;
+        self.snapshot();
+    }
+
+    fn snapshot(&mut self) {
+        // A draft would get another place if its log were begun anew, so only sealed ops go in.
+        for space in self.engine.active_spaces() {
+            self.inputs.push_back(Input::Seal { space });
+        }
+        self.settle();
+        for index in self.indexes.read().unwrap_or_else(PoisonError::into_inner).values() {
+            let has_drafts = self.engine.space(index.space).is_some_and(|view| view.draft_count > 0);
+            if has_drafts || !index.is_ready() {
+                continue;
+            }
+            let state = index.read();
+            if let Err(error) = self.store.save_snapshot(&index.space, |sink| state.encode(sink)) {
+                warn!(error = %chain_of(&error), "the index snapshot could not be written");
+            }
+        }
+    }
+
+    /// Leaves the store so that the next start is quick.
+    fn end(&mut self) {
+        self.settle();
+        if self.ops_since_snapshot >= OPS_WORTH_A_SNAPSHOT {
+            self.snapshot();
+        }
+        let acks = self.engine.unstored_acks();
+        if !acks.is_empty()
+            && let Err(error) = self.store.commit(&[Txn { id: TxnId::new(0), writes: acks }])
+        {
+            warn!(error = %chain_of(&error), "the last acks could not be stored; they will be said again");
+        }
+    }
+}
+
+/// What the author of an op sees.
+fn authored(state: &State, op: NewOp) -> Authored {
+    let op = match op {
+        NewOp::Put { surface, key, payload } => {
+            Op::Put { surface, key: key.into(), preds: Vec::new(), payload }
+        }
+        NewOp::Delete { surface, key } => Op::Delete { surface, key: key.into(), preds: Vec::new() },
+        NewOp::Fact { surface, key, payload } => Op::Fact { surface, key: key.into(), payload },
+        NewOp::Event { surface, stream, payload } => Op::Event { surface, stream: stream.into(), payload },
+    };
+    let seen = seen(state, &op);
+    Authored { op, seen, stamp: None }
+}
+
+fn seen(state: &State, op: &Op) -> Seen {
+    let seen = state.seen(op.surface(), op.key());
+    Seen { heads: seen.heads, greatest: seen.greatest }
+}
+
+/// The beacon two devices share before they share a space: readable only to who knows both ids.
+fn introduction(own: DeviceId, other: DeviceId) -> net::BeaconSpace {
+    let (low, high) = if own < other { (own, other) } else { (other, own) };
+    let pair = [*low.as_bytes(), *high.as_bytes()].concat();
+    let key = blake3::derive_key("kinfold introduction v1", &pair);
+    let space = SpaceId::from_bytes(key);
+    net::BeaconSpace { scope: space.tag(), key: BeaconKey::from_bytes(key), members: vec![own, other] }
+}
+
+fn peer_id(conn: net::ConnId) -> PeerId {
+    PeerId::new(conn.get())
+}
+
+/// An error with its sources, for a log line.
+pub(super) fn chain_of(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// Jobs taken in one turn: what they append shares one transaction.
+const JOBS_PER_TURN: usize = 4_096;
+
+/// Network events taken in one turn.
+const EVENTS_PER_TURN: usize = 256;
+
+/// Batch chunks taken in one turn, about 4 MiB: some 20 ms of work, one transaction.
+const CREDITS_PER_TURN: usize = 8;
+
+/// Ops after which a fresh index snapshot is written once the network is quiet.
+const OPS_PER_SNAPSHOT: u64 = 100_000;
+
+/// Ops that are quicker to fold again at the next start than a snapshot is to write.
+const OPS_WORTH_A_SNAPSHOT: u64 = 2_000;
+
+/// Ops carried over in one transaction.
+const CARRIED_PER_STEP: u64 = 1_024;
+
+/// How often acks are written: losing them costs a repetition, nothing else.
+const ACKS_STORED_EVERY: Duration = Duration::from_secs(5);
+
+/// The longest the loop sleeps.
+const IDLE_TICK: Duration = Duration::from_secs(60);

@@ -1,0 +1,132 @@
+//! What a caller of a node may be told.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::model::{Blame, PayloadError, Surface, Tier};
+
+/// A refused or failed request to a node.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// No device lives in this directory.
+    #[error("no kinfold device in {home:?}; make one with `kinfold init`")]
+    NotInitialised {
+        /// The directory.
+        home: PathBuf,
+    },
+    /// `init` in a directory that is in use.
+    #[error("{home:?} already holds a kinfold device (or other files); choose an empty directory")]
+    HomeInUse {
+        /// The directory.
+        home: PathBuf,
+    },
+    /// The home cannot be locked.
+    #[error("{home:?} cannot be locked")]
+    Lock {
+        /// The directory.
+        home: PathBuf,
+        /// Why.
+        #[source]
+        source: crate::store::LockError,
+    },
+    /// A file of the home cannot be read or written.
+    #[error("{path:?} cannot be used")]
+    HomeFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// `identity.key` holds no key.
+    #[error("{path:?} holds no Ed25519 key; restore it from where it was moved, or start afresh in another directory")]
+    IdentityDamaged {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The store refused.
+    #[error("the store refused")]
+    Store(#[from] crate::store::StoreError),
+    /// A stored op cannot be read back.
+    #[error("a stored op cannot be read")]
+    Read(#[from] crate::store::ReadError),
+    /// The state shows an op that the store does not hold.
+    #[error("op {} of the log of {} is shown but not in the store; run a refold, or fetch it from a peer", .dot.seq, .dot.log.device.short())]
+    OpMissing {
+        /// Where it should be.
+        dot: crate::model::Dot,
+    },
+    /// The network cannot be used.
+    #[error("the network cannot be used")]
+    Net(#[from] crate::net::NetError),
+    /// The value is no payload.
+    #[error("the value is refused")]
+    Payload(#[from] PayloadError),
+    /// A key or stream name outside 1 to 1,024 bytes.
+    #[error("a key has 1 to {limit} bytes, this one has {found}")]
+    KeyLength {
+        /// Bytes found.
+        found: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The text names no surface.
+    #[error(transparent)]
+    Surface(#[from] crate::model::SurfaceError),
+    /// The text names no address.
+    #[error("{address:?} names no address of the form host:port")]
+    PeerAddress {
+        /// The text.
+        address: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// An op that does not fit the tier of its surface.
+    #[error("{surface} takes {tier:?} ops, not this kind")]
+    WrongTier {
+        /// The surface.
+        surface: Surface,
+        /// What it takes.
+        tier: Tier,
+    },
+    /// A registry payload without a string `id`.
+    #[error("a {surface} payload is an object with a string \"id\"")]
+    IdMissing {
+        /// The surface.
+        surface: Surface,
+    },
+    /// The engine refused the request.
+    #[error(transparent)]
+    Refused(#[from] crate::sync::RequestError),
+    /// What the store holds contradicts itself.
+    #[error("the store's content contradicts itself; restore this home from a peer: init another directory and add it")]
+    Engine(#[from] crate::sync::EngineError),
+    /// The new space cannot be founded.
+    #[error("the space cannot be founded")]
+    Roster(#[from] crate::roster::RosterError),
+    /// An op id that names no op held here.
+    #[error("no op with this id is held here")]
+    UnknownOp,
+    /// The time given has passed.
+    #[error("not within the time given")]
+    TimedOut,
+    /// The node is not connected to a network.
+    #[error("the network is not running; start the node first")]
+    NotStarted,
+    /// The node has stopped.
+    #[error("the node has stopped")]
+    Stopped,
+}
+
+impl NodeError {
+    /// Who is to change something.
+    pub fn blame(&self) -> Blame {
+        match self {
+            Self::Net(_) | Self::TimedOut => Blame::Environment,
+            _ => Blame::Local,
+        }
+    }
+}

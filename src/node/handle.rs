@@ -1,0 +1,587 @@
+//! Handles to a node: cheap to clone, usable from any task.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
+
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use super::core::{Core, Indexes, Job, Parts};
+use super::error::NodeError;
+use super::index::Index;
+use super::types::{
+    Appended, Change, Custody, NewOp, Round, Row, SafeToSleep, Status, StreamEvent,
+};
+use super::{home, read};
+use crate::clock;
+use crate::crypto::Identity;
+use crate::model::limits::KEY_BYTES_MAX;
+use crate::model::{DeviceId, Dot, Frontier, Hlc, LogId, OpId, Payload, Root, Seq, SpaceId, Surface, Tier};
+use crate::net::{BatchSource, Loopback, Mdns, Net, NetConfig, NetEvent, Pins, SourceError};
+use crate::roster::Role;
+use crate::store::{Blocks, HomeLock, KeyRing, Store};
+use crate::sync::{Counters, Engine};
+
+/// A node: one device, its store, and (once started) its network.
+///
+/// The home is open until [`Node::stop`], or until the last clone is dropped.
+#[derive(Clone)]
+pub struct Node(Arc<Inner>);
+
+struct Inner {
+    home: PathBuf,
+    device: DeviceId,
+    identity: Arc<Identity>,
+    config: Mutex<NetConfig>,
+    store: Store,
+    blocks: Arc<Blocks>,
+    indexes: Indexes,
+    personal: Arc<RwLock<SpaceId>>,
+    jobs: mpsc::Sender<Job>,
+    events: mpsc::Sender<NetEvent>,
+    net: Arc<RwLock<Option<Net>>>,
+    lifecycle: tokio::sync::Mutex<Lifecycle>,
+    pins: Pins,
+    version: watch::Receiver<u64>,
+    recent: Mutex<BTreeMap<OpId, Dot>>,
+}
+
+/// What starting and stopping go through one at a time.
+struct Lifecycle {
+    core: Option<JoinHandle<()>>,
+    lock: Option<HomeLock>,
+}
+
+/// How a node is to be opened.
+#[must_use = "a builder does nothing until it is opened"]
+pub struct NodeBuilder {
+    home: PathBuf,
+    config: NetConfig,
+}
+
+impl NodeBuilder {
+    /// Listens here once started; `[::]:0` by default. Port 0 takes a free one.
+    pub fn listen(mut self, address: SocketAddr) -> Self {
+        self.config.listen = address;
+        self
+    }
+
+    /// Switches mDNS off.
+    pub fn without_mdns(mut self) -> Self {
+        self.config.mdns = Mdns::Off;
+        self
+    }
+
+    /// Also announces and looks on the loopback interface: for tests and demos on one machine.
+    pub fn mdns_on_loopback(mut self) -> Self {
+        self.config.mdns = Mdns::On { loopback: Loopback::Use };
+        self
+    }
+
+    /// Dials this `host:port` whenever it is not connected.
+    pub fn peer(mut self, address: impl Into<String>) -> Self {
+        self.config.peers.push(address.into());
+        self
+    }
+
+    /// Sets everything about the network at once.
+    pub fn net_config(mut self, config: NetConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Opens the store; no network yet. Frontiers are there at once, the index is read beside.
+    ///
+    /// # Errors
+    /// [`NodeError::NotInitialised`], [`NodeError::Lock`], [`NodeError::IdentityDamaged`],
+    /// [`NodeError::HomeFile`], [`NodeError::Store`], [`NodeError::Engine`].
+    pub async fn open(self) -> Result<Node, NodeError> {
+        let opened = tokio::task::spawn_blocking(move || open(self.home, self.config)).await;
+        opened.expect("opening does not panic and is not aborted")
+    }
+}
+
+impl Node {
+    /// Makes a new device in an empty or absent directory: identity, certificate, personal space.
+    ///
+    /// # Errors
+    /// [`NodeError::HomeInUse`], [`NodeError::HomeFile`], [`NodeError::Lock`], [`NodeError::Store`],
+    /// [`NodeError::Roster`] for a name that is empty or too long.
+    pub fn init(home: &Path, name: &str) -> Result<DeviceId, NodeError> {
+        home::init(home, name)
+    }
+
+    /// The device that lives in `home`, without opening it.
+    ///
+    /// # Errors
+    /// [`NodeError::NotInitialised`], [`NodeError::IdentityDamaged`], [`NodeError::HomeFile`].
+    pub fn device_in(home: &Path) -> Result<DeviceId, NodeError> {
+        Ok(home::identity(home)?.device())
+    }
+
+    /// Prepares to open the device in `home`.
+    pub fn builder(home: impl Into<PathBuf>) -> NodeBuilder {
+        NodeBuilder { home: home.into(), config: NetConfig::default() }
+    }
+
+    /// This device.
+    pub fn device(&self) -> DeviceId {
+        self.0.device
+    }
+
+    /// Its directory.
+    pub fn home(&self) -> &Path {
+        &self.0.home
+    }
+
+    /// The personal space.
+    pub fn personal(&self) -> Space {
+        Space { node: self.clone() }
+    }
+
+    /// Starts the network. Starting a started node does nothing.
+    ///
+    /// # Errors
+    /// [`NodeError::Net`], [`NodeError::Stopped`].
+    pub async fn start(&self) -> Result<(), NodeError> {
+        let lifecycle = self.0.lifecycle.lock().await;
+        if lifecycle.core.is_none() {
+            return Err(NodeError::Stopped);
+        }
+        if self.local_addr().is_some() {
+            return Ok(());
+        }
+        let config = self.0.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let source: Arc<dyn BatchSource> = Arc::new(StoreSource(self.0.store.clone()));
+        let identity = Arc::clone(&self.0.identity);
+        let net = Net::start(identity, config, self.0.pins.clone(), source, self.0.events.clone()).await?;
+        *self.0.net.write().unwrap_or_else(PoisonError::into_inner) = Some(net);
+        self.ask(Core::announce).await?;
+        drop(lifecycle);
+        Ok(())
+    }
+
+    /// Stops the network and closes the home, within a few seconds. Stopping twice does nothing.
+    ///
+    /// # Errors
+    /// None today; a later version may report what could not be finished.
+    pub async fn stop(&self) -> Result<(), NodeError> {
+        let mut lifecycle = self.0.lifecycle.lock().await;
+        let net = self.0.net.write().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(net) = net {
+            net.stop().await;
+        }
+        if let Some(core) = lifecycle.core.take() {
+            let (reply, stopped) = oneshot::channel();
+            if self.0.jobs.send(Job::Stop { reply }).await.is_ok() {
+                // The loop answers last of all; if it is gone already, that is what was asked for.
+                let _ = stopped.await;
+            }
+            let _ = tokio::task::spawn_blocking(move || core.join()).await;
+        }
+        lifecycle.lock = None;
+        Ok(())
+    }
+
+    /// Where it listens, while started.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.0.net.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(Net::local_addr)
+    }
+
+    /// What it is and has.
+    ///
+    /// # Errors
+    /// [`NodeError::Stopped`].
+    pub async fn status(&self) -> Result<Status, NodeError> {
+        let space = self.space_id();
+        self.ask(move |core| core.status(space)).await?.ok_or(NodeError::Stopped)
+    }
+
+    /// One round with every connected peer now; returns once each has answered and holds the same.
+    ///
+    /// # Errors
+    /// [`NodeError::NotStarted`], [`NodeError::Stopped`].
+    pub async fn sync(&self) -> Result<Round, NodeError> {
+        if self.local_addr().is_none() {
+            return Err(NodeError::NotStarted);
+        }
+        let before = self.counters().await?;
+        let (reply, done) = oneshot::channel();
+        self.0.jobs.send(Job::Round { reply }).await.map_err(|_| NodeError::Stopped)?;
+        done.await.map_err(|_| NodeError::Stopped)??;
+        let after = self.counters().await?;
+        let peers = self.ask(|core| core.engine.peers().iter().filter(|peer| peer.is_greeted).count()).await?;
+        Ok(Round {
+            pushed: after.pushed_ops - before.pushed_ops,
+            push_deduped: after.duplicate_ops - before.duplicate_ops,
+            folded: after.received_ops - before.received_ops,
+            acked: after.ack_count - before.ack_count,
+            peers: u32::try_from(peers).unwrap_or(u32::MAX),
+            state_hash: Some(self.personal().root()),
+        })
+    }
+
+    /// Waits until an op is held durably by that many other devices, and names them.
+    ///
+    /// There is no time limit: wrap it in `tokio::time::timeout` for one.
+    ///
+    /// # Errors
+    /// [`NodeError::UnknownOp`], [`NodeError::Stopped`].
+    pub async fn wait(&self, op: OpId, custody: Custody) -> Result<Vec<DeviceId>, NodeError> {
+        let dot = self.find(op).await?.ok_or(NodeError::UnknownOp)?;
+        self.wait_for(custody, move |core, space| core.engine.holders(space, dot)).await
+    }
+
+    /// Waits until everything this device holds is held durably by that many other devices.
+    ///
+    /// # Errors
+    /// [`NodeError::Stopped`].
+    pub async fn wait_all(&self, custody: Custody) -> Result<Vec<DeviceId>, NodeError> {
+        self.wait_for(custody, |core, space| core.engine.holders_of_all(space)).await
+    }
+
+    /// Whether another device holds everything.
+    ///
+    /// # Errors
+    /// [`NodeError::Stopped`].
+    pub async fn safe_to_sleep(&self) -> Result<SafeToSleep, NodeError> {
+        let space = self.space_id();
+        self.ask(move |core| core.safe_to_sleep(space)).await
+    }
+
+    /// Adds a device to the personal space. Both devices must name each other; the younger of two
+    /// spaces that were never shared then gives way to the older, and what was written in it is
+    /// carried over.
+    ///
+    /// # Errors
+    /// [`NodeError::Refused`], [`NodeError::Stopped`].
+    pub async fn add_device(&self, device: DeviceId, name: &str, role: Role) -> Result<(), NodeError> {
+        let (reply, done) = oneshot::channel();
+        let job = Job::AddDevice { space: self.space_id(), device, role, name: name.into(), reply };
+        self.0.jobs.send(job).await.map_err(|_| NodeError::Stopped)?;
+        done.await.map_err(|_| NodeError::Stopped)?
+    }
+
+    /// Dials this `host:port` from now on, once if the network is running, always after a restart
+    /// of it.
+    ///
+    /// # Errors
+    /// [`NodeError::PeerAddress`] for text that names no address.
+    pub async fn add_peer(&self, address: String) -> Result<(), NodeError> {
+        let found: Vec<SocketAddr> = tokio::net::lookup_host(&address)
+            .await
+            .map_err(|source| NodeError::PeerAddress { address: address.clone(), source })?
+            .collect();
+        self.0.config.lock().unwrap_or_else(PoisonError::into_inner).peers.push(address);
+        if let Some(net) = &*self.0.net.read().unwrap_or_else(PoisonError::into_inner) {
+            net.dial(found, None);
+        }
+        Ok(())
+    }
+
+    /// A number that changes whenever something did: what to wait on before asking again.
+    pub fn version(&self) -> watch::Receiver<u64> {
+        self.0.version.clone()
+    }
+
+    fn space_id(&self) -> SpaceId {
+        *self.0.personal.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn counters(&self) -> Result<Counters, NodeError> {
+        self.ask(|core| core.engine.counters()).await
+    }
+
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Core) -> T + Send + 'static,
+    ) -> Result<T, NodeError> {
+        let (reply, answer) = oneshot::channel();
+        let job = Job::Ask(Box::new(move |core| {
+            // Whoever asked may have stopped waiting.
+            let _ = reply.send(question(core));
+        }));
+        self.0.jobs.send(job).await.map_err(|_| NodeError::Stopped)?;
+        answer.await.map_err(|_| NodeError::Stopped)
+    }
+
+    async fn wait_for(
+        &self,
+        custody: Custody,
+        holders: impl Fn(&Core, SpaceId) -> Vec<DeviceId> + Clone + Send + 'static,
+    ) -> Result<Vec<DeviceId>, NodeError> {
+        let mut version = self.0.version.clone();
+        loop {
+            version.mark_unchanged();
+            let (space, holders) = (self.space_id(), holders.clone());
+            let found = self.ask(move |core| holders(core, space)).await?;
+            if found.len() >= custody.devices as usize {
+                return Ok(found);
+            }
+            version.changed().await.map_err(|_| NodeError::Stopped)?;
+        }
+    }
+
+    /// The place of an op: remembered for recent own ones, otherwise searched for in the own log.
+    async fn find(&self, op: OpId) -> Result<Option<Dot>, NodeError> {
+        if let Some(dot) = self.0.recent.lock().unwrap_or_else(PoisonError::into_inner).get(&op) {
+            return Ok(Some(*dot));
+        }
+        let space = self.space_id();
+        let logs = self.ask(move |core| core.logs(space)).await?;
+        let blocks = Arc::clone(&self.0.blocks);
+        let search = move || -> Result<Option<Dot>, NodeError> {
+            for (log, last) in logs {
+                for seq in (1..=last.get()).rev() {
+                    let dot = Dot { log, seq: Seq::new(seq) };
+                    let Some(at) = blocks.op(&space, &dot)? else { continue };
+                    if OpId::of(&space, dot, at.hlc, at.kind, at.flags, &at.body) == op {
+                        return Ok(Some(dot));
+                    }
+                }
+            }
+            Ok(None)
+        };
+        tokio::task::spawn_blocking(search).await.expect("a search does not panic and is not aborted")
+    }
+}
+
+/// One space of a node.
+#[derive(Clone)]
+pub struct Space {
+    node: Node,
+}
+
+impl Space {
+    /// Sets a row of a registry surface, or states a fact; returns once it is durable.
+    ///
+    /// # Errors
+    /// [`NodeError::Surface`], [`NodeError::Payload`], and as [`Space::append`].
+    pub async fn put(
+        &self,
+        surface: &str,
+        key: &str,
+        value: impl serde::Serialize,
+    ) -> Result<Appended, NodeError> {
+        let surface: Surface = surface.parse()?;
+        let payload = Payload::from_value(&value)?;
+        let key = key.to_owned();
+        let op = match surface.tier() {
+            Tier::Facts => NewOp::Fact { surface, key, payload },
+            _ => NewOp::Put { surface, key, payload },
+        };
+        let placed = self.append(vec![op]).await?;
+        Ok(*placed.first().expect("one op was given, one was placed"))
+    }
+
+    /// Records ops, in order; all of them are durable when this returns, or none is recorded.
+    ///
+    /// # Errors
+    /// [`NodeError::KeyLength`], [`NodeError::WrongTier`], [`NodeError::Refused`],
+    /// [`NodeError::Stopped`].
+    pub async fn append(&self, ops: Vec<NewOp>) -> Result<Vec<Appended>, NodeError> {
+        for op in &ops {
+            check(op)?;
+        }
+        if ops.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (reply, placed) = oneshot::channel();
+        let job = Job::Append { space: self.node.space_id(), ops, reply };
+        self.node.0.jobs.send(job).await.map_err(|_| NodeError::Stopped)?;
+        let placed = placed.await.map_err(|_| NodeError::Stopped)??;
+        let mut recent = self.node.0.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        // A caller that waits for a receipt does so soon; older ids are searched for.
+        if recent.len() + placed.len() > RECENT_IDS {
+            recent.clear();
+        }
+        recent.extend(placed.iter().rev().take(RECENT_IDS).map(|placed| (placed.id, placed.dot)));
+        Ok(placed)
+    }
+
+    /// One row or fact; `None` where there is none or it was removed.
+    ///
+    /// # Errors
+    /// [`NodeError::Read`], [`NodeError::OpMissing`].
+    pub fn get(&self, surface: &Surface, key: &str) -> Result<Option<Row>, NodeError> {
+        read::row(&self.index(), &self.node.0.blocks, surface, key)
+    }
+
+    /// Live rows or facts in key order, beginning after `after`, at most `limit`.
+    ///
+    /// # Errors
+    /// As [`Space::get`].
+    pub fn list(&self, surface: &Surface, after: Option<&str>, limit: usize) -> Result<Vec<Row>, NodeError> {
+        read::rows(&self.index(), &self.node.0.blocks, surface, after, limit)
+    }
+
+    /// The streams of an event surface, in order.
+    pub fn streams(&self, surface: &Surface) -> Vec<String> {
+        let index = self.index();
+        let streams = index.read().streams(surface, None, usize::MAX);
+        streams.into_iter().map(|(stream, _)| stream).collect()
+    }
+
+    /// Events of a stream in total order, beginning after a place, at most `limit`.
+    ///
+    /// # Errors
+    /// As [`Space::get`].
+    pub fn events(
+        &self,
+        surface: &Surface,
+        stream: &str,
+        after: Option<(Hlc, Dot)>,
+        limit: usize,
+    ) -> Result<Vec<StreamEvent>, NodeError> {
+        read::events(&self.index(), &self.node.0.blocks, surface, stream, after, limit)
+    }
+
+    /// Rows and facts with more than one value, in (surface, key) order after a place.
+    ///
+    /// # Errors
+    /// As [`Space::get`].
+    pub fn conflicts(&self, after: Option<(&Surface, &str)>, limit: usize) -> Result<Vec<Row>, NodeError> {
+        read::conflicts(&self.index(), &self.node.0.blocks, after, limit)
+    }
+
+    /// The surfaces that hold something, with the number of their live rows or events.
+    pub fn surfaces(&self) -> Vec<(Surface, u64)> {
+        let index = self.index();
+        let surfaces = index.read().surfaces();
+        surfaces.into_iter().map(|counts| (counts.surface, counts.live_rows + counts.events)).filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// The hash of the folded state.
+    pub fn root(&self) -> Root {
+        let index = self.index();
+        drop(index.read());
+        index.report().1
+    }
+
+    /// What is sealed and durable here.
+    pub fn frontier(&self) -> Frontier {
+        self.index().frontier.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What the fold changes from now on, own and remote. A subscriber that lags 4,096 changes
+    /// behind is told how many it missed.
+    pub fn changes(&self) -> broadcast::Receiver<Change> {
+        self.index().changes.subscribe()
+    }
+
+    fn index(&self) -> Arc<Index> {
+        let indexes = self.node.0.indexes.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(indexes.get(&self.node.space_id()).expect("the personal space always has an index"))
+    }
+}
+
+/// Opens a home and starts the loop.
+fn open(home: PathBuf, config: NetConfig) -> Result<Node, NodeError> {
+    let identity = Arc::new(home::identity(&home)?);
+    let lock = home::lock(&home)?;
+    let local_key = home::local_key(&identity);
+    let (store, loaded) = Store::open(&home.join("store"), &local_key)?;
+    let instance = *clock::entropy().first_chunk().expect("32 bytes hold 16");
+    let engine = Engine::new(Arc::clone(&identity), instance, loaded)?;
+    let personal = engine.personal().ok_or_else(|| NodeError::NotInitialised { home: home.clone() })?;
+
+    let keys = KeyRing::default();
+    let blocks = Arc::new(Blocks::new(store.clone(), keys.clone()));
+    let indexes = engine
+        .active_spaces()
+        .into_iter()
+        .map(|space| {
+            let frontier = engine.space(space).map(|view| view.frontier.clone()).unwrap_or_default();
+            (space, Arc::new(Index::new(space, frontier)))
+        })
+        .collect();
+    let indexes: Indexes = Arc::new(RwLock::new(indexes));
+    let personal = Arc::new(RwLock::new(personal));
+    let net = Arc::new(RwLock::new(None));
+    let pins = Pins::default();
+    let (jobs, job_reader) = mpsc::channel(JOBS_QUEUED);
+    let (events, event_reader) = mpsc::channel(EVENTS_QUEUED);
+    let (version_writer, version) = watch::channel(0);
+    let parts = Parts {
+        engine,
+        store: store.clone(),
+        blocks: Arc::clone(&blocks),
+        keys,
+        indexes: Arc::clone(&indexes),
+        personal: Arc::clone(&personal),
+        net: Arc::clone(&net),
+        pins: pins.clone(),
+        version: version_writer,
+        jobs: job_reader,
+        loopback: jobs.downgrade(),
+        events: event_reader,
+    };
+    let device = identity.device();
+    let core = std::thread::Builder::new()
+        .name("kinfold-core".into())
+        .spawn(move || Core::new(parts).run())
+        .map_err(|source| NodeError::HomeFile { path: home.clone(), source })?;
+    Ok(Node(Arc::new(Inner {
+        home,
+        device,
+        identity,
+        config: Mutex::new(config),
+        store,
+        blocks,
+        indexes,
+        personal,
+        jobs,
+        events,
+        net,
+        lifecycle: tokio::sync::Mutex::new(Lifecycle { core: Some(core), lock: Some(lock) }),
+        pins,
+        version,
+        recent: Mutex::new(BTreeMap::new()),
+    })))
+}
+
+/// What an op must be before it is worth a transaction.
+fn check(op: &NewOp) -> Result<(), NodeError> {
+    let (surface, key, tier) = match op {
+        NewOp::Put { surface, key, .. } | NewOp::Delete { surface, key } => (surface, key, Tier::Registry),
+        NewOp::Fact { surface, key, .. } => (surface, key, Tier::Facts),
+        NewOp::Event { surface, stream, .. } => (surface, stream, Tier::Events),
+    };
+    if surface.tier() != tier {
+        return Err(NodeError::WrongTier { surface: surface.clone(), tier: surface.tier() });
+    }
+    if key.is_empty() || key.len() > KEY_BYTES_MAX {
+        return Err(NodeError::KeyLength { found: key.len(), limit: KEY_BYTES_MAX });
+    }
+    Ok(())
+}
+
+/// The store as the network reads from it.
+struct StoreSource(Store);
+
+impl BatchSource for StoreSource {
+    fn run(
+        &self,
+        space: &SpaceId,
+        log: &LogId,
+        after: Seq,
+        through: Seq,
+        bytes_max: usize,
+    ) -> Result<Option<crate::net::Run>, SourceError> {
+        match self.0.run(space, log, after, through, bytes_max) {
+            Ok(run) => Ok(run.map(|run| crate::net::Run { bytes: run.bytes, last: run.last })),
+            Err(error) => Err(SourceError(Box::new(error))),
+        }
+    }
+}
+
+/// Requests that may wait for the loop; whoever has more waits itself.
+const JOBS_QUEUED: usize = 4_096;
+
+/// Network events that may wait for the loop; connections wait beyond that.
+const EVENTS_QUEUED: usize = 256;
+
+/// Ids of own ops remembered for receipts.
+const RECENT_IDS: usize = 65_536;

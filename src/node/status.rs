@@ -1,0 +1,142 @@
+//! Status, as the loop sees it.
+
+use std::sync::PoisonError;
+
+use super::core::Core;
+use super::types::{DeviceStatus, HealthReason, SafeToSleep, Status};
+use crate::clock;
+use crate::model::{DeviceId, SpaceId};
+use crate::roster::Member;
+use crate::sync::{PeerView, SpaceView};
+
+impl Core {
+    /// What the node is and has.
+    pub(super) fn status(&self, space: SpaceId) -> Option<Status> {
+        let view = self.engine.space(space)?;
+        let own = self.engine.device();
+        let index = self.index(&space)?;
+        let is_loading = !index.is_ready();
+        let (state_hash, counts) = if is_loading {
+            (crate::model::Root::from_bytes([0; 32]), crate::fold::Counts::default())
+        } else {
+            let (_, root, _) = index.report();
+            (root, index.read().counts())
+        };
+        let peers = self.engine.peers();
+        let mut devices: Vec<DeviceStatus> =
+            view.roster.members().map(|member| self.device_status(&view, &peers, member)).collect();
+        devices.sort_by_key(|device| (!device.is_self, device.name.clone(), device.device));
+        let stats: Vec<_> = self.links.values().map(crate::net::Link::stats).collect();
+        Some(Status {
+            device: own,
+            name: self.name_of(&view, &own).unwrap_or_default(),
+            space,
+            scope: view.scope.clone(),
+            listening: self
+                .net
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .as_ref()
+                .map(|net| net.local_addr()),
+            state_hash,
+            frontier: view.frontier.iter().map(|(log, tip)| (*log, tip.seq.get())).collect(),
+            op_count: view.frontier.op_count() + view.draft_count,
+            row_count: counts.live_rows,
+            event_count: counts.events,
+            conflict_count: counts.conflicts,
+            skewed_count: view.skewed_count,
+            sent_bytes: stats.iter().map(|stats| stats.sent_bytes).sum(),
+            received_bytes: stats.iter().map(|stats| stats.received_bytes).sum(),
+            devices,
+            health: self.health(&view, &peers, counts.unknown),
+            is_loading,
+        })
+    }
+
+    /// Who holds everything this device has.
+    pub(super) fn safe_to_sleep(&self, space: SpaceId) -> SafeToSleep {
+        let holders = self.engine.holders_of_all(space);
+        let Some(view) = self.engine.space(space) else { return SafeToSleep { holders, unheld_ops: 0 } };
+        let own = self.engine.device();
+        // Held by nobody else: beyond every other device's ack of that log.
+        let unheld_sealed: u64 = view
+            .frontier
+            .iter()
+            .map(|(log, tip)| {
+                let held = view
+                    .roster
+                    .members()
+                    .filter(|member| member.device != own)
+                    .filter_map(|member| self.engine.ack_of(space, &member.device))
+                    .map(|ack| ack.frontier.tip(log).seq.get())
+                    .max()
+                    .unwrap_or(0);
+                tip.seq.get().saturating_sub(held)
+            })
+            .sum();
+        SafeToSleep { holders, unheld_ops: unheld_sealed + view.draft_count }
+    }
+
+    fn device_status(&self, view: &SpaceView<'_>, peers: &[PeerView], member: &Member) -> DeviceStatus {
+        let device = member.device;
+        let is_self = device == self.engine.device();
+        let peer = peers.iter().find(|peer| peer.device == device && peer.is_greeted);
+        let connected = peer.and_then(|peer| self.links.get(&peer.peer)).map(crate::net::Link::remote);
+        let heard = peer.map(|peer| peer.last_heard).max(self.heard.get(&device).copied());
+        let ack = self.engine.ack_of(view.space, &device);
+        let announced = self.engine.announced(view.space, &device);
+        let ahead = |frontier: &crate::model::Frontier| frontier.ops_beyond(view.frontier);
+        let ahead_by = ack.map_or(0, |ack| ahead(ack.frontier)).max(announced.map_or(0, ahead));
+        DeviceStatus {
+            device,
+            name: self.name_of(view, &device),
+            role: member.role,
+            is_self,
+            connected,
+            last_contact: heard.map(|at| clock::uptime().saturating_sub(at)),
+            behind_by: ack.map(|ack| view.frontier.ops_beyond(ack.frontier) + view.draft_count),
+            ahead_by: if is_self { 0 } else { ahead_by },
+            root: ack.map(|ack| ack.root),
+        }
+    }
+
+    fn name_of(&self, view: &SpaceView<'_>, device: &DeviceId) -> Option<String> {
+        view.roster.name_of(device, |key_id| self.keys.key(key_id))
+    }
+
+    fn health(&self, view: &SpaceView<'_>, peers: &[PeerView], unknown: u64) -> Vec<HealthReason> {
+        let mut health = Vec::new();
+        if let Some(why) = &self.storage_failed {
+            health.push(HealthReason::StorageFailed { why: why.clone() });
+        }
+        for (device, ours, theirs) in self.engine.diverged(view.space) {
+            health.push(HealthReason::Diverged { device, ours, theirs });
+        }
+        for device in self.engine.forked_devices(view.space) {
+            health.push(HealthReason::Fork { device });
+        }
+        for (log, why) in self.engine.blocked_logs(view.space) {
+            health.push(HealthReason::LogBlocked { device: log.device, why: why.to_owned() });
+        }
+        if view.parked_count > 0 {
+            health.push(HealthReason::KeyMissing { batches: view.parked_count });
+        }
+        if unknown > 0 {
+            health.push(HealthReason::UnknownOps { count: unknown });
+        }
+        // A clock far from one peer's may be the peer's fault; far from everyone's, it is this one.
+        let greeted: Vec<&PeerView> = peers.iter().filter(|peer| peer.is_greeted).collect();
+        if !greeted.is_empty() && greeted.iter().all(|peer| peer.clock_ahead_ms.abs() > CLOCK_SKEW_MS) {
+            let peer = greeted[0];
+            let ahead_seconds = peer.clock_ahead_ms / 1_000;
+            health.push(HealthReason::ClockSkew { device: peer.device, ahead_seconds });
+        }
+        if let Some(why) = &self.discovery_down {
+            health.push(HealthReason::DiscoveryDown { why: why.clone() });
+        }
+        health
+    }
+}
+
+/// How far apart two wall clocks may be before it is worth a word.
+const CLOCK_SKEW_MS: i64 = 5 * 60 * 1_000;

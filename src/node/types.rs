@@ -1,0 +1,272 @@
+//! What a node tells: plain values, no handles.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::model::{DeviceId, Dot, Hlc, OpId, Payload, Root, Scope, SpaceId, Surface};
+use crate::roster::Role;
+
+/// A change to record, before it has a place.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum NewOp {
+    /// Sets a row of a registry surface.
+    Put {
+        /// A surface of the registry tier.
+        surface: Surface,
+        /// The row, 1 to 1,024 bytes.
+        key: String,
+        /// The value.
+        payload: Payload,
+    },
+    /// Removes a row of a registry surface.
+    Delete {
+        /// A surface of the registry tier.
+        surface: Surface,
+        /// The row.
+        key: String,
+    },
+    /// States a fact.
+    Fact {
+        /// A surface of the fact tier.
+        surface: Surface,
+        /// The entity.
+        key: String,
+        /// The value.
+        payload: Payload,
+    },
+    /// Adds an event to a stream.
+    Event {
+        /// A surface of the event tier.
+        surface: Surface,
+        /// The stream.
+        stream: String,
+        /// The event.
+        payload: Payload,
+    },
+}
+
+/// Where a durable op ended up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Appended {
+    /// Its public name.
+    pub id: OpId,
+    /// Its place.
+    pub dot: Dot,
+    /// Its stamp.
+    pub hlc: Hlc,
+}
+
+/// One value of a row: the shown one, or one that lost.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RowValue {
+    /// The op that wrote it.
+    pub dot: Dot,
+    /// Its stamp.
+    pub hlc: Hlc,
+    /// The value; `None` where the op deleted the row.
+    pub payload: Option<Payload>,
+}
+
+/// A row with everything that is said of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Row {
+    /// Its surface.
+    pub surface: Surface,
+    /// Its key.
+    pub key: String,
+    /// The shown value.
+    pub shown: RowValue,
+    /// Concurrent values that are not shown, newest first; not empty means a conflict.
+    pub others: Vec<RowValue>,
+}
+
+/// One event of a stream.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StreamEvent {
+    /// The stream.
+    pub stream: String,
+    /// The op that recorded it.
+    pub dot: Dot,
+    /// Its stamp.
+    pub hlc: Hlc,
+    /// What happened.
+    pub payload: Payload,
+}
+
+/// What the fold changed, own and remote, in the order it was folded here.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Change {
+    /// The surface.
+    pub surface: Surface,
+    /// The row, entity or stream.
+    pub key: String,
+    /// The op.
+    pub dot: Dot,
+    /// Its stamp.
+    pub hlc: Hlc,
+    /// Its value; `None` for a delete.
+    pub payload: Option<Payload>,
+}
+
+/// How many other devices must hold something durably.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Custody {
+    /// At least this many devices other than this one.
+    pub devices: u32,
+}
+
+impl Custody {
+    /// On at least `devices` other devices.
+    pub const fn on(devices: u32) -> Self {
+        Self { devices }
+    }
+}
+
+/// One round with every reachable peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Round {
+    /// Ops sent.
+    pub pushed: u64,
+    /// Ops not sent because the peer had them by then.
+    pub push_deduped: u64,
+    /// Ops received and folded.
+    pub folded: u64,
+    /// Acks that reached this device.
+    pub acked: u64,
+    /// Peers that took part.
+    pub peers: u32,
+    /// The state hash afterwards.
+    pub state_hash: Option<Root>,
+}
+
+/// A device of the roster as this one sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DeviceStatus {
+    /// The device.
+    pub device: DeviceId,
+    /// Its name, where this device can read it.
+    pub name: Option<String>,
+    /// Its role.
+    pub role: Role,
+    /// Whether it is this device.
+    pub is_self: bool,
+    /// The address of a live connection.
+    pub connected: Option<SocketAddr>,
+    /// When it was last heard of in this run; `None` if never.
+    pub last_contact: Option<Duration>,
+    /// Ops this device holds that it has not acknowledged; `None` before its first ack.
+    pub behind_by: Option<u64>,
+    /// Ops it has acknowledged or announced that this device does not hold.
+    pub ahead_by: u64,
+    /// The root it last signed, with whether it was comparable and equal to this device's root then.
+    pub root: Option<Root>,
+}
+
+/// Why a node is not simply healthy.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum HealthReason {
+    /// Two histories of one log exist; the proof is kept.
+    Fork {
+        /// Whose log.
+        device: DeviceId,
+    },
+    /// A log cannot be continued because of a batch its author made wrongly.
+    LogBlocked {
+        /// Whose log.
+        device: DeviceId,
+        /// What is wrong, for people.
+        why: String,
+    },
+    /// Equal frontier, different root: the folds disagree.
+    Diverged {
+        /// With whom.
+        device: DeviceId,
+        /// The root here.
+        ours: Root,
+        /// The root there.
+        theirs: Root,
+    },
+    /// Batches wait for an epoch key.
+    KeyMissing {
+        /// How many batches.
+        batches: u64,
+    },
+    /// This device's clock is more than five minutes from a peer's.
+    ClockSkew {
+        /// The peer.
+        device: DeviceId,
+        /// Seconds this clock is ahead; negative: behind.
+        ahead_seconds: i64,
+    },
+    /// Ops of a later version are kept but not folded.
+    UnknownOps {
+        /// How many.
+        count: u64,
+    },
+    /// mDNS is not to be had, so only known addresses are dialled.
+    DiscoveryDown {
+        /// Why, for people.
+        why: String,
+    },
+    /// The store refused a write.
+    StorageFailed {
+        /// Why, for people.
+        why: String,
+    },
+}
+
+/// What a node is and has.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Status {
+    /// This device.
+    pub device: DeviceId,
+    /// Its name.
+    pub name: String,
+    /// The space shown.
+    pub space: SpaceId,
+    /// Its scope.
+    pub scope: Scope,
+    /// Where it listens, while the network is up.
+    pub listening: Option<SocketAddr>,
+    /// The hash of the folded state.
+    pub state_hash: Root,
+    /// Per log: what is held (sealed and drafts).
+    pub frontier: Vec<(crate::model::LogId, u64)>,
+    /// Ops held.
+    pub op_count: u64,
+    /// Live rows.
+    pub row_count: u64,
+    /// Events.
+    pub event_count: u64,
+    /// Rows in conflict.
+    pub conflict_count: u64,
+    /// Ops stamped more than a minute ahead of this clock when they arrived.
+    pub skewed_count: u64,
+    /// UDP bytes sent over the connections that are up.
+    pub sent_bytes: u64,
+    /// UDP bytes received over the connections that are up.
+    pub received_bytes: u64,
+    /// The devices of the roster, this one first.
+    pub devices: Vec<DeviceStatus>,
+    /// Empty means healthy.
+    pub health: Vec<HealthReason>,
+    /// Whether the index over the logs is still being read.
+    pub is_loading: bool,
+}
+
+/// Whether the lid may be closed: who holds everything this device has.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SafeToSleep {
+    /// Devices that hold every op of this device durably.
+    pub holders: Vec<DeviceId>,
+    /// Ops nobody else holds, as far as this device knows.
+    pub unheld_ops: u64,
+}
+
+impl SafeToSleep {
+    /// Whether another device holds everything durably.
+    pub fn is_safe(&self) -> bool {
+        !self.holders.is_empty()
+    }
+}

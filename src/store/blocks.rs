@@ -1,0 +1,298 @@
+//! Reads single ops back, through a bounded cache of opened batches and drafts.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::sync::{Arc, Mutex, RwLock};
+
+use bytes::Bytes;
+use thiserror::Error;
+
+use super::error::StoreError;
+use super::tables::LogIx;
+use super::{Store, lock_mutex, read_lock, write_lock};
+use crate::crypto::{EpochKey, OpenError, Opener};
+use crate::model::{Dot, Hlc, KeyId, LogId, Seq, SpaceId};
+use crate::wire::body::{BodyError, BodyReader};
+
+/// Why an op cannot be read back.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The batch on disk is not what its author sealed.
+    #[error("the batch with op {seq} of log {log} is damaged on this disk; another device still has it")]
+    Damaged {
+        /// The log.
+        log: LogId,
+        /// The op that was wanted.
+        seq: Seq,
+        /// How it shows.
+        #[source]
+        source: OpenError,
+    },
+    /// The batch opens, but its content is not a body this kinfold reads.
+    #[error("op {seq} of log {log} is in a batch whose content is not readable here")]
+    Body {
+        /// The log.
+        log: LogId,
+        /// The op that was wanted.
+        seq: Seq,
+        /// What is wrong with it.
+        #[source]
+        source: BodyError,
+    },
+    /// The batch is sealed under a key that this device does not hold.
+    #[error("op {seq} of log {log} is sealed under key {key_id}, which is not here")]
+    NoKey {
+        /// The log.
+        log: LogId,
+        /// The op that was wanted.
+        seq: Seq,
+        /// The key.
+        key_id: KeyId,
+    },
+    /// The store itself.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The epoch keys at hand, shared with whoever learns new ones.
+#[derive(Clone, Default)]
+pub struct KeyRing(Arc<RwLock<BTreeMap<KeyId, EpochKey>>>);
+
+impl KeyRing {
+    /// Adds a key.
+    pub fn insert(&self, key: EpochKey) {
+        write_lock(&self.0).insert(key.id(), key);
+    }
+
+    /// Finds a key by its name.
+    pub fn key(&self, id: &KeyId) -> Option<EpochKey> {
+        read_lock(&self.0).get(id).cloned()
+    }
+}
+
+impl fmt::Debug for KeyRing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(read_lock(&self.0).keys()).finish()
+    }
+}
+
+/// One op as its author framed it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OpAt {
+    /// Its stamp.
+    pub hlc: Hlc,
+    /// Its kind number, known here or not.
+    pub kind: u16,
+    /// Its flags.
+    pub flags: u8,
+    /// Its bytes: a view into the opened block, which it keeps alive.
+    pub body: Bytes,
+}
+
+/// Reads ops by their place, keeping the blocks they lie in opened.
+pub struct Blocks {
+    store: Store,
+    keys: KeyRing,
+    bytes_max: usize,
+    cache: Mutex<Cache>,
+    openers: Mutex<Vec<Opener>>,
+}
+
+impl Blocks {
+    /// Reads from `store` with a cache of [`CACHE_BYTES`].
+    pub fn new(store: Store, keys: KeyRing) -> Self {
+        Self::with_cache(store, keys, CACHE_BYTES)
+    }
+
+    /// Reads from `store` with a cache of `bytes_max` bytes of opened blocks.
+    pub fn with_cache(store: Store, keys: KeyRing, bytes_max: usize) -> Self {
+        Self { store, keys, bytes_max, cache: Mutex::default(), openers: Mutex::default() }
+    }
+
+    /// Reads one op, sealed or draft; `None` where the log does not reach it.
+    ///
+    /// # Errors
+    /// Every variant of [`ReadError`].
+    pub fn op(&self, space: &SpaceId, dot: &Dot) -> Result<Option<OpAt>, ReadError> {
+        let Some((log_ix, tip)) = self.store.log_end(space, &dot.log) else {
+            return Ok(None);
+        };
+        if let Some(op) = lock_mutex(&self.cache).op(log_ix, dot.seq, tip.seq) {
+            return Ok(Some(op));
+        }
+        let Some(block) = self.open(space, dot)? else {
+            return Ok(None);
+        };
+        let op = block.op(dot.seq);
+        lock_mutex(&self.cache).insert(log_ix, block, self.bytes_max);
+        Ok(op)
+    }
+
+    /// Forgets the opened blocks of a log.
+    pub fn invalidate(&self, space: &SpaceId, log: &LogId) {
+        if let Some((log_ix, _)) = self.store.log_end(space, log) {
+            lock_mutex(&self.cache).forget(log_ix);
+        }
+    }
+
+    fn open(&self, space: &SpaceId, dot: &Dot) -> Result<Option<Block>, ReadError> {
+        if let Some(block) = self.open_batch(space, dot)? {
+            return Ok(Some(block));
+        }
+        if let Some(group) = self.store.drafts_at(space, &dot.log, dot.seq)? {
+            let place = BlockPlace { first: group.first, op_count: group.op_count, is_draft: true };
+            return Block::new(group.body, place, dot).map(Some);
+        }
+        // The drafts may have been sealed between the two looks.
+        self.open_batch(space, dot)
+    }
+
+    fn open_batch(&self, space: &SpaceId, dot: &Dot) -> Result<Option<Block>, ReadError> {
+        let Some(batch) = self.store.batch_at(space, &dot.log, dot.seq)? else {
+            return Ok(None);
+        };
+        let (log, seq, header) = (dot.log, dot.seq, batch.header());
+        let key_id = header.key_id;
+        let key = self.keys.key(&key_id).ok_or(ReadError::NoKey { log, seq, key_id })?;
+        let mut opener = lock_mutex(&self.openers).pop().unwrap_or_default();
+        let opened = opener.open(&key, &batch);
+        lock_mutex(&self.openers).push(opener);
+        let body = opened.map_err(|source| ReadError::Damaged { log, seq, source })?;
+        let place = BlockPlace { first: header.first, op_count: header.op_count, is_draft: false };
+        Block::new(body, place, dot).map(Some)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct BlockPlace {
+    first: Seq,
+    op_count: u32,
+    is_draft: bool,
+}
+
+/// An opened batch or draft group, with the place of every op in it.
+struct Block {
+    place: BlockPlace,
+    body: Bytes,
+    frames: Vec<Frame>,
+    /// Read since the hand of the clock last passed.
+    is_used: bool,
+}
+
+/// Where in the body an op lies.
+struct Frame {
+    hlc: Hlc,
+    start: u32,
+    len: u32,
+    kind: u16,
+    flags: u8,
+}
+
+impl Block {
+    fn new(body: Vec<u8>, place: BlockPlace, dot: &Dot) -> Result<Self, ReadError> {
+        let unreadable = |source| ReadError::Body { log: dot.log, seq: dot.seq, source };
+        let mut frames = Vec::with_capacity(place.op_count as usize);
+        for frame in BodyReader::new(&body, place.first, place.op_count).map_err(unreadable)? {
+            let frame = frame.map_err(unreadable)?;
+            let start = frame.body.as_ptr().addr() - body.as_ptr().addr();
+            frames.push(Frame {
+                hlc: frame.hlc,
+                start: u32::try_from(start).expect("bodies are bounded"),
+                len: u32::try_from(frame.body.len()).expect("bodies are bounded"),
+                kind: frame.kind,
+                flags: frame.flags,
+            });
+        }
+        Ok(Self { place, body: body.into(), frames, is_used: false })
+    }
+
+    fn op(&self, seq: Seq) -> Option<OpAt> {
+        let index = usize::try_from(seq.get().checked_sub(self.place.first.get())?).ok()?;
+        let frame = self.frames.get(index)?;
+        let start = frame.start as usize;
+        Some(OpAt {
+            hlc: frame.hlc,
+            kind: frame.kind,
+            flags: frame.flags,
+            body: self.body.slice(start..start + frame.len as usize),
+        })
+    }
+
+    fn cost(&self) -> usize {
+        size_of::<Self>() + self.body.len() + self.frames.len() * size_of::<Frame>()
+    }
+}
+
+type BlockKey = (LogIx, Seq);
+
+/// Opened blocks by their first position, evicted by the clock algorithm.
+#[derive(Default)]
+struct Cache {
+    blocks: BTreeMap<BlockKey, Block>,
+    /// Names every block once; the hand is at the front.
+    clock: VecDeque<BlockKey>,
+    bytes: usize,
+}
+
+impl Cache {
+    fn op(&mut self, log_ix: LogIx, seq: Seq, tip: Seq) -> Option<OpAt> {
+        loop {
+            let (key, block) = self.blocks.range_mut((log_ix, Seq::ZERO)..=(log_ix, seq)).next_back()?;
+            // A draft that is sealed by now hides the batch that took its place.
+            if block.place.is_draft && tip >= block.place.first {
+                let key = *key;
+                self.remove(&key);
+                continue;
+            }
+            block.is_used = true;
+            return block.op(seq);
+        }
+    }
+
+    fn insert(&mut self, log_ix: LogIx, block: Block, bytes_max: usize) {
+        let key = (log_ix, block.place.first);
+        self.remove(&key);
+        self.bytes += block.cost();
+        self.blocks.insert(key, block);
+        self.clock.push_back(key);
+        // The newest stays even if it alone is beyond the limit: it is about to be read again.
+        while self.bytes > bytes_max && self.blocks.len() > 1 {
+            self.evict();
+        }
+    }
+
+    fn evict(&mut self) {
+        let key = self.clock.pop_front().expect("the clock names every block");
+        let block = self.blocks.get_mut(&key).expect("the clock names only blocks that are here");
+        if block.is_used {
+            block.is_used = false;
+            self.clock.push_back(key);
+        } else {
+            let block = self.blocks.remove(&key).expect("it was just there");
+            self.bytes -= block.cost();
+        }
+    }
+
+    fn remove(&mut self, key: &BlockKey) {
+        if let Some(block) = self.blocks.remove(key) {
+            self.bytes -= block.cost();
+            // Rare: only a draft that was sealed, or a log that is forgotten.
+            self.clock.retain(|other| other != key);
+        }
+    }
+
+    fn forget(&mut self, log_ix: LogIx) {
+        let keys: Vec<BlockKey> = self
+            .blocks
+            .range((log_ix, Seq::ZERO)..=(log_ix, Seq::new(u64::MAX)))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in keys {
+            self.remove(&key);
+        }
+    }
+}
+
+/// Opened blocks kept by [`Blocks::new`]: 700 full ones, the working set of an interactive use.
+pub const CACHE_BYTES: usize = 16 * 1024 * 1024;

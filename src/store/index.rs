@@ -1,0 +1,116 @@
+//! The small numbers of spaces and logs, and where each log ends: in memory, as committed.
+
+use std::collections::BTreeMap;
+
+use super::tables::{LogIx, SpaceIx, SpaceRow};
+use crate::model::{LogId, Seq, SpaceId, Tip};
+
+/// What every commit and every read needs to know of the tables.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    /// How many transactions were committed.
+    pub(super) commits: u64,
+    spaces: BTreeMap<SpaceId, (SpaceIx, SpaceRow)>,
+    logs: BTreeMap<(SpaceIx, LogId), u32>,
+    log_counts: BTreeMap<SpaceIx, u32>,
+    tips: BTreeMap<LogIx, Tip>,
+    draft_ends: BTreeMap<LogIx, Seq>,
+}
+
+impl Index {
+    pub(super) fn space_ix(&self, space: &SpaceId) -> Option<SpaceIx> {
+        self.spaces.get(space).map(|(ix, _)| *ix)
+    }
+
+    pub(super) fn log_ix(&self, space: &SpaceId, log: &LogId) -> Option<LogIx> {
+        let space_ix = self.space_ix(space)?;
+        self.logs.get(&(space_ix, *log)).map(|log_ix| (space_ix, *log_ix))
+    }
+
+    pub(super) fn tip(&self, log: LogIx) -> Tip {
+        self.tips.get(&log).copied().unwrap_or(Tip::NONE)
+    }
+
+    pub(super) fn draft_end(&self, log: LogIx) -> Seq {
+        self.draft_ends.get(&log).copied().unwrap_or(Seq::ZERO)
+    }
+
+    pub(super) fn set_space(&mut self, ix: SpaceIx, row: SpaceRow) {
+        self.spaces.insert(row.space, (ix, row));
+    }
+
+    pub(super) fn set_log(&mut self, (space_ix, log_ix): LogIx, log: LogId) {
+        self.logs.insert((space_ix, log), log_ix);
+        let count = self.log_counts.entry(space_ix).or_default();
+        *count = (*count).max(log_ix + 1);
+    }
+
+    pub(super) fn set_tip(&mut self, log: LogIx, tip: Tip) {
+        self.tips.insert(log, tip);
+    }
+
+    pub(super) fn set_draft_end(&mut self, log: LogIx, end: Seq) {
+        self.draft_ends.insert(log, end);
+    }
+
+    /// Takes over what a committed transaction changed.
+    pub(super) fn merge(&mut self, changes: Self) {
+        let Self { commits, spaces, logs, log_counts, tips, draft_ends } = changes;
+        self.commits = commits;
+        self.spaces.extend(spaces);
+        self.logs.extend(logs);
+        self.log_counts.extend(log_counts);
+        self.tips.extend(tips);
+        self.draft_ends.extend(draft_ends);
+    }
+}
+
+/// An [`Index`] with the changes of a transaction that is not committed yet.
+pub(super) struct Changes<'a> {
+    base: &'a Index,
+    changed: Index,
+}
+
+impl<'a> Changes<'a> {
+    pub(super) fn on(base: &'a Index) -> Self {
+        Self { base, changed: Index { commits: base.commits + 1, ..Index::default() } }
+    }
+
+    pub(super) fn finish(self) -> Index {
+        self.changed
+    }
+
+    pub(super) fn space(&self, space: &SpaceId) -> Option<&(SpaceIx, SpaceRow)> {
+        self.changed.spaces.get(space).or_else(|| self.base.spaces.get(space))
+    }
+
+    /// The number the next new space gets: they are never removed.
+    pub(super) fn next_space_ix(&self) -> SpaceIx {
+        let greatest = |index: &Index| index.spaces.values().map(|(ix, _)| *ix + 1).max().unwrap_or(0);
+        greatest(self.base).max(greatest(&self.changed))
+    }
+
+    pub(super) fn log_ix(&self, space_ix: SpaceIx, log: &LogId) -> Option<LogIx> {
+        let key = (space_ix, *log);
+        self.changed.logs.get(&key).or_else(|| self.base.logs.get(&key)).map(|log_ix| (space_ix, *log_ix))
+    }
+
+    pub(super) fn next_log_ix(&self, space_ix: SpaceIx) -> LogIx {
+        let count = |index: &Index| index.log_counts.get(&space_ix).copied().unwrap_or(0);
+        (space_ix, count(self.base).max(count(&self.changed)))
+    }
+
+    pub(super) fn tip(&self, log: LogIx) -> Tip {
+        self.changed.tips.get(&log).copied().unwrap_or_else(|| self.base.tip(log))
+    }
+
+    /// The last position held, sealed or drafted.
+    pub(super) fn end(&self, log: LogIx) -> Seq {
+        let drafted = self.changed.draft_ends.get(&log).copied();
+        self.tip(log).seq.max(drafted.unwrap_or_else(|| self.base.draft_end(log)))
+    }
+
+    pub(super) fn changed(&mut self) -> &mut Index {
+        &mut self.changed
+    }
+}

@@ -1,0 +1,199 @@
+//! Acks: what a device holds durably and has folded, signed, passed on and kept.
+
+use bytes::Bytes;
+
+use super::effect::{Notice, PeerId, Refusal};
+use super::engine::{ACK_GOSSIP_DELAY, Engine};
+use super::space::HeldAck;
+use super::txn::Write;
+use crate::model::{DeviceId, Frontier, LogId, Now, Root, SpaceId, Tip};
+use crate::wire::{Ack, AckFields, AckFrame, Message};
+
+impl Engine {
+    /// Signs and sends what this device now holds, if that is more than it last said and the fold
+    /// shows exactly that.
+    pub(super) fn acknowledge(&mut self, now: &Now, space: SpaceId) {
+        let own = self.identity.device();
+        let Some(state) = self.spaces.get_mut(&space) else { return };
+        if !state.is_active || !state.is_folded() {
+            return;
+        }
+        let Some(folded) = &state.folded else { return };
+        let frontier_digest = state.durable.digest();
+        let roster_digest = state.roster.digest();
+        let is_said = state.acks.get(&own).is_some_and(|held| {
+            let said = held.ack.fields();
+            said.frontier_digest == frontier_digest
+                && said.roster_digest == roster_digest
+                && said.root == folded.root
+        });
+        if !is_said {
+            state.ack_number += 1;
+            let ack = Ack::sign(
+                &self.identity,
+                AckFields {
+                    scope: state.tag,
+                    device: own,
+                    number: state.ack_number,
+                    wall: now.wall,
+                    frontier_digest,
+                    op_count: state.durable.op_count(),
+                    roster_digest,
+                    root: folded.root,
+                    unknown_count: folded.unknown_count,
+                    fold_version: crate::fold::FOLD_VERSION,
+                    checkpoint: None,
+                },
+            );
+            state.acks.insert(own, HeldAck { ack, frontier: state.durable.clone(), is_stored: false });
+            self.notice(Notice::Ack { space, device: own });
+        }
+        for peer in self.peers.keys().copied().collect::<Vec<_>>() {
+            self.send_ack(peer, space, own);
+        }
+        self.check_rounds();
+    }
+
+    /// Sends the newest ack of `device` to a peer that has not got it on this connection.
+    fn send_ack(&mut self, peer: PeerId, space: SpaceId, device: DeviceId) {
+        let Some(state) = self.spaces.get(&space) else { return };
+        let Some(held) = state.acks.get(&device) else { return };
+        let number = held.ack.fields().number;
+        let frontier = held.frontier.clone();
+        let ack = held.ack.clone();
+        let Some(connection) = self.peers.get_mut(&peer) else { return };
+        if connection.device == device {
+            return;
+        }
+        let Some(session) = connection.spaces.get_mut(&space) else { return };
+        let is_held = |acks: &std::collections::BTreeMap<DeviceId, (u64, Frontier)>| {
+            acks.get(&device).is_some_and(|(sent, _)| *sent >= number)
+        };
+        if is_held(&session.acks_sent) || is_held(&session.acks_received) {
+            return;
+        }
+        let base = session.acks_sent.get(&device).map(|(_, frontier)| frontier);
+        let (entries, is_full) = match base {
+            Some(base) if frontier.covers_all(base) => (frontier.delta(base), false),
+            // Most first acks say what both hold: the digest alone tells it.
+            _ if session.known.as_ref() == Some(&frontier) => (Vec::new(), false),
+            _ => (frontier.delta(&Frontier::new()), true),
+        };
+        session.acks_sent.insert(device, (number, frontier));
+        self.send(peer, &Message::Ack(ack_frame(&ack, entries, is_full)));
+    }
+
+    /// Sends every ack the peer has not got on this connection.
+    pub(super) fn gossip_acks(&mut self, _now: &Now, peer: PeerId, space: SpaceId) {
+        let devices: Vec<DeviceId> =
+            self.spaces.get(&space).map(|state| state.acks.keys().copied().collect()).unwrap_or_default();
+        for device in devices {
+            self.send_ack(peer, space, device);
+        }
+    }
+
+    pub(super) fn ack_received(&mut self, now: &Now, peer: PeerId, frame: AckFrame) {
+        // An ack of a later version: its sender is understood in everything else.
+        let Ok(ack) = Ack::parse(&frame.bytes) else { return };
+        let said = ack.fields().clone();
+        let Some(space) = self.shared_space(peer, &said.scope) else {
+            return self.close(peer, Refusal::WrongSpace);
+        };
+        let Some(state) = self.spaces.get_mut(&space) else { return };
+        let is_member = state.roster.role_of(&said.device).is_some();
+        let is_newer = state.acks.get(&said.device).is_none_or(|held| held.ack.fields().number < said.number);
+        let durable = state.durable.clone();
+        let own = self.identity.device();
+        let Some(connection) = self.peers.get_mut(&peer) else { return };
+        let is_sender = connection.device == said.device;
+        let Some(session) = connection.spaces.get_mut(&space) else { return };
+        if !is_member || said.device == own || ack.verify().is_err() {
+            return;
+        }
+        let base = session.acks_received.get(&said.device).map(|(_, frontier)| frontier.clone());
+        let Some(frontier) = resolve(&frame, base, &durable, &said.frontier_digest) else {
+            return;
+        };
+        session.acks_received.insert(said.device, (said.number, frontier.clone()));
+        if is_sender && let Some(known) = &mut session.known {
+            // What a device acknowledges it holds, so nothing up to there need be sent.
+            for (log, tip) in frontier.delta(known) {
+                if tip.seq > known.tip(&log).seq {
+                    known.set(log, tip);
+                }
+            }
+        }
+        self.ack_count += 1;
+        if is_newer && let Some(state) = self.spaces.get_mut(&space) {
+            state.acks.insert(said.device, HeldAck { ack, frontier, is_stored: false });
+            self.notice(Notice::Ack { space, device: said.device });
+            let at = now.uptime + ACK_GOSSIP_DELAY;
+            for (other, connection) in &mut self.peers {
+                if *other != peer && let Some(session) = connection.spaces.get_mut(&space) {
+                    session.ack_gossip_at.get_or_insert(at);
+                }
+            }
+        }
+        self.push_all(now, peer, space);
+        self.check_rounds();
+    }
+
+    /// Acks that are not in the store yet; they ride with the next transaction of the shell's
+    /// choice, because losing one only means that it is said again.
+    pub fn unstored_acks(&mut self) -> Vec<Write> {
+        let mut writes = Vec::new();
+        for state in self.spaces.values_mut() {
+            for (device, held) in state.acks.iter_mut().filter(|(_, held)| !held.is_stored) {
+                held.is_stored = true;
+                let entries = held.frontier.delta(&Frontier::new());
+                // A frontier of more logs than a frame holds is not remembered over a restart.
+                let Ok(bytes) = Message::Ack(ack_frame(&held.ack, entries, true)).encode() else { continue };
+                writes.push(Write::Ack { space: state.id, device: *device, bytes });
+            }
+        }
+        writes
+    }
+
+    /// Devices whose comparable ack shows another state than this device has: the fold went wrong
+    /// somewhere, and nothing may be thrown away until it is known where.
+    pub fn diverged(&self, space: SpaceId) -> Vec<(DeviceId, Root, Root)> {
+        let own = self.identity.device();
+        let Some(state) = self.spaces.get(&space) else { return Vec::new() };
+        let Some(ours) = state.acks.get(&own).map(|held| held.ack.fields()) else { return Vec::new() };
+        state
+            .acks
+            .iter()
+            .filter(|(device, held)| {
+                let theirs = held.ack.fields();
+                **device != own
+                    && theirs.frontier_digest == ours.frontier_digest
+                    && theirs.roster_digest == ours.roster_digest
+                    && theirs.fold_version == ours.fold_version
+                    && theirs.checkpoint == ours.checkpoint
+                    && (theirs.unknown_count, ours.unknown_count) == (0, 0)
+                    && theirs.root != ours.root
+            })
+            .map(|(device, held)| (*device, ours.root, held.ack.fields().root))
+            .collect()
+    }
+}
+
+/// The frontier an ack speaks of: whole, a change to the last one, or what this device holds.
+fn resolve(
+    frame: &AckFrame,
+    base: Option<Frontier>,
+    durable: &Frontier,
+    digest: &[u8; 32],
+) -> Option<Frontier> {
+    let bases = if frame.is_full { vec![Frontier::new()] } else { vec![base.unwrap_or_default(), durable.clone()] };
+    bases.into_iter().find_map(|mut frontier| {
+        for (log, tip) in &frame.entries {
+            frontier.set(*log, *tip);
+        }
+        (frontier.digest() == *digest).then_some(frontier)
+    })
+}
+
+fn ack_frame(ack: &Ack, entries: Vec<(LogId, Tip)>, is_full: bool) -> AckFrame {
+    AckFrame { scope: ack.fields().scope, bytes: Bytes::copy_from_slice(ack.bytes()), entries, is_full }
+}

@@ -1,0 +1,205 @@
+//! Two personal spaces of one person become one.
+//!
+//! Each device begins with a personal space of its own. When two that name each other meet, one of
+//! the two spaces gives way, by an order both compute alike from what both said. The device that
+//! gives way fetches roster and key first, then changes over in one transaction; what it had
+//! written is carried over, under its old stamps, as new ops.
+
+use bytes::Bytes;
+
+use super::effect::{Effect, Notice, PeerId, Refusal};
+use super::engine::Engine;
+use super::space::{Candidate, SpaceState, Then};
+use super::txn::Write;
+use crate::crypto::EpochKey;
+use crate::model::{Frontier, Incarnation, KeyId, LogId, Now, Scope, ScopeTag, Seq, SpaceId, Tip};
+use crate::oplog::Author;
+use crate::roster::{Role, Roster};
+use crate::wire::{Message, SpaceHello, Standing};
+
+impl Engine {
+    /// Compares a peer's personal space with the own one and asks for it if it takes precedence.
+    pub(super) fn weigh_space(&mut self, peer: PeerId, theirs: &SpaceHello) {
+        let Some(own) = self.personal() else { return };
+        // What this device said on this connection counts, so that both sides compare the same.
+        let Some(ours) = self.peers.get(&peer).and_then(|peer| peer.said.get(&own)).copied() else { return };
+        if precedence(&theirs.standing, &theirs.space) < precedence(&ours, &own) {
+            self.send(peer, &Message::RosterHave { scope: theirs.scope, hashes: Vec::new() });
+        }
+    }
+
+    /// The active personal space.
+    pub fn personal(&self) -> Option<SpaceId> {
+        self.spaces.values().find(|space| space.is_active && space.scope == Scope::Personal).map(|s| s.id)
+    }
+
+    /// Records of a space this device is not in yet: if they make a roster that holds both this
+    /// device and the peer, the key is asked for.
+    pub(super) fn candidate_records(&mut self, peer: PeerId, scope: ScopeTag, records: Vec<Bytes>) {
+        if records.is_empty() {
+            return;
+        }
+        let own = self.identity.device();
+        let Some(connection) = self.peers.get(&peer) else { return };
+        let device = connection.device;
+        let Some(hello) = connection.hello.values().find(|hello| hello.scope == scope) else {
+            return self.close(peer, Refusal::WrongSpace);
+        };
+        let (space, kind) = (hello.space, hello.kind.clone());
+        if self.spaces.contains_key(&space) {
+            return;
+        }
+        let Ok(roster) = Roster::load(space, records) else {
+            return self.close(peer, Refusal::WrongSpace);
+        };
+        let holds_keys = roster.role_of(&own).is_some_and(Role::holds_keys);
+        if *roster.scope() != kind || kind != Scope::Personal || !holds_keys || roster.role_of(&device).is_none() {
+            return self.close(peer, Refusal::WrongSpace);
+        }
+        let key_id = roster.genesis_key_id();
+        self.candidates.insert(space, Candidate { roster, scope: kind });
+        self.send(peer, &Message::KeyRequest { scope, key_id });
+    }
+
+    /// Hands a key to a member that may hold it, over this authenticated connection only.
+    pub(super) fn key_request(&mut self, peer: PeerId, scope: ScopeTag, key_id: KeyId) {
+        let Some(space) = self.shared_space(peer, &scope) else {
+            return self.close(peer, Refusal::WrongSpace);
+        };
+        let (Some(state), Some(connection)) = (self.spaces.get(&space), self.peers.get(&peer)) else { return };
+        let may_hold = state.roster.role_of(&connection.device).is_some_and(Role::holds_keys);
+        let answer = match state.keys.get(&key_id) {
+            Some(key) if may_hold => Message::KeyGrant { scope, key: key.clone() },
+            _ => Message::KeyRefused { scope, key_id },
+        };
+        self.send(peer, &answer);
+    }
+
+    pub(super) fn key_grant(&mut self, now: &Now, peer: PeerId, scope: ScopeTag, key: EpochKey) {
+        if let Some(space) = self.shared_space(peer, &scope) {
+            let Some(state) = self.spaces.get_mut(&space) else { return };
+            if state.roster.knows_key(&key.id()) && !state.keys.contains_key(&key.id()) {
+                state.keys.insert(key.id(), key.clone());
+                state.parked_count = 0;
+                state.logs.values_mut().for_each(|log| log.is_parked = false);
+                self.write(Write::Key { space, key: key.clone() });
+                self.then(Then::Key { space, key });
+            }
+            return;
+        }
+        let Some(id) = self.candidates.keys().copied().find(|id| id.tag() == scope) else { return };
+        let Some(candidate) = self.candidates.remove(&id) else { return };
+        if candidate.roster.knows_key(&key.id()) {
+            self.change_over(now, id, candidate, key);
+        }
+    }
+
+    /// Leaves the own personal space for another, in one transaction.
+    fn change_over(&mut self, _now: &Now, id: SpaceId, candidate: Candidate, key: EpochKey) {
+        let Some(old) = self.personal() else { return };
+        let log = self.fresh_log();
+        let Some(left) = self.spaces.get_mut(&old) else { return };
+        left.is_active = false;
+        let left = Write::Space {
+            space: old,
+            scope: left.scope.clone(),
+            own_log: left.author.log(),
+            is_active: false,
+            carried: left.carried,
+        };
+        self.write(left);
+        let state = SpaceState {
+            id,
+            tag: id.tag(),
+            scope: candidate.scope,
+            is_active: true,
+            carried: Seq::ZERO,
+            roster: candidate.roster,
+            keys: [(key.id(), key.clone())].into(),
+            author: Author::new(log, Tip::NONE),
+            logs: std::collections::BTreeMap::new(),
+            durable: Frontier::new(),
+            folded: None,
+            acks: std::collections::BTreeMap::new(),
+            ack_number: 0,
+            proofs: std::collections::BTreeMap::new(),
+            skewed_count: 0,
+            parked_count: 0,
+        };
+        self.write(space_write(&state));
+        let records: Vec<Write> = state
+            .roster
+            .record_hashes()
+            .filter_map(|hash| {
+                let bytes = state.roster.record(&hash)?.clone();
+                Some(Write::Record { space: id, hash, bytes })
+            })
+            .collect();
+        records.into_iter().for_each(|write| self.write(write));
+        self.write(Write::Key { space: id, key });
+        self.tags.insert(state.tag, id);
+        self.spaces.insert(id, state);
+        self.then(Then::Adopted { from: old, to: id });
+    }
+
+    /// The change-over is durable.
+    pub(super) fn adopted(&mut self, now: &Now, from: SpaceId, to: SpaceId) {
+        let key = self.spaces.get(&to).and_then(SpaceState::sealing_key).cloned();
+        if let Some(key) = key {
+            self.notice(Notice::Key { space: to, key });
+        }
+        self.notice(Notice::Adopted { from, to });
+        self.notice(Notice::Roster { space: to });
+        self.emit(Effect::CarryOver { from, to });
+        for peer in self.peers.keys().copied().collect::<Vec<_>>() {
+            if let Some(connection) = self.peers.get_mut(&peer) {
+                connection.spaces.remove(&from);
+            }
+            self.greet(now, peer);
+            self.reopen(now, peer, to);
+        }
+    }
+
+    /// Spaces that were left with ops that are not carried over yet, each with the one that took
+    /// its place: what a shell asks for when it starts.
+    pub fn to_carry_over(&self) -> Vec<(SpaceId, SpaceId)> {
+        let Some(to) = self.personal() else { return Vec::new() };
+        self.spaces
+            .values()
+            .filter(|space| !space.is_active && space.scope == Scope::Personal)
+            .filter(|space| space.carried.next() < space.author.next_seq())
+            .map(|space| (space.id, to))
+            .collect()
+    }
+
+    /// The write that records how far a space that was left has been carried over.
+    pub fn carried(&mut self, from: SpaceId, through: Seq) -> Option<Write> {
+        let state = self.spaces.get_mut(&from)?;
+        state.carried = through;
+        Some(space_write(state))
+    }
+
+    /// A log of this device that nobody has seen.
+    pub(super) fn fresh_log(&mut self) -> LogId {
+        let entropy = self.entropy();
+        let incarnation = u64::from_be_bytes(*entropy.first_chunk().expect("32 bytes hold 8"));
+        LogId { device: self.identity.device(), incarnation: Incarnation::new(incarnation) }
+    }
+}
+
+/// What the store keeps of a space.
+pub(super) fn space_write(state: &SpaceState) -> Write {
+    Write::Space {
+        space: state.id,
+        scope: state.scope.clone(),
+        own_log: state.author.log(),
+        is_active: state.is_active,
+        carried: state.carried,
+    }
+}
+
+/// Smaller gives way to nothing greater: more proven devices, more members, older, smaller id.
+fn precedence(standing: &Standing, space: &SpaceId) -> impl Ord + use<> {
+    use std::cmp::Reverse;
+    (Reverse(standing.proven_count), Reverse(standing.member_count), standing.founded, *space)
+}

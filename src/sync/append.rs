@@ -1,0 +1,189 @@
+//! Own ops: placed, made durable, answered, folded, sealed and offered.
+
+use bytes::Bytes;
+
+use super::effect::{Authored, Effect, FoldRun, Placed, RequestError, Token};
+use super::engine::Engine;
+use super::space::{Appended, SealedTip, Then};
+use super::txn::{DraftGroup, Write};
+use crate::model::{DeviceId, Dot, Hlc, LogId, Now, OpId, Seq, SpaceId, Tip};
+use crate::oplog::DraftOp;
+use crate::roster::{Admit, Author as RosterAuthor, NewDevice, Role};
+use crate::wire::BodyWriter;
+
+impl Engine {
+    pub(super) fn append(
+        &mut self,
+        now: &Now,
+        space: SpaceId,
+        ops: Vec<Authored>,
+        token: Token,
+        also: Vec<Write>,
+    ) {
+        let own = self.identity.device();
+        let is_awaited = self.is_awaited(space);
+        let Some(state) = self.spaces.get_mut(&space).filter(|state| state.is_active) else {
+            return self.emit(Effect::Failed { token, why: RequestError::NoSuchSpace });
+        };
+        if state.roster.may_author(&own).is_err() || state.sealing_key().is_none() {
+            return self.emit(Effect::Failed { token, why: RequestError::NotAuthor });
+        }
+        let log = state.author.log();
+        let first = state.author.next_seq();
+        let drafts: Vec<DraftOp> = ops
+            .into_iter()
+            .map(|authored| state.author.draft(authored.op, authored.seen, authored.stamp, now))
+            .collect();
+        let placed = drafts
+            .iter()
+            .map(|draft| {
+                let dot = Dot { log, seq: draft.seq };
+                let id = OpId::of(&space, dot, draft.hlc, draft.kind, draft.flags, &draft.body);
+                Placed { id, dot, hlc: draft.hlc }
+            })
+            .collect();
+        let runs = fold_runs(log, &drafts);
+        let tips = if is_awaited || state.author.is_full() {
+            self.seal_to_txn(space)
+        } else {
+            for run in &runs {
+                let group = DraftGroup {
+                    log,
+                    first: run.first,
+                    op_count: run.op_count,
+                    body: run.body.to_vec(),
+                };
+                self.write(Write::Drafts { space, group });
+            }
+            Vec::new()
+        };
+        also.into_iter().for_each(|write| self.write(write));
+        self.then(Then::Appended(Appended { space, token, placed, first, runs, tips }));
+    }
+
+    /// Own ops are durable.
+    pub(super) fn appended(&mut self, now: &Now, appended: Appended) {
+        let Appended { space, token, placed, runs, tips, .. } = appended;
+        if let Some(state) = self.spaces.get_mut(&space) {
+            // The fold is told right here, before any later append asks what it shows.
+            state.author.folded();
+            state.author.settle();
+        }
+        self.emit(Effect::Fold { space, runs });
+        self.emit(Effect::Appended { token, placed });
+        self.sealed(now, space, tips);
+    }
+
+    /// Seals what is drafted, because somebody is there to take it.
+    pub(super) fn seal_drafts(&mut self, space: SpaceId) {
+        let is_needed = self
+            .spaces
+            .get(&space)
+            .is_some_and(|state| !state.author.drafts().is_empty() && state.sealing_key().is_some());
+        if is_needed {
+            let tips = self.seal_to_txn(space);
+            self.then(Then::Sealed { space, tips });
+        }
+    }
+
+    /// Seals all drafts of a space into this step's transaction.
+    fn seal_to_txn(&mut self, space: SpaceId) -> Vec<SealedTip> {
+        let mut entropy = self.entropy_source();
+        let Some(state) = self.spaces.get_mut(&space) else { return Vec::new() };
+        let Some(key) = state.sealing_key().cloned() else { return Vec::new() };
+        let (log, tag, generation) = (state.author.log(), state.tag, state.roster.generation());
+        let mut before = state.author.tip().seq;
+        let batches: Vec<_> = state
+            .author
+            .seal(&self.identity, &mut self.sealer, &key, tag, generation, &mut entropy)
+            .into_iter()
+            .map(|batch| batch.sealed().clone())
+            .collect();
+        let tips = batches
+            .iter()
+            .map(|batch| {
+                let tip = Tip { seq: batch.header().last(), hash: batch.link() };
+                let sealed = SealedTip { log, before, tip, bytes: batch.bytes().clone() };
+                before = tip.seq;
+                sealed
+            })
+            .collect();
+        self.write(Write::Batches { space, log, batches });
+        self.write(Write::DraftsSealed { space, through: before });
+        tips
+    }
+
+    /// Own batches are durable: they are part of the frontier and go out.
+    pub(super) fn sealed(&mut self, now: &Now, space: SpaceId, tips: Vec<SealedTip>) {
+        let Some(last) = tips.last() else { return };
+        let Some(state) = self.spaces.get_mut(&space) else { return };
+        state.author.settle();
+        assert!(last.tip.seq > state.durable.tip(&last.log).seq, "a frontier never retreats");
+        state.durable.set(last.log, last.tip);
+        self.offer(space, &tips);
+        self.acknowledge(now, space);
+    }
+
+    /// Whether a connected peer waits for what this device writes in a space.
+    pub(super) fn is_awaited(&self, space: SpaceId) -> bool {
+        self.peers.values().any(|peer| peer.is_greeted && peer.spaces.contains_key(&space))
+    }
+
+    pub(super) fn add_device(
+        &mut self,
+        now: &Now,
+        space: SpaceId,
+        device: DeviceId,
+        role: Role,
+        name: &str,
+        token: Token,
+    ) {
+        let entropy = self.entropy();
+        let Some(state) = self.spaces.get_mut(&space).filter(|state| state.is_active) else {
+            return self.emit(Effect::Failed { token, why: RequestError::NoSuchSpace });
+        };
+        let Some(key) = state.sealing_key().cloned() else {
+            return self.emit(Effect::Failed { token, why: RequestError::NotAuthor });
+        };
+        let author = RosterAuthor { identity: &self.identity, key: &key, hlc: Hlc::at(now.wall), entropy };
+        let refuse = |why: &dyn std::error::Error| RequestError::Roster(why.to_string().into());
+        let bytes = match state.roster.add_device(&author, &NewDevice { device, role, name }) {
+            Ok(bytes) => bytes,
+            Err(why) => return self.emit(Effect::Failed { token, why: refuse(&why) }),
+        };
+        match state.roster.admit(bytes.clone()) {
+            Ok(Admit::New { admitted }) => {
+                for hash in &admitted {
+                    self.write(Write::Record { space, hash: *hash, bytes: bytes.clone() });
+                }
+                self.then(Then::Added { space, token, records: admitted });
+            }
+            Ok(Admit::Duplicate | Admit::Parked) => self.emit(Effect::Done { token }),
+            Err(why) => self.emit(Effect::Failed { token, why: refuse(&why) }),
+        }
+    }
+}
+
+/// The drafts as bodies to fold.
+pub(super) fn fold_runs(log: LogId, drafts: &[DraftOp]) -> Vec<FoldRun> {
+    let mut runs = Vec::new();
+    let mut writer = BodyWriter::new();
+    let mut first = Seq::ZERO;
+    let mut flush = |writer: BodyWriter, first: Seq| {
+        let (body, op_count) = writer.finish();
+        if op_count > 0 {
+            runs.push(FoldRun { log, first, op_count, body: Bytes::from(body) });
+        }
+    };
+    for draft in drafts {
+        if !writer.has_room(draft.body.len()) {
+            flush(std::mem::take(&mut writer), first);
+        }
+        if writer.op_count() == 0 {
+            first = draft.seq;
+        }
+        writer.push(draft.hlc, draft.kind, draft.flags, &draft.body);
+    }
+    flush(writer, first);
+    runs
+}

@@ -1,0 +1,449 @@
+//! What goes into the engine and what comes out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use thiserror::Error;
+
+use super::txn::{Txn, TxnId, Write};
+use crate::crypto::{BatchError, EpochKey, SealedBatch, SignatureError};
+use crate::model::{Blame, DeviceId, Dot, Hlc, LogId, Op, OpId, Root, Seq, SpaceId, TipHash};
+use crate::oplog::Seen;
+use crate::roster::Role;
+use crate::wire::MessageError;
+
+/// Names one connection of one run.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct PeerId(u64);
+
+impl PeerId {
+    /// Takes the raw number.
+    pub const fn new(raw: u64) -> Self {
+        Self(raw)
+    }
+    /// The raw number.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+/// Names one caller that waits for an answer.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Token(pub u64);
+
+/// An op to be written, with what its author saw.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Authored {
+    /// The op; its predecessors are filled in by the engine.
+    pub op: Op,
+    /// What the fold shows on the row or stream.
+    pub seen: Seen,
+    /// A stamp to keep: only for ops carried over from a space that was left.
+    pub stamp: Option<Hlc>,
+}
+
+/// Where an op ended up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Placed {
+    /// Its public name.
+    pub id: OpId,
+    /// Its place.
+    pub dot: Dot,
+    /// Its stamp.
+    pub hlc: Hlc,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A peer is authenticated and can be sent to.
+    Connected {
+        /// The connection.
+        peer: PeerId,
+        /// Who is at its other end.
+        device: DeviceId,
+    },
+    /// A control frame arrived.
+    Frame {
+        /// The connection.
+        peer: PeerId,
+        /// The frame's content.
+        bytes: Bytes,
+    },
+    /// Sealed batches arrived, in order.
+    Batches {
+        /// The connection.
+        peer: PeerId,
+        /// One whole batch each.
+        batches: Vec<Bytes>,
+    },
+    /// A push order has been handed to the network as far as `through`.
+    PushDone {
+        /// The connection.
+        peer: PeerId,
+        /// The space.
+        space: SpaceId,
+        /// The log.
+        log: LogId,
+        /// The last position handed over.
+        through: Seq,
+    },
+    /// A push order found that the peer's end of the log is not on this device's history.
+    PushForked {
+        /// The connection.
+        peer: PeerId,
+        /// The space.
+        space: SpaceId,
+        /// The log.
+        log: LogId,
+        /// The peer's end of it.
+        at: Seq,
+    },
+    /// A connection ended.
+    Closed {
+        /// The connection.
+        peer: PeerId,
+    },
+    /// Ops to write.
+    Append {
+        /// The space.
+        space: SpaceId,
+        /// At least one op.
+        ops: Vec<Authored>,
+        /// Who waits.
+        token: Token,
+        /// Written in the same transaction.
+        also: Vec<Write>,
+    },
+    /// A device to add to a roster.
+    AddDevice {
+        /// The space.
+        space: SpaceId,
+        /// The device.
+        device: DeviceId,
+        /// Its role.
+        role: Role,
+        /// Its name.
+        name: Arc<str>,
+        /// Who waits.
+        token: Token,
+    },
+    /// A transaction is durable.
+    Persisted(TxnId),
+    /// A transaction failed; nothing of it is durable.
+    PersistFailed(TxnId),
+    /// Everything emitted as [`Effect::Fold`] so far is folded.
+    Folded {
+        /// The space.
+        space: SpaceId,
+        /// How far, per log, the fold has come.
+        applied: Vec<(LogId, Seq)>,
+        /// The hash of the state there.
+        root: Root,
+        /// Ops kept but not folded.
+        unknown_count: u64,
+    },
+    /// The answer to [`Effect::LookUp`].
+    Found {
+        /// The look-up.
+        token: Token,
+        /// The batch that holds the position, where there is one.
+        batch: Option<SealedBatch>,
+    },
+    /// One round with every peer: everybody says what they have.
+    Round {
+        /// Who waits.
+        token: Token,
+    },
+    /// Drafts are to be sealed although nobody waits for them.
+    Seal {
+        /// The space.
+        space: SpaceId,
+    },
+    /// A deadline passed.
+    Tick,
+}
+
+/// A run of ops to fold, in the order of their log.
+#[derive(Clone, Debug)]
+pub struct FoldRun {
+    /// The log.
+    pub log: LogId,
+    /// The position of the first op.
+    pub first: Seq,
+    /// How many.
+    pub op_count: u32,
+    /// The ops as a batch body.
+    pub body: Bytes,
+}
+
+/// What a shell is to do.
+#[derive(Debug)]
+pub enum Effect {
+    /// Make this durable, then report it.
+    Persist(Txn),
+    /// Fold these, then report the root.
+    Fold {
+        /// The space.
+        space: SpaceId,
+        /// The ops.
+        runs: Vec<FoldRun>,
+    },
+    /// Fold what lies in the store beyond what is folded: a key has arrived for it.
+    CatchUp {
+        /// The space.
+        space: SpaceId,
+    },
+    /// Throw the folded state away and fold again from the store.
+    Refold {
+        /// The space.
+        space: SpaceId,
+    },
+    /// Send a control frame.
+    Send {
+        /// The connection.
+        peer: PeerId,
+        /// The frame's content.
+        frame: Bytes,
+    },
+    /// Send a fresh batch ahead of any backlog.
+    SendLive {
+        /// The connection.
+        peer: PeerId,
+        /// The batch.
+        batch: Bytes,
+    },
+    /// Stream batches from the store.
+    Push {
+        /// The connection.
+        peer: PeerId,
+        /// The space.
+        space: SpaceId,
+        /// The log.
+        log: LogId,
+        /// The peer's end of the log.
+        after: Seq,
+        /// The link the peer has there; the first batch sent must name it.
+        after_link: TipHash,
+        /// The last position to send.
+        through: Seq,
+    },
+    /// Find the batch that holds a position.
+    LookUp {
+        /// The space.
+        space: SpaceId,
+        /// The log.
+        log: LogId,
+        /// The position.
+        seq: Seq,
+        /// To be returned with the answer.
+        token: Token,
+    },
+    /// End a connection.
+    Close {
+        /// The connection.
+        peer: PeerId,
+        /// Why.
+        why: Refusal,
+    },
+    /// Ops are durable.
+    Appended {
+        /// Who waits.
+        token: Token,
+        /// Where they ended up, in the order given.
+        placed: Vec<Placed>,
+    },
+    /// A request was refused or could not be made durable.
+    Failed {
+        /// Who waits.
+        token: Token,
+        /// Why.
+        why: RequestError,
+    },
+    /// A request without a result is done.
+    Done {
+        /// Who waits.
+        token: Token,
+    },
+    /// Carry the own log of a space this device has left into the one that took its place.
+    CarryOver {
+        /// The space that was left.
+        from: SpaceId,
+        /// The space that took its place.
+        to: SpaceId,
+    },
+    /// Something an application or a person may want to know.
+    Notice(Notice),
+}
+
+/// Something that changed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Notice {
+    /// A roster changed: who may connect changes with it.
+    Roster {
+        /// The space.
+        space: SpaceId,
+    },
+    /// A key became available.
+    Key {
+        /// The space.
+        space: SpaceId,
+        /// The key.
+        key: EpochKey,
+    },
+    /// A device said what it holds.
+    Ack {
+        /// The space.
+        space: SpaceId,
+        /// The device.
+        device: DeviceId,
+    },
+    /// A device's Hello arrived.
+    PeerUp {
+        /// The connection.
+        peer: PeerId,
+        /// The device.
+        device: DeviceId,
+    },
+    /// A connection is gone.
+    PeerDown {
+        /// The connection.
+        peer: PeerId,
+        /// The device.
+        device: DeviceId,
+    },
+    /// A fork is proved.
+    Fork {
+        /// The space.
+        space: SpaceId,
+        /// The log.
+        log: LogId,
+    },
+    /// A log cannot be continued: its author made a batch wrongly.
+    LogBlocked {
+        /// The space.
+        space: SpaceId,
+        /// The log.
+        log: LogId,
+    },
+    /// The personal space was replaced by that of another of the person's devices.
+    Adopted {
+        /// The space that was left.
+        from: SpaceId,
+        /// The space that took its place.
+        to: SpaceId,
+    },
+    /// This device's past was in doubt, so it writes a new log from here on.
+    NewIncarnation {
+        /// The space.
+        space: SpaceId,
+        /// The new log.
+        log: LogId,
+    },
+}
+
+/// Why a connection is ended.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// A control frame does not decode.
+    #[error("a control message does not decode")]
+    Message(#[source] MessageError),
+    /// Bytes on the batch stream are no batch.
+    #[error("a batch is malformed")]
+    Batch(#[source] BatchError),
+    /// A batch is not signed by its author.
+    #[error("a batch from position {first} of the log of {author:?} is not signed by it")]
+    Signature {
+        /// Whose log.
+        author: DeviceId,
+        /// The first position.
+        first: Seq,
+        /// What is wrong.
+        #[source]
+        source: SignatureError,
+    },
+    /// A batch or message of a space the peer and this device do not share.
+    #[error("a message of a space that is not shared with this peer")]
+    WrongSpace,
+    /// The same gap again after this device has said what it holds.
+    #[error("batches from position {found} where {expected} is next, again")]
+    GapAgain {
+        /// The next position here.
+        expected: Seq,
+        /// What was sent.
+        found: Seq,
+    },
+    /// The first message was not a Hello, or a Hello of another protocol version.
+    #[error("the peer speaks protocol version {found}, this kinfold speaks {known}; update the older one")]
+    Version {
+        /// The version found.
+        found: u16,
+        /// The version known.
+        known: u16,
+    },
+    /// A message before the Hello.
+    #[error("a message before the greeting")]
+    NoHello,
+    /// The peer is in no roster of this device any more.
+    #[error("the device is not in the roster")]
+    NotInRoster,
+    /// What the peer sent could not be stored here; it will be sent again.
+    #[error("the store of this device refused a write")]
+    Storage,
+}
+
+impl Refusal {
+    /// Who is to change something.
+    pub const fn blame(&self) -> Blame {
+        match self {
+            Self::Storage => Blame::Local,
+            Self::Message(_)
+            | Self::Batch(_)
+            | Self::Signature { .. }
+            | Self::WrongSpace
+            | Self::GapAgain { .. }
+            | Self::Version { .. }
+            | Self::NoHello
+            | Self::NotInRoster => Blame::Peer,
+        }
+    }
+}
+
+/// Why a request of the application was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// No such space here, or one this device has left.
+    #[error("this device does not take part in the space")]
+    NoSuchSpace,
+    /// The store refused the write; nothing of the request is recorded.
+    #[error("the store refused the write, nothing was recorded; free space and try again")]
+    Storage,
+    /// This device may not write: the roster gives it no right to.
+    #[error("this device may not write in the space")]
+    NotAuthor,
+    /// The roster refused.
+    #[error("the roster refuses: {0}")]
+    Roster(Arc<str>),
+}
+
+/// A moment at which the engine wants a [`Input::Tick`], on the uptime clock, and why.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Deadline {
+    /// When.
+    pub at: Duration,
+    /// Why.
+    pub why: DeadlineReason,
+}
+
+/// Why the engine wants to be woken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DeadlineReason {
+    /// Batches of other devices are due to be passed on.
+    Forward,
+    /// Acks are due to be passed on.
+    AckGossip,
+}

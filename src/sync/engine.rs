@@ -1,0 +1,354 @@
+//! The engine's value and its entry point.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use super::effect::{Deadline, Effect, Input, Notice, PeerId, Refusal, RequestError, Token};
+use super::fork::LookUp;
+use super::session::Peer;
+use super::space::{Candidate, Folded, HeldAck, SpaceState, Then};
+use super::txn::{Loaded, LoadedSpace, Txn, TxnId, Write};
+use crate::crypto::{Identity, Opener, Sealer};
+use crate::model::{DeviceId, LogId, Now, RecordHash, ScopeTag, Seq, SpaceId};
+use crate::oplog::{Author, AuthorError, ForkProof};
+use crate::roster::{Roster, RosterError};
+use crate::wire::{Ack, Message};
+
+/// A store whose content contradicts itself.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The roster of a space cannot be read.
+    #[error("the stored roster of space {space} cannot be read")]
+    Roster {
+        /// The space.
+        space: SpaceId,
+        /// Why.
+        #[source]
+        source: RosterError,
+    },
+    /// Drafts cannot be read.
+    #[error("the stored drafts of space {space} cannot be read")]
+    Drafts {
+        /// The space.
+        space: SpaceId,
+        /// Why.
+        #[source]
+        source: AuthorError,
+    },
+}
+
+/// The sync engine of one device: every decision, no I/O.
+///
+/// Call [`Engine::step`] with each thing that happens and perform the effects it returns, in
+/// order. [`Input::Persisted`] must follow each [`Effect::Persist`]; until then nothing of that
+/// transaction is acknowledged, sent or answered.
+pub struct Engine {
+    pub(super) identity: Arc<Identity>,
+    pub(super) sealer: Sealer,
+    pub(super) opener: Opener,
+    pub(super) store_instance: [u8; 16],
+    pub(super) spaces: BTreeMap<SpaceId, SpaceState>,
+    pub(super) tags: BTreeMap<ScopeTag, SpaceId>,
+    pub(super) candidates: BTreeMap<SpaceId, Candidate>,
+    pub(super) peers: BTreeMap<PeerId, Peer>,
+    pub(super) lookups: BTreeMap<Token, LookUp>,
+    pub(super) rounds: Vec<(Token, BTreeMap<PeerId, u64>)>,
+    pub(super) pushed_ops: u64,
+    pub(super) received_ops: u64,
+    pub(super) duplicate_ops: u64,
+    pub(super) ack_count: u64,
+    in_flight: BTreeMap<TxnId, Vec<Then>>,
+    next_number: u64,
+    writes: Vec<Write>,
+    thens: Vec<Then>,
+    effects: Vec<Effect>,
+    entropy: blake3::Hasher,
+    entropy_drawn: u64,
+}
+
+impl Engine {
+    /// Continues from what a store holds.
+    ///
+    /// # Errors
+    /// Every variant of [`EngineError`].
+    pub fn new(
+        identity: Arc<Identity>,
+        store_instance: [u8; 16],
+        loaded: Loaded,
+    ) -> Result<Self, EngineError> {
+        let sealer = Sealer::new(&identity);
+        let mut engine = Self {
+            identity,
+            sealer,
+            opener: Opener::new(),
+            store_instance,
+            spaces: BTreeMap::new(),
+            tags: BTreeMap::new(),
+            candidates: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            lookups: BTreeMap::new(),
+            rounds: Vec::new(),
+            pushed_ops: 0,
+            received_ops: 0,
+            duplicate_ops: 0,
+            ack_count: 0,
+            in_flight: BTreeMap::new(),
+            next_number: 1,
+            writes: Vec::new(),
+            thens: Vec::new(),
+            effects: Vec::new(),
+            entropy: blake3::Hasher::new(),
+            entropy_drawn: 0,
+        };
+        for space in loaded.spaces {
+            let state = load_space(space)?;
+            engine.tags.insert(state.tag, state.id);
+            engine.spaces.insert(state.id, state);
+        }
+        Ok(engine)
+    }
+
+    /// Takes one thing that happened and says what is to be done about it.
+    pub fn step(&mut self, now: &Now, input: Input) -> Vec<Effect> {
+        self.entropy = blake3::Hasher::new_keyed(&now.entropy);
+        self.entropy_drawn = 0;
+        match input {
+            Input::Connected { peer, device } => self.connected(now, peer, device),
+            Input::Frame { peer, bytes } => self.frame(now, peer, bytes),
+            Input::Batches { peer, batches } => self.batches(now, peer, batches),
+            Input::PushDone { peer, space, log, through } => self.push_done(peer, space, log, through),
+            Input::PushForked { peer, space, log, at } => self.push_forked(peer, space, log, at),
+            Input::Closed { peer } => self.closed(peer),
+            Input::Append { space, ops, token, also } => self.append(now, space, ops, token, also),
+            Input::AddDevice { space, device, role, name, token } => {
+                self.add_device(now, space, device, role, &name, token);
+            }
+            Input::Persisted(txn) => self.persisted(now, txn),
+            Input::PersistFailed(txn) => self.persist_failed(txn),
+            Input::Folded { space, applied, root, unknown_count } => {
+                if let Some(state) = self.spaces.get_mut(&space) {
+                    let applied = applied.into_iter().collect();
+                    state.folded = Some(Folded { applied, root, unknown_count });
+                    self.acknowledge(now, space);
+                }
+            }
+            Input::Found { token, batch } => self.found(token, batch),
+            Input::Round { token } => self.round(token),
+            Input::Seal { space } => self.seal_drafts(space),
+            Input::Tick => self.tick(now),
+        }
+        self.finish_step()
+    }
+
+    /// The next moment the engine wants an [`Input::Tick`].
+    pub fn deadline(&self) -> Option<Deadline> {
+        self.peers.values().filter_map(Peer::deadline).min_by_key(|deadline| deadline.at)
+    }
+
+    /// This device.
+    pub fn device(&self) -> DeviceId {
+        self.identity.device()
+    }
+
+    /// 32 bytes that no other call of this run returns.
+    pub(super) fn entropy(&mut self) -> [u8; 32] {
+        draw(&self.entropy, &mut self.entropy_drawn)
+    }
+
+    /// A source of such bytes that does not borrow the engine.
+    pub(super) fn entropy_source(&mut self) -> impl FnMut() -> [u8; 32] + use<> {
+        let mut fork = blake3::Hasher::new_keyed(&self.entropy());
+        fork.update(b"fork");
+        let mut drawn = 0;
+        move || draw(&fork, &mut drawn)
+    }
+
+    pub(super) fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    pub(super) fn emit(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+
+    pub(super) fn notice(&mut self, notice: Notice) {
+        self.effects.push(Effect::Notice(notice));
+    }
+
+    pub(super) fn write(&mut self, write: Write) {
+        self.writes.push(write);
+    }
+
+    pub(super) fn then(&mut self, then: Then) {
+        self.thens.push(then);
+    }
+
+    pub(super) fn send(&mut self, peer: PeerId, message: &Message) {
+        match message.encode() {
+            Ok(frame) => self.effects.push(Effect::Send { peer, frame }),
+            // More than a frame holds: only a roster or frontier beyond its limits gets here.
+            Err(source) => self.close(peer, Refusal::Message(source)),
+        }
+    }
+
+    pub(super) fn close(&mut self, peer: PeerId, why: Refusal) {
+        self.effects.push(Effect::Close { peer, why });
+        self.closed(peer);
+    }
+
+    /// The active space with this tag, if the peer's device takes part in it.
+    pub(super) fn shared_space(&self, peer: PeerId, tag: &ScopeTag) -> Option<SpaceId> {
+        let device = self.peers.get(&peer)?.device;
+        let space = self.spaces.get(self.tags.get(tag)?)?;
+        (space.is_active && space.roster.role_of(&device).is_some()).then_some(space.id)
+    }
+
+    /// Everything written in this step becomes one transaction.
+    fn finish_step(&mut self) -> Vec<Effect> {
+        if !self.writes.is_empty() || !self.thens.is_empty() {
+            let id = TxnId::new(self.number());
+            let writes = std::mem::take(&mut self.writes);
+            self.in_flight.insert(id, std::mem::take(&mut self.thens));
+            self.effects.push(Effect::Persist(Txn { id, writes }));
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    fn persisted(&mut self, now: &Now, txn: TxnId) {
+        for then in self.in_flight.remove(&txn).unwrap_or_default() {
+            match then {
+                Then::Ingested(ingested) => self.ingested(now, ingested),
+                Then::Appended(appended) => self.appended(now, appended),
+                Then::Sealed { space, tips } => self.sealed(now, space, tips),
+                Then::Records { space } => self.records_stored(now, space),
+                Then::Added { space, token, .. } => {
+                    self.records_stored(now, space);
+                    self.emit(Effect::Done { token });
+                }
+                Then::Key { space, key } => {
+                    self.notice(Notice::Key { space, key });
+                    self.emit(Effect::CatchUp { space });
+                }
+                Then::Adopted { from, to } => self.adopted(now, from, to),
+                Then::NewLog { space, log } => self.new_log_begun(space, log),
+            }
+        }
+    }
+
+    /// Takes back what the failed transaction was about. Peers are cut off: they come back and
+    /// send again from this device's frontier, which never moved.
+    fn persist_failed(&mut self, txn: TxnId) {
+        let mut is_peer_data_lost = false;
+        for then in self.in_flight.remove(&txn).unwrap_or_default() {
+            match then {
+                Then::Ingested(ingested) => {
+                    if let Some(space) = self.spaces.get_mut(&ingested.space) {
+                        space.rewind(ingested.log);
+                    }
+                    is_peer_data_lost = true;
+                }
+                Then::Appended(appended) => {
+                    if let Some(space) = self.spaces.get_mut(&appended.space) {
+                        let tip = space.durable.tip(&space.author.log());
+                        space.author.retract(appended.first, tip);
+                    }
+                    self.emit(Effect::Failed { token: appended.token, why: RequestError::Storage });
+                }
+                Then::Added { space, token, records } => {
+                    self.forget_records(space, &records);
+                    self.emit(Effect::Failed { token, why: RequestError::Storage });
+                }
+                Then::Sealed { space, .. } => {
+                    if let Some(space) = self.spaces.get_mut(&space) {
+                        let tip = space.durable.tip(&space.author.log());
+                        let next = space.author.next_seq();
+                        space.author.retract(next, tip);
+                    }
+                }
+                Then::Records { .. }
+                | Then::Key { .. }
+                | Then::Adopted { .. }
+                | Then::NewLog { .. } => is_peer_data_lost = true,
+            }
+        }
+        if is_peer_data_lost {
+            // Whoever is connected believes that this device has what it just lost.
+            for peer in self.peers.keys().copied().collect::<Vec<_>>() {
+                self.close(peer, Refusal::Storage);
+            }
+        }
+    }
+
+    /// Takes records back that could not be stored; whoever else holds them will send them again.
+    fn forget_records(&mut self, space: SpaceId, records: &[RecordHash]) {
+        let Some(state) = self.spaces.get_mut(&space) else { return };
+        if let Ok(roster) = Roster::load(space, state.roster.missing_from(records)) {
+            state.roster = roster;
+        }
+    }
+}
+
+fn draw(source: &blake3::Hasher, drawn: &mut u64) -> [u8; 32] {
+    *drawn += 1;
+    let mut hasher = source.clone();
+    hasher.update(&drawn.to_be_bytes());
+    *hasher.finalize().as_bytes()
+}
+
+fn load_space(loaded: LoadedSpace) -> Result<SpaceState, EngineError> {
+    let id = loaded.space;
+    let roster = Roster::load(id, loaded.records.into_iter().map(|(_, bytes)| bytes))
+        .map_err(|source| EngineError::Roster { space: id, source })?;
+    let mut author = Author::new(loaded.own_log, loaded.frontier.tip(&loaded.own_log));
+    for group in loaded.drafts {
+        author
+            .restore(group.first, group.op_count, &group.body)
+            .map_err(|source| EngineError::Drafts { space: id, source })?;
+    }
+    let mut acks = BTreeMap::new();
+    for (device, bytes) in loaded.acks {
+        // What others said is remembered for comfort; if it does not read, they will say it again.
+        let Ok(Message::Ack(frame)) = Message::decode(&bytes) else { continue };
+        let Ok(ack) = Ack::parse(&frame.bytes) else { continue };
+        let frontier = frame.entries.iter().copied().collect();
+        acks.insert(device, HeldAck { ack, frontier, is_stored: true });
+    }
+    let proofs: BTreeMap<LogId, ForkProof> = loaded
+        .fork_proofs
+        .into_iter()
+        .filter_map(|(log, bytes)| Some((log, ForkProof::parse(&bytes).ok()?)))
+        .collect();
+    let ack_number = acks.get(&author.log().device).map_or(0, |held| held.ack.fields().number);
+    Ok(SpaceState {
+        id,
+        tag: id.tag(),
+        scope: loaded.scope,
+        is_active: loaded.is_active,
+        carried: loaded.carried,
+        roster,
+        keys: loaded.keys.into_iter().map(|key| (key.id(), key)).collect(),
+        author,
+        logs: BTreeMap::new(),
+        durable: loaded.frontier,
+        folded: None,
+        acks,
+        ack_number,
+        proofs,
+        skewed_count: 0,
+        parked_count: 0,
+    })
+}
+
+/// The protocol version of the Hello.
+pub(super) const PROTOCOL_VERSION: u16 = 1;
+
+/// How long acks of others are collected before they are passed on.
+pub(super) const ACK_GOSSIP_DELAY: Duration = Duration::from_millis(250);
+
+/// The place before the first op.
+pub(super) const START: Seq = Seq::ZERO;

@@ -1,0 +1,166 @@
+//! Batches of others: bounds, space, author, chain, signature, key, opening; then durable, then folded.
+
+use bytes::Bytes;
+
+use super::effect::{Effect, FoldRun, Notice, PeerId, Refusal};
+use super::engine::Engine;
+use super::fork::LookUpReason;
+use super::space::{BlockedBy, Ingested, LogState, Then};
+use super::txn::Write;
+use crate::crypto::SealedBatch;
+use crate::model::{Hlc, LogId, Now, SpaceId, Tip};
+use crate::oplog::{AdmitError, VerifiedBatch};
+use crate::wire::BodyReader;
+use crate::wire::Message;
+
+impl Engine {
+    pub(super) fn batches(&mut self, now: &Now, peer: PeerId, batches: Vec<Bytes>) {
+        let mut run: Vec<SealedBatch> = Vec::new();
+        for bytes in batches {
+            let batch = match SealedBatch::parse(bytes) {
+                Ok(batch) => batch,
+                Err(source) => {
+                    self.run(now, peer, run);
+                    return self.close(peer, Refusal::Batch(source));
+                }
+            };
+            let is_same_log = run.last().is_none_or(|last| {
+                last.header().log == batch.header().log && last.header().scope == batch.header().scope
+            });
+            if !is_same_log {
+                self.run(now, peer, std::mem::take(&mut run));
+            }
+            run.push(batch);
+        }
+        self.run(now, peer, run);
+    }
+
+    /// Takes a run of batches of one log.
+    fn run(&mut self, now: &Now, peer: PeerId, run: Vec<SealedBatch>) {
+        let Some(head) = run.first().map(|batch| batch.header().clone()) else { return };
+        let log = head.log;
+        let Some(space) = self.shared_space(peer, &head.scope) else {
+            return self.close(peer, Refusal::WrongSpace);
+        };
+        let Some(state) = self.spaces.get_mut(&space) else { return };
+        if log == state.author.log() {
+            // Only this device writes its log, so a batch beyond its end is from a past that this
+            // disk has forgotten (a restored backup): never write there again.
+            let is_known = run.iter().all(|batch| batch.header().last() <= state.author.tip().seq);
+            if is_known {
+                return;
+            }
+            self.begin_new_log(space);
+        }
+        let Some(state) = self.spaces.get_mut(&space) else { return };
+        if state.roster.may_author(&log.device).is_err() {
+            // Perhaps the roster here is behind: ask for the peer's and, with it, for the log again.
+            let (scope, hashes) = (state.tag, state.roster.record_hashes().collect());
+            self.send(peer, &Message::RosterHave { scope, hashes });
+            return self.ask_again(peer, space, state_next(self, space, log), head.first);
+        }
+        if state.log(log).blocked.is_some() {
+            return;
+        }
+        let admitted = state.log(log).chain.admit(run);
+        self.duplicate_ops += admitted.duplicate_count;
+        if let Some(batch) = admitted.to_compare.into_iter().next() {
+            let (log, seq) = (batch.header().log, batch.header().first);
+            self.look_up(space, log, seq, LookUpReason::Compare { peer, batch });
+        }
+        self.take(now, peer, space, log, admitted.batches);
+        match admitted.refused {
+            None => {}
+            Some(AdmitError::Gap { expected, found }) => self.ask_again(peer, space, expected, found),
+            Some(AdmitError::OtherBranch { shared, .. }) => self.ask_fork(peer, space, log, shared),
+            Some(AdmitError::Signature { first, source }) => {
+                self.close(peer, Refusal::Signature { author: log.device, first, source });
+            }
+        }
+    }
+
+    /// Opens verified batches and hands them on to be stored. A batch that does not open stops its
+    /// log here: its author made it wrongly, whoever passed it on.
+    fn take(&mut self, now: &Now, peer: PeerId, space: SpaceId, log: LogId, batches: Vec<VerifiedBatch>) {
+        let Some(state) = self.spaces.get_mut(&space) else { return };
+        let mut tip = Tip::NONE;
+        let mut kept = Vec::with_capacity(batches.len());
+        let mut runs = Vec::with_capacity(batches.len());
+        let mut blocked = None;
+        for batch in batches {
+            let sealed = batch.sealed();
+            let header = sealed.header();
+            match state.keys.get(&header.key_id) {
+                // No key yet: stored and passed on, folded once the key is here.
+                None => {
+                    state.log(log).is_parked = true;
+                    state.parked_count += 1;
+                }
+                Some(key) => match open(&mut self.opener, key, sealed) {
+                    Err(by) => {
+                        blocked = Some(by);
+                        break;
+                    }
+                    Ok((body, greatest)) => {
+                        if state.author.observe(greatest, now.wall) {
+                            state.skewed_count += 1;
+                        }
+                        runs.push(FoldRun { log, first: header.first, op_count: header.op_count, body });
+                    }
+                },
+            }
+            tip = Tip { seq: header.last(), hash: sealed.link() };
+            self.received_ops += u64::from(header.op_count);
+            kept.push(sealed.clone());
+        }
+        if state.log(log).is_parked {
+            runs.clear();
+        }
+        if let Some(by) = blocked {
+            let end = if tip.seq.get() > 0 { tip } else { state.durable.tip(&log) };
+            *state.log(log) = LogState {
+                chain: crate::oplog::LogChain::at(end),
+                blocked: Some(by),
+                is_parked: state.log(log).is_parked,
+            };
+            self.notice(Notice::LogBlocked { space, log });
+        }
+        if !kept.is_empty() {
+            self.write(Write::Batches { space, log, batches: kept });
+            self.then(Then::Ingested(Ingested { space, log, tip, runs, from: peer }));
+        }
+    }
+
+    /// Batches of another log are durable.
+    pub(super) fn ingested(&mut self, now: &Now, ingested: Ingested) {
+        let Ingested { space, log, tip, runs, from } = ingested;
+        let Some(state) = self.spaces.get_mut(&space) else { return };
+        assert!(tip.seq > state.durable.tip(&log).seq, "a frontier never retreats");
+        state.durable.set(log, tip);
+        if !runs.is_empty() {
+            self.emit(Effect::Fold { space, runs });
+        }
+        self.forward_later(now, space, log, from);
+        self.check_rounds();
+    }
+}
+
+/// Opens a batch and checks that its body holds the announced ops; the greatest stamp of them.
+fn open(
+    opener: &mut crate::crypto::Opener,
+    key: &crate::crypto::EpochKey,
+    sealed: &SealedBatch,
+) -> Result<(Bytes, Hlc), BlockedBy> {
+    let header = sealed.header();
+    let body = opener.open(key, sealed).map_err(|_| BlockedBy::Sealing)?;
+    let mut greatest = Hlc::ZERO;
+    BodyReader::check(&body, header.first, header.op_count).map_err(|_| BlockedBy::Body)?;
+    for frame in BodyReader::new(&body, header.first, header.op_count).map_err(|_| BlockedBy::Body)? {
+        greatest = greatest.max(frame.map_err(|_| BlockedBy::Body)?.hlc);
+    }
+    Ok((body.into(), greatest))
+}
+
+fn state_next(engine: &Engine, space: SpaceId, log: LogId) -> crate::model::Seq {
+    engine.spaces.get(&space).map_or(crate::model::Seq::ZERO, |state| state.durable.tip(&log).seq).next()
+}
