@@ -27,6 +27,7 @@ mod write;
 use thiserror::Error;
 
 use super::root::BUCKET_COUNT;
+use crate::model::Blame;
 use crate::model::limits::KEY_BYTES_MAX;
 
 pub use read::StateBuilder;
@@ -99,6 +100,13 @@ pub enum SnapshotError {
         /// Whole chunks read.
         chunks: u32,
     },
+}
+
+impl SnapshotError {
+    /// Whose fault it is: always this device's, whose disk or earlier version wrote the snapshot.
+    pub const fn blame(&self) -> Blame {
+        Blame::Local
+    }
 }
 
 const MAGIC: &[u8; 4] = b"KFI1";
