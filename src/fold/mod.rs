@@ -27,6 +27,7 @@ pub mod root;
 mod rows;
 pub mod snapshot;
 mod state;
+mod tables;
 
 pub use query::{Conflict, Counts, Event, Head, ListedRow, RowFilter, RowView, Seen, SurfaceCounts};
 pub use root::FOLD_VERSION;

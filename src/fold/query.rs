@@ -6,7 +6,8 @@ use super::facts::Entity;
 use super::key::Key;
 use super::logs::{Entry, Logs, Mark};
 use super::rows::Row;
-use super::state::{Rows, State, Table};
+use super::state::State;
+use super::tables::{Rows, Table};
 use crate::model::limits::PREDS_MAX;
 use crate::model::{Dot, Hlc, Surface};
 

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::events::Streams;
-use super::facts::{Content, Facts, Statement};
+use super::facts::{Content, Statement};
 use super::logs::{Entry, LocalDot, LogIndex, Logs, Mark};
 use super::root::{Leaves, Tree};
-use super::rows::{Registers, Write};
-use crate::model::{Dot, Hlc, LogId, OpKind, Root, Seq, SpaceId, Surface, Tier};
+use super::rows::Write;
+use super::tables::{Rows, Tables};
+use crate::model::{Dot, Hlc, LogId, OpKind, Root, Seq, SpaceId, Surface};
 use crate::wire::{BodyError, BodyReader, FrameView, OpProblem, OpView, Pred};
 
 /// The folded state of one space: pure data, a function of the set of ops applied to it.
@@ -238,75 +238,6 @@ impl State {
     }
 }
 
-/// The surfaces that hold something, in the order they came.
-#[derive(Default)]
-pub(super) struct Tables {
-    tables: Vec<Table>,
-    by_name: BTreeMap<Box<str>, usize>,
-    by_surface: BTreeMap<Surface, usize>,
-    /// The table asked for last: consecutive ops mostly touch one surface.
-    last: usize,
-}
-
-/// One surface.
-pub(super) struct Table {
-    pub(super) surface: Surface,
-    pub(super) name: Box<str>,
-    pub(super) rows: Rows,
-}
-
-/// What a surface holds, by tier.
-pub(super) enum Rows {
-    Registers(Registers),
-    Facts(Facts),
-    Streams(Streams),
-}
-
-impl Tables {
-    pub(super) fn find(&self, surface: &Surface) -> Option<&Table> {
-        self.by_surface.get(surface).map(|at| &self.tables[*at])
-    }
-
-    /// Every surface, in the order of their names.
-    pub(super) fn by_name(&self) -> impl Iterator<Item = &Table> {
-        self.by_name.values().map(|at| &self.tables[*at])
-    }
-
-    pub(super) fn insert(&mut self, table: Table) {
-        self.by_name.insert(table.name.clone(), self.tables.len());
-        self.by_surface.insert(table.surface.clone(), self.tables.len());
-        self.tables.push(table);
-    }
-
-    /// A new table is made only for a kind that folds there, so what is merely kept leaves no trace.
-    fn find_or_create(&mut self, name: &str, kind: OpKind) -> Result<&mut Table, OpProblem> {
-        let is_last = self.tables.get(self.last).is_some_and(|table| *table.name == *name);
-        if !is_last {
-            self.last = match self.by_name.get(name) {
-                Some(at) => *at,
-                None => self.create(name, kind)?,
-            };
-        }
-        Ok(&mut self.tables[self.last])
-    }
-
-    fn create(&mut self, name: &str, kind: OpKind) -> Result<usize, OpProblem> {
-        // A later version may know more surfaces, and other kinds of rows in the registry.
-        let surface: Surface = name.parse().map_err(|_| OpProblem::Unknown)?;
-        let rows = match (surface.tier(), kind) {
-            (Tier::Registry, OpKind::Put | OpKind::Delete) => Rows::Registers(Registers::default()),
-            (Tier::Facts, OpKind::Fact) => Rows::Facts(Facts::default()),
-            (Tier::Events, OpKind::Event) => Rows::Streams(Streams::default()),
-            (
-                Tier::Registry | Tier::Facts | Tier::Events | Tier::Ledger,
-                OpKind::Put | OpKind::Delete | OpKind::Fact | OpKind::Event,
-            ) => return Err(OpProblem::Malformed),
-        };
-        self.insert(Table { surface, name: name.into(), rows });
-        Ok(self.tables.len() - 1)
-    }
-}
-
 /// The predecessors of the op at hand, kept to save their allocation.
 #[derive(Default)]
 struct Preds {
@@ -351,7 +282,7 @@ mod tests {
     use super::super::reference::{self, SPACE, Written, any_ops, apply_interleaved, log, written};
     use super::super::{Head, RowFilter};
     use super::*;
-    use crate::model::{Op, Payload};
+    use crate::model::{Op, Payload, Tier};
     use crate::wire::BodyWriter;
     use proptest::prelude::*;
 

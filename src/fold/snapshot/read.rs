@@ -1,0 +1,418 @@
+//! Chunks → state: every rule of the format is checked, and memory follows the bytes given.
+
+use super::super::events::{Stream, Streams};
+use super::super::facts::{Content, Entity, Facts, Statement};
+use super::super::key::Key;
+use super::super::logs::{Entry, LocalDot, LogIndex, Logs, Mark};
+use super::super::root::{BUCKET_COUNT, FOLD_VERSION};
+use super::super::rows::{Registers, Row};
+use super::super::state::State;
+use super::super::tables::{Rows, Table};
+use super::{
+    BUCKETS, BUCKETS_PER_RECORD, CHUNK_BYTES_MAX, COVERED, END, HEAD, LOG, MAGIC, OPEN, ROW, START,
+    STATEMENT, SURFACE, SnapshotError,
+};
+use crate::model::limits::{KEY_BYTES_MAX, SURFACE_BYTES_MAX};
+use crate::model::{Hlc, LogId, Seq, SpaceId, Surface, Tier};
+
+/// Builds a state from the chunks of [`State::encode`].
+pub struct StateBuilder {
+    chunk: u32,
+    hasher: blake3::Hasher,
+    state: Option<State>,
+    buckets_next: u16,
+    open: Option<OpenTable>,
+    step: Step,
+}
+
+/// How far a builder has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Reading,
+    Done,
+    Failed,
+}
+
+impl StateBuilder {
+    /// A builder that waits for the first chunk.
+    pub fn new() -> Self {
+        Self {
+            chunk: 0,
+            hasher: blake3::Hasher::new(),
+            state: None,
+            buckets_next: 0,
+            open: None,
+            step: Step::Reading,
+        }
+    }
+
+    /// Reads the next chunk. Takes memory in proportion to the bytes given, whatever they claim.
+    ///
+    /// # Errors
+    /// Every variant of [`SnapshotError`] but [`SnapshotError::Unfinished`]. After an error the
+    /// builder is of no further use.
+    pub fn push(&mut self, chunk: &[u8]) -> Result<(), SnapshotError> {
+        let read = self.read_chunk(chunk);
+        if read.is_err() {
+            self.step = Step::Failed;
+        }
+        read
+    }
+
+    /// The state, once the last chunk has been read.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Unfinished`].
+    pub fn finish(self) -> Result<State, SnapshotError> {
+        let unfinished = SnapshotError::Unfinished { chunks: self.chunk };
+        self.state.filter(|_| self.step == Step::Done).ok_or(unfinished)
+    }
+
+    fn read_chunk(&mut self, chunk: &[u8]) -> Result<(), SnapshotError> {
+        if chunk.len() > CHUNK_BYTES_MAX {
+            return Err(SnapshotError::ChunkTooLong { found: chunk.len(), limit: CHUNK_BYTES_MAX });
+        }
+        let head = [&MAGIC[..], &self.chunk.to_be_bytes()].concat();
+        if self.step != Step::Reading || !chunk.starts_with(&head) {
+            return Err(SnapshotError::ChunkHead { expected: self.chunk });
+        }
+        let mut reader = Reader { rest: &chunk[head.len()..] };
+        while let Some((kind, rest)) = reader.rest.split_first() {
+            let before = chunk.len() - reader.rest.len();
+            reader.rest = rest;
+            if *kind == END {
+                self.hasher.update(&chunk[..before]);
+                self.end(&mut reader).map_err(|fault| fault.at(self.chunk, *kind))?;
+                return self.check_end(&reader);
+            }
+            self.record(*kind, &mut reader).map_err(|fault| fault.at(self.chunk, *kind))?;
+        }
+        self.hasher.update(chunk);
+        self.chunk = self.chunk.checked_add(1).ok_or(SnapshotError::ChunkHead { expected: u32::MAX })?;
+        Ok(())
+    }
+
+    fn record(&mut self, kind: u8, reader: &mut Reader<'_>) -> Result<(), Fault> {
+        match kind {
+            START => self.start(reader),
+            LOG => self.log(reader),
+            BUCKETS => self.buckets(reader),
+            SURFACE => self.surface(reader),
+            ROW | OPEN | HEAD | COVERED | STATEMENT => {
+                let (Some(state), Some(open)) = (&mut self.state, &mut self.open) else {
+                    return Err(Fault::Misplaced);
+                };
+                open.record(kind, reader, state)
+            }
+            _ => Err(Fault::Kind),
+        }
+    }
+
+    fn start(&mut self, reader: &mut Reader<'_>) -> Result<(), Fault> {
+        if self.state.is_some() {
+            return Err(Fault::Misplaced);
+        }
+        let version = u32::from_be_bytes(*reader.take()?);
+        if version != FOLD_VERSION {
+            return Err(Fault::FoldVersion(version));
+        }
+        let mut state = State::new(SpaceId::from_bytes(*reader.take()?));
+        state.unknown_count = reader.number()?;
+        state.malformed_count = reader.number()?;
+        self.state = Some(state);
+        Ok(())
+    }
+
+    fn log(&mut self, reader: &mut Reader<'_>) -> Result<(), Fault> {
+        let Some(state) = self.state.as_mut().filter(|_| self.buckets_next == 0) else {
+            return Err(Fault::Misplaced);
+        };
+        let id = LogId::from_bytes(reader.take()?);
+        let seq = Seq::new(reader.number()?);
+        if state.logs.by_id().next_back().is_some_and(|(last, _)| *last >= id) {
+            return Err(Fault::Misplaced);
+        }
+        let log = state.logs.find_or_add(&id);
+        if seq > Seq::ZERO {
+            state.logs.set_applied(log, seq);
+        }
+        Ok(())
+    }
+
+    fn buckets(&mut self, reader: &mut Reader<'_>) -> Result<(), Fault> {
+        let first = u16::from_be_bytes(*reader.take()?);
+        let Some(state) = self.state.as_mut().filter(|_| first == self.buckets_next && first < BUCKET_COUNT)
+        else {
+            return Err(Fault::Misplaced);
+        };
+        for index in first..first + BUCKETS_PER_RECORD {
+            state.tree.set_bucket(index, reader.take()?);
+        }
+        self.buckets_next += BUCKETS_PER_RECORD;
+        Ok(())
+    }
+
+    fn surface(&mut self, reader: &mut Reader<'_>) -> Result<(), Fault> {
+        let name = reader.text(SURFACE_BYTES_MAX)?;
+        let surface: Surface = name.parse().map_err(|_| Fault::Value)?;
+        let is_rising = self.open.as_ref().is_none_or(|open| *open.name < *name);
+        if self.buckets_next != BUCKET_COUNT || !is_rising {
+            return Err(Fault::Misplaced);
+        }
+        let items = match surface.tier() {
+            Tier::Registry => Items::Registers(Vec::new()),
+            Tier::Facts => Items::Facts(Vec::new()),
+            Tier::Events => Items::Streams(Vec::new()),
+            Tier::Ledger => return Err(Fault::Value),
+        };
+        self.close_table()?;
+        self.open = Some(OpenTable { surface, name: name.into(), items, open: None });
+        Ok(())
+    }
+
+    fn end(&mut self, reader: &mut Reader<'_>) -> Result<(), Fault> {
+        if self.buckets_next != BUCKET_COUNT {
+            return Err(Fault::Misplaced);
+        }
+        self.close_table()?;
+        if reader.take::<32>()? != self.hasher.finalize().as_bytes() {
+            return Err(Fault::Damaged);
+        }
+        Ok(())
+    }
+
+    fn check_end(&mut self, reader: &Reader<'_>) -> Result<(), SnapshotError> {
+        if let Some(kind) = reader.rest.first() {
+            return Err(SnapshotError::Misplaced { chunk: self.chunk, kind: *kind });
+        }
+        self.step = Step::Done;
+        Ok(())
+    }
+
+    fn close_table(&mut self) -> Result<(), Fault> {
+        let Some(mut open) = self.open.take() else { return Ok(()) };
+        let state = self.state.as_mut().expect("a surface is opened after the start");
+        open.close(state)?;
+        let rows = match open.items {
+            Items::Registers(rows) => Rows::Registers(Registers::from_sorted(rows)),
+            Items::Facts(entities) => Rows::Facts(Facts::from_sorted(entities)),
+            Items::Streams(streams) => Rows::Streams(Streams::from_sorted(streams)),
+        };
+        state.tables.insert(Table { surface: open.surface, name: open.name, rows });
+        Ok(())
+    }
+}
+
+impl Default for StateBuilder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The surface being read.
+struct OpenTable {
+    surface: Surface,
+    name: Box<str>,
+    items: Items,
+    open: Option<OpenItem>,
+}
+
+enum Items {
+    Registers(Vec<(Key, Row)>),
+    Facts(Vec<(Key, Entity)>),
+    Streams(Vec<(Key, Stream)>),
+}
+
+/// The row, entity or stream being read.
+struct OpenItem {
+    key: Key,
+    heads: Vec<Entry>,
+    covered: Vec<LocalDot>,
+    contents: Vec<Content>,
+}
+
+impl OpenTable {
+    fn record(&mut self, kind: u8, reader: &mut Reader<'_>, state: &mut State) -> Result<(), Fault> {
+        if kind == ROW || kind == OPEN {
+            self.close(state)?;
+            let key = Key::new(reader.text(KEY_BYTES_MAX)?);
+            if key.as_str().is_empty() {
+                return Err(Fault::Value);
+            }
+            if self.items.last_key().is_some_and(|last| *last >= key) {
+                return Err(Fault::Misplaced);
+            }
+            return self.open(kind, key, reader, &state.logs);
+        }
+        let Some(item) = &mut self.open else { return Err(Fault::Misplaced) };
+        match (kind, &self.items) {
+            (HEAD, Items::Registers(_)) if item.covered.is_empty() => {
+                item.push_head(reader.head(&state.logs)?, &state.logs)
+            }
+            (HEAD, Items::Streams(_)) => item.push_head(reader.live_head(&state.logs)?, &state.logs),
+            (COVERED, Items::Registers(_)) => item.push_covered(reader.pending(&state.logs)?),
+            (STATEMENT, Items::Facts(_)) => {
+                item.push_head(reader.live_head(&state.logs)?, &state.logs)?;
+                item.contents.push(Content::from_bytes(*reader.take()?));
+                Ok(())
+            }
+            _ => Err(Fault::Misplaced),
+        }
+    }
+
+    fn open(&mut self, kind: u8, key: Key, reader: &mut Reader<'_>, logs: &Logs) -> Result<(), Fault> {
+        if kind == OPEN {
+            self.open = Some(OpenItem { key, heads: Vec::new(), covered: Vec::new(), contents: Vec::new() });
+            return Ok(());
+        }
+        let Items::Registers(rows) = &mut self.items else { return Err(Fault::Misplaced) };
+        rows.push((key, Row::One(reader.head(logs)?)));
+        Ok(())
+    }
+
+    fn close(&mut self, state: &mut State) -> Result<(), Fault> {
+        let Some(item) = self.open.take() else { return Ok(()) };
+        match &mut self.items {
+            Items::Registers(rows) => {
+                rows.push((item.key, Row::of(item.heads, item.covered).ok_or(Fault::Value)?));
+            }
+            Items::Facts(entities) => {
+                let mut contents = item.contents.clone();
+                contents.sort_unstable();
+                if contents.windows(2).any(|pair| pair[0] == pair[1]) {
+                    return Err(Fault::Value);
+                }
+                let pairs = item.heads.into_iter().zip(item.contents);
+                let statements = pairs.map(|(entry, content)| Statement { entry, content }).collect();
+                entities.push((item.key, Entity::of(statements).ok_or(Fault::Value)?));
+            }
+            Items::Streams(streams) => {
+                if item.heads.is_empty() {
+                    return Err(Fault::Value);
+                }
+                let row = state.tree.row(&self.name, item.key.as_str());
+                streams.push((item.key, Stream::from_sorted(item.heads, row)));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Items {
+    fn last_key(&self) -> Option<&Key> {
+        match self {
+            Self::Registers(rows) => rows.last().map(|(key, _)| key),
+            Self::Facts(entities) => entities.last().map(|(key, _)| key),
+            Self::Streams(streams) => streams.last().map(|(key, _)| key),
+        }
+    }
+}
+
+impl OpenItem {
+    fn push_head(&mut self, head: Entry, logs: &Logs) -> Result<(), Fault> {
+        if self.heads.last().is_some_and(|last| logs.order(last, &head).is_ge()) {
+            return Err(Fault::Misplaced);
+        }
+        self.heads.push(head);
+        Ok(())
+    }
+
+    fn push_covered(&mut self, dot: LocalDot) -> Result<(), Fault> {
+        if self.covered.last().is_some_and(|last| *last >= dot) {
+            return Err(Fault::Misplaced);
+        }
+        self.covered.push(dot);
+        Ok(())
+    }
+}
+
+/// What is wrong with a record.
+#[derive(Debug)]
+enum Fault {
+    Truncated,
+    Kind,
+    Misplaced,
+    Value,
+    FoldVersion(u32),
+    Damaged,
+}
+
+impl Fault {
+    const fn at(self, chunk: u32, kind: u8) -> SnapshotError {
+        match self {
+            Self::Truncated => SnapshotError::Truncated { chunk },
+            Self::Kind => SnapshotError::Kind { chunk, found: kind },
+            Self::Misplaced => SnapshotError::Misplaced { chunk, kind },
+            Self::Value => SnapshotError::Value { chunk, kind },
+            Self::FoldVersion(found) => SnapshotError::FoldVersion { expected: FOLD_VERSION, found },
+            Self::Damaged => SnapshotError::Damaged,
+        }
+    }
+}
+
+struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    fn take<const N: usize>(&mut self) -> Result<&'a [u8; N], Fault> {
+        let (taken, rest) = self.rest.split_first_chunk().ok_or(Fault::Truncated)?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn number(&mut self) -> Result<u64, Fault> {
+        let mut number = 0u64;
+        for shift in (0..u64::BITS).step_by(7) {
+            let [byte] = *self.take()?;
+            let bits = u64::from(byte & 0x7f);
+            if bits != 0 && bits << shift >> shift != bits {
+                return Err(Fault::Value);
+            }
+            number |= bits << shift;
+            if byte & 0x80 == 0 {
+                return Ok(number);
+            }
+        }
+        Err(Fault::Value)
+    }
+
+    fn text(&mut self, bytes_max: usize) -> Result<&'a str, Fault> {
+        let len = usize::try_from(self.number()?).ok().filter(|len| *len <= bytes_max).ok_or(Fault::Value)?;
+        let (text, rest) = self.rest.split_at_checked(len).ok_or(Fault::Truncated)?;
+        self.rest = rest;
+        str::from_utf8(text).map_err(|_| Fault::Value)
+    }
+
+    /// An op that has been applied.
+    fn head(&mut self, logs: &Logs) -> Result<Entry, Fault> {
+        let packed = self.number()?;
+        let mark = if packed % 2 == 1 { Mark::Tombstone } else { Mark::Live };
+        let dot = self.dot(packed / 2, logs)?;
+        let hlc = Hlc::new(u64::from_be_bytes(*self.take()?));
+        if !logs.has(dot) {
+            return Err(Fault::Value);
+        }
+        Ok(Entry { hlc, seq: dot.seq, log: dot.log, mark })
+    }
+
+    fn live_head(&mut self, logs: &Logs) -> Result<Entry, Fault> {
+        self.head(logs).and_then(|head| if head.mark == Mark::Live { Ok(head) } else { Err(Fault::Value) })
+    }
+
+    /// An op that has not been applied.
+    fn pending(&mut self, logs: &Logs) -> Result<LocalDot, Fault> {
+        let log = self.number()?;
+        let dot = self.dot(log, logs)?;
+        if logs.has(dot) { Err(Fault::Value) } else { Ok(dot) }
+    }
+
+    fn dot(&mut self, log: u64, logs: &Logs) -> Result<LocalDot, Fault> {
+        let seq = Seq::new(self.number()?);
+        let log = u32::try_from(log).ok().filter(|log| (*log as usize) < logs.log_count());
+        match log {
+            Some(log) if seq > Seq::ZERO => Ok(LocalDot { log: LogIndex::new(log), seq }),
+            Some(_) | None => Err(Fault::Value),
+        }
+    }
+}

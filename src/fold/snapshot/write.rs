@@ -1,0 +1,171 @@
+//! State → chunks.
+
+use super::super::facts::Statement;
+use super::super::logs::{Entry, Logs, Mark};
+use super::super::root::{BUCKET_COUNT, FOLD_VERSION};
+use super::super::rows::Row;
+use super::super::state::State;
+use super::super::tables::Rows;
+use super::{
+    BUCKETS, BUCKETS_PER_RECORD, CHUNK_BYTES_MAX, COVERED, END, HEAD, LOG, MAGIC, OPEN, RECORD_BYTES_MAX,
+    ROW, START, STATEMENT, SURFACE,
+};
+use crate::model::Seq;
+
+impl State {
+    /// Writes the state as chunks of at most [`CHUNK_BYTES_MAX`] bytes, in order.
+    pub fn encode(&self, sink: &mut dyn FnMut(&[u8])) {
+        let mut out = ChunkWriter::new(sink);
+        let ranks = self.encode_head(&mut out);
+        for table in self.tables.by_name() {
+            out.record(SURFACE, |out| write_text(&table.name, out));
+            match &table.rows {
+                Rows::Registers(registers) => {
+                    for (key, row) in registers.rows() {
+                        write_row(key.as_str(), row, &self.logs, &ranks, &mut out);
+                    }
+                }
+                Rows::Facts(facts) => {
+                    for (key, entity) in facts.entities() {
+                        out.record(OPEN, |out| write_text(key.as_str(), out));
+                        for Statement { entry, content } in entity.statements() {
+                            out.record(STATEMENT, |out| {
+                                write_head(entry, &ranks, out);
+                                out.extend_from_slice(content.as_bytes());
+                            });
+                        }
+                    }
+                }
+                Rows::Streams(streams) => {
+                    for (key, stream) in streams.streams() {
+                        out.record(OPEN, |out| write_text(key.as_str(), out));
+                        for event in stream.iter(None, &self.logs) {
+                            out.record(HEAD, |out| write_head(event, &ranks, out));
+                        }
+                    }
+                }
+            }
+        }
+        out.finish();
+    }
+
+    /// Writes what comes before the surfaces; answers the number each log has in the snapshot.
+    pub(super) fn encode_head(&self, out: &mut ChunkWriter<'_>) -> Vec<u64> {
+        out.record(START, |out| {
+            out.extend_from_slice(&FOLD_VERSION.to_be_bytes());
+            out.extend_from_slice(self.space.as_bytes());
+            write_number(self.unknown_count, out);
+            write_number(self.malformed_count, out);
+        });
+        let mut ranks = vec![0; self.logs.log_count()];
+        for (rank, (id, log)) in (0u64..).zip(self.logs.by_id()) {
+            ranks[log.get() as usize] = rank;
+            out.record(LOG, |out| {
+                out.extend_from_slice(&id.to_bytes());
+                write_number(self.logs.applied(log).get(), out);
+            });
+        }
+        for first in (0..BUCKET_COUNT).step_by(usize::from(BUCKETS_PER_RECORD)) {
+            out.record(BUCKETS, |out| {
+                out.extend_from_slice(&first.to_be_bytes());
+                for index in first..first + BUCKETS_PER_RECORD {
+                    out.extend_from_slice(&self.tree.bucket(index).expect("the index is below the count"));
+                }
+            });
+        }
+        ranks
+    }
+}
+
+fn write_row(key: &str, row: &Row, logs: &Logs, ranks: &[u64], out: &mut ChunkWriter<'_>) {
+    let pending = row.covered().iter().filter(|dot| !logs.has(**dot));
+    let mut covered: Vec<(u64, Seq)> = pending.map(|dot| (ranks[dot.log.get() as usize], dot.seq)).collect();
+    covered.sort_unstable();
+    match (row.heads(), &covered[..]) {
+        ([], []) => {}
+        ([head], []) => out.record(ROW, |out| {
+            write_text(key, out);
+            write_head(head, ranks, out);
+        }),
+        (heads, covered) => {
+            out.record(OPEN, |out| write_text(key, out));
+            for head in heads {
+                out.record(HEAD, |out| write_head(head, ranks, out));
+            }
+            for (log, seq) in covered {
+                out.record(COVERED, |out| {
+                    write_number(*log, out);
+                    write_number(seq.get(), out);
+                });
+            }
+        }
+    }
+}
+
+fn write_head(entry: &Entry, ranks: &[u64], out: &mut Vec<u8>) {
+    write_number(ranks[entry.log.get() as usize] * 2 + u64::from(entry.mark == Mark::Tombstone), out);
+    write_number(entry.seq.get(), out);
+    out.extend_from_slice(&entry.hlc.get().to_be_bytes());
+}
+
+fn write_text(text: &str, out: &mut Vec<u8>) {
+    write_number(text.len() as u64, out);
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn write_number(mut number: u64, out: &mut Vec<u8>) {
+    while number >= 0x80 {
+        out.push((number & 0x7f) as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+/// Fills chunks with records and hashes them.
+pub(super) struct ChunkWriter<'a> {
+    sink: &'a mut dyn FnMut(&[u8]),
+    pub(super) chunk: Vec<u8>,
+    index: u32,
+    hasher: blake3::Hasher,
+}
+
+impl<'a> ChunkWriter<'a> {
+    pub(super) fn new(sink: &'a mut dyn FnMut(&[u8])) -> Self {
+        let chunk = Vec::with_capacity(CHUNK_BYTES_MAX);
+        let mut writer = Self { sink, chunk, index: 0, hasher: blake3::Hasher::new() };
+        writer.begin();
+        writer
+    }
+
+    fn begin(&mut self) {
+        self.chunk.clear();
+        self.chunk.extend_from_slice(MAGIC);
+        self.chunk.extend_from_slice(&self.index.to_be_bytes());
+    }
+
+    fn record(&mut self, kind: u8, write: impl FnOnce(&mut Vec<u8>)) {
+        if self.chunk.len() + RECORD_BYTES_MAX > CHUNK_BYTES_MAX {
+            self.flush();
+        }
+        self.chunk.push(kind);
+        write(&mut self.chunk);
+        debug_assert!(self.chunk.len() <= CHUNK_BYTES_MAX, "no record is longer than the greatest");
+    }
+
+    fn flush(&mut self) {
+        self.hasher.update(&self.chunk);
+        (self.sink)(&self.chunk);
+        self.index += 1;
+        self.begin();
+    }
+
+    pub(super) fn finish(mut self) {
+        if self.chunk.len() + RECORD_BYTES_MAX > CHUNK_BYTES_MAX {
+            self.flush();
+        }
+        self.hasher.update(&self.chunk);
+        self.chunk.push(END);
+        self.chunk.extend_from_slice(self.hasher.finalize().as_bytes());
+        (self.sink)(&self.chunk);
+    }
+}
