@@ -33,7 +33,8 @@ pub fn now() -> Now {
 /// As [`now`].
 pub fn entropy() -> [u8; 32] {
     let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).expect("the operating system's random generator works or nothing may be sealed");
+    getrandom::fill(&mut bytes)
+        .expect("the operating system's random generator works or nothing may be sealed");
     bytes
 }
 

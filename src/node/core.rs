@@ -83,6 +83,7 @@ pub(super) struct Core {
     inputs: VecDeque<Input>,
     txns: Vec<Txn>,
     folded: BTreeSet<SpaceId>,
+    carries: VecDeque<(SpaceId, SpaceId)>,
     token_last: u64,
     ops_since_snapshot: u64,
     acks_stored: Duration,
@@ -128,6 +129,7 @@ impl Core {
             inputs: VecDeque::new(),
             txns: Vec::new(),
             folded: BTreeSet::new(),
+            carries: VecDeque::new(),
             token_last: 0,
             ops_since_snapshot: 0,
             acks_stored: Duration::ZERO,
@@ -176,7 +178,9 @@ impl Core {
         let mut stop = None;
         let mut credits = Vec::new();
         let mut jobs: VecDeque<Job> = job.into_iter().collect();
-        while jobs.len() < JOBS_PER_TURN && let Ok(job) = self.jobs.try_recv() {
+        while jobs.len() < JOBS_PER_TURN
+            && let Ok(job) = self.jobs.try_recv()
+        {
             jobs.push_back(job);
         }
         if let Some(event) = event {
@@ -228,6 +232,10 @@ impl Core {
                 others.push_back(job);
                 continue;
             };
+            // A caller that asked just before the space changed over means the one that took its place.
+            let is_active = self.engine.space(space).is_some_and(|view| view.is_active);
+            let personal = *self.personal.read().unwrap_or_else(PoisonError::into_inner);
+            let space = if is_active { space } else { personal };
             let index = self.index(&space);
             match index {
                 // What an author sees is not known before the index is there.
@@ -309,6 +317,8 @@ impl Core {
                 self.commit();
             } else if let Some(space) = self.folded.pop_first() {
                 self.report(space);
+            } else if let Some((from, to)) = self.carries.pop_front() {
+                self.carry_over(from, to);
             } else {
                 break;
             }
@@ -354,8 +364,7 @@ impl Core {
         let (applied, root, unknown_count) = index.report();
         self.inputs.push_back(Input::Folded { space, applied, root, unknown_count });
         if let Some(view) = self.engine.space(space) {
-            *index.frontier.write().unwrap_or_else(PoisonError::into_inner) =
-                view.frontier.clone();
+            *index.frontier.write().unwrap_or_else(PoisonError::into_inner) = view.frontier.clone();
         }
     }
 
@@ -423,7 +432,7 @@ impl Core {
                     let _ = reply.send(Ok(()));
                 }
             }
-            Effect::CarryOver { from, to } => self.carry_over(from, to),
+            Effect::CarryOver { from, to } => self.carries.push_back((from, to)),
             Effect::Notice(notice) => self.notice(notice),
         }
     }
@@ -454,7 +463,9 @@ impl Core {
                 warn!(device = %log.device.short(), "a log cannot be continued: its author made a batch wrongly");
             }
             Notice::NewIncarnation { .. } => {
-                warn!("a peer remembers more of this device than this disk does; writing a new log from here on");
+                warn!(
+                    "a peer remembers more of this device than this disk does; writing a new log from here on"
+                );
             }
         }
     }
@@ -469,7 +480,11 @@ impl Core {
             let members: Vec<DeviceId> = view.roster.members().map(|member| member.device).collect();
             devices.extend(members.iter().copied().filter(|device| *device != own));
             if let Some(key) = self.engine.sealing_key(space) {
-                beacons.push(net::BeaconSpace { scope: space.tag(), key: key.beacon(), members: members.clone() });
+                beacons.push(net::BeaconSpace {
+                    scope: space.tag(),
+                    key: key.beacon(),
+                    members: members.clone(),
+                });
             }
             for device in members {
                 // Not met yet: its space may still be another one, so its beacons cannot be read.
@@ -514,9 +529,7 @@ impl Core {
         index.install(state);
         self.catch_up(space);
         self.settle();
-        for (from, to) in self.engine.to_carry_over() {
-            self.carry_over(from, to);
-        }
+        self.carries.extend(self.engine.to_carry_over());
         let mut none = VecDeque::new();
         self.appends(&mut none);
     }
@@ -550,40 +563,34 @@ impl Core {
     /// Writes the own ops of a space that was left into the one that took its place, with their
     /// old stamps. How far it has come is part of each transaction, so a crash repeats nothing.
     fn carry_over(&mut self, from: SpaceId, to: SpaceId) {
-        let Some(index) = self.index(&to) else { return };
-        loop {
-            let Some(left) = self.engine.carry(from) else { return };
-            if left.next > left.last {
-                return;
-            }
-            let end = left.last.min(left.next.plus(CARRIED_PER_STEP));
-            let mut ops = Vec::new();
-            let mut seq = left.next;
-            while seq <= end {
-                let dot = Dot { log: left.log, seq };
-                match self.blocks.op(&from, &dot) {
-                    Ok(Some(op)) => {
-                        let view = OpView::decode(op.kind, op.flags, &op.body).ok();
-                        if let Some(op_value) = view.and_then(|view| view.to_op(&left.log)) {
-                            let mut seen = seen(&index.read(), &op_value);
-                            let own_log = self.engine.space(to).map(|view| view.own_log);
-                            seen.heads.retain(|head| Some(head.log) == own_log);
-                            ops.push(Authored { op: op_value, seen, stamp: Some(op.hlc) });
-                        }
-                    }
-                    Ok(None) => {}
-                    Err(error) => warn!(error = %chain_of(&error), "an op cannot be carried over"),
-                }
-                seq = seq.next();
-            }
-            let also = self.engine.carried(from, end).into_iter().collect();
-            let token = self.token(Waiting::Internal);
-            self.inputs.push_back(Input::Append { space: to, ops, token, also });
-            self.settle();
-            if self.storage_failed.is_some() {
-                return;
-            }
+        let (Some(index), Some(left)) = (self.index(&to), self.engine.carry(from)) else { return };
+        if left.next > left.last || !index.is_ready() || self.storage_failed.is_some() {
+            return;
         }
+        let own_log = self.engine.space(to).map(|view| view.own_log);
+        let end = left.last.min(left.next.plus(CARRIED_PER_STEP));
+        let mut ops = Vec::new();
+        let mut seq = left.next;
+        while seq <= end {
+            match self.blocks.op(&from, &Dot { log: left.log, seq }) {
+                Ok(Some(at)) => {
+                    let view = OpView::decode(at.kind, at.flags, &at.body).ok();
+                    if let Some(op) = view.and_then(|view| view.to_op(&left.log)) {
+                        let mut seen = seen(&index.read(), &op);
+                        // Its author had not seen what others wrote there: that stays a conflict.
+                        seen.heads.retain(|head| Some(head.log) == own_log);
+                        ops.push(Authored { op, seen, stamp: Some(at.hlc) });
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => warn!(error = %chain_of(&error), "an op cannot be carried over"),
+            }
+            seq = seq.next();
+        }
+        let also = self.engine.carried(from, end).into_iter().collect();
+        let token = self.token(Waiting::Internal);
+        self.inputs.push_back(Input::Append { space: to, ops, token, also });
+        self.carries.push_back((from, to));
     }
 
     /// Whether what follows `after` in the store names `link` as its predecessor.

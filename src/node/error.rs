@@ -41,7 +41,9 @@ pub enum NodeError {
         source: std::io::Error,
     },
     /// `identity.key` holds no key.
-    #[error("{path:?} holds no Ed25519 key; restore it from where it was moved, or start afresh in another directory")]
+    #[error(
+        "{path:?} holds no Ed25519 key; restore it from where it was moved, or start afresh in another directory"
+    )]
     IdentityDamaged {
         /// The file.
         path: PathBuf,
@@ -102,7 +104,9 @@ pub enum NodeError {
     #[error(transparent)]
     Refused(#[from] crate::sync::RequestError),
     /// What the store holds contradicts itself.
-    #[error("the store's content contradicts itself; restore this home from a peer: init another directory and add it")]
+    #[error(
+        "the store's content contradicts itself; restore this home from a peer: init another directory and add it"
+    )]
     Engine(#[from] crate::sync::EngineError),
     /// The new space cannot be founded.
     #[error("the space cannot be founded")]

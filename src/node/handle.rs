@@ -11,9 +11,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use super::core::{Core, Indexes, Job, Parts};
 use super::error::NodeError;
 use super::index::Index;
-use super::types::{
-    Appended, Change, Custody, NewOp, Round, Row, SafeToSleep, Status, StreamEvent,
-};
+use super::types::{Appended, Change, Custody, NewOp, Round, Row, SafeToSleep, Status, StreamEvent};
 use super::{home, read};
 use crate::clock;
 use crate::crypto::Identity;
@@ -212,7 +210,8 @@ impl Node {
         self.0.jobs.send(Job::Round { reply }).await.map_err(|_| NodeError::Stopped)?;
         done.await.map_err(|_| NodeError::Stopped)??;
         let after = self.counters().await?;
-        let peers = self.ask(|core| core.engine.peers().iter().filter(|peer| peer.is_greeted).count()).await?;
+        let peers =
+            self.ask(|core| core.engine.peers().iter().filter(|peer| peer.is_greeted).count()).await?;
         Ok(Round {
             pushed: after.pushed_ops - before.pushed_ops,
             push_deduped: after.duplicate_ops - before.duplicate_ops,
@@ -450,7 +449,11 @@ impl Space {
     pub fn surfaces(&self) -> Vec<(Surface, u64)> {
         let index = self.index();
         let surfaces = index.read().surfaces();
-        surfaces.into_iter().map(|counts| (counts.surface, counts.live_rows + counts.events)).filter(|(_, count)| *count > 0).collect()
+        surfaces
+            .into_iter()
+            .map(|counts| (counts.surface, counts.live_rows + counts.events))
+            .filter(|(_, count)| *count > 0)
+            .collect()
     }
 
     /// The hash of the folded state.

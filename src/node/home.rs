@@ -72,12 +72,10 @@ pub(super) fn local_key(identity: &Identity) -> Zeroizing<[u8; 32]> {
 /// The transaction that begins a personal space.
 fn found_personal(identity: &Identity, name: &str) -> Result<Txn, NodeError> {
     let key = EpochKey::from_bytes(clock::entropy());
-    let author =
-        Author { identity, key: &key, hlc: Hlc::at(clock::wall()), entropy: clock::entropy() };
+    let author = Author { identity, key: &key, hlc: Hlc::at(clock::wall()), entropy: clock::entropy() };
     let (roster, genesis) = Roster::found(&author, &Scope::Personal, name)?;
     let space = roster.space();
-    let incarnation =
-        u64::from_be_bytes(*clock::entropy().first_chunk().expect("32 bytes hold 8"));
+    let incarnation = u64::from_be_bytes(*clock::entropy().first_chunk().expect("32 bytes hold 8"));
     let own_log = LogId { device: identity.device(), incarnation: Incarnation::new(incarnation) };
     Ok(Txn {
         id: TxnId::new(0),

@@ -125,8 +125,8 @@ fn snapshot(space: &SpaceId, store: &Store, through: &Frontier) -> Option<State>
     }
     let state = builder.finish().ok()?;
     // A snapshot of a longer history than the store holds is from another life of this directory.
-    let fits = *state.space() == *space
-        && state.applied_all().iter().all(|(log, seq)| through.covers(log, *seq));
+    let fits =
+        *state.space() == *space && state.applied_all().iter().all(|(log, seq)| through.covers(log, *seq));
     fits.then_some(state)
 }
 

@@ -44,7 +44,10 @@ pub(super) fn conflicts(
     limit: usize,
 ) -> Result<Vec<Row>, NodeError> {
     let listed = index.read().conflicts(after, limit);
-    listed.iter().map(|conflict| row_of(index, blocks, &conflict.surface, &conflict.key, &conflict.row)).collect()
+    listed
+        .iter()
+        .map(|conflict| row_of(index, blocks, &conflict.surface, &conflict.key, &conflict.row))
+        .collect()
 }
 
 /// Events of a stream in total order.

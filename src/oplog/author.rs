@@ -389,6 +389,10 @@ mod tests {
         author.draft(put("c"), Seen::default(), None, &now(1));
         seal(&mut author);
         author.retract(Seq::new(2), Tip::NONE);
-        assert_eq!((author.next_seq(), author.drafts().len()), (Seq::new(2), 1), "the first is still a draft");
+        assert_eq!(
+            (author.next_seq(), author.drafts().len()),
+            (Seq::new(2), 1),
+            "the first is still a draft"
+        );
     }
 }

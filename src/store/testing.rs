@@ -79,7 +79,13 @@ impl Author {
     }
 
     pub(super) fn space_write(&self) -> Write {
-        Write::Space { space: self.space, scope: Scope::Personal, own_log: self.log, is_active: true, carried: Seq::ZERO }
+        Write::Space {
+            space: self.space,
+            scope: Scope::Personal,
+            own_log: self.log,
+            is_active: true,
+            carried: Seq::ZERO,
+        }
     }
 
     pub(super) fn txn(&mut self, writes: Vec<Write>) -> Txn {

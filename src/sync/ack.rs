@@ -93,7 +93,7 @@ impl Engine {
     pub(super) fn ack_received(&mut self, now: &Now, peer: PeerId, frame: AckFrame) {
         // An ack of a later version: its sender is understood in everything else.
         let Ok(ack) = Ack::parse(&frame.bytes) else { return };
-        let said = ack.fields().clone();
+        let said = *ack.fields();
         let Some(space) = self.shared_space(peer, &said.scope) else {
             return self.close(peer, Refusal::WrongSpace);
         };
@@ -131,7 +131,9 @@ impl Engine {
             self.notice(Notice::Ack { space, device: said.device });
             let at = now.uptime + ACK_GOSSIP_DELAY;
             for (other, connection) in &mut self.peers {
-                if *other != peer && let Some(session) = connection.spaces.get_mut(&space) {
+                if *other != peer
+                    && let Some(session) = connection.spaces.get_mut(&space)
+                {
                     session.ack_gossip_at.get_or_insert(at);
                 }
             }

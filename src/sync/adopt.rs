@@ -53,7 +53,11 @@ impl Engine {
             return self.close(peer, Refusal::WrongSpace);
         };
         let holds_keys = roster.role_of(&own).is_some_and(Role::holds_keys);
-        if *roster.scope() != kind || kind != Scope::Personal || !holds_keys || roster.role_of(&device).is_none() {
+        if *roster.scope() != kind
+            || kind != Scope::Personal
+            || !holds_keys
+            || roster.role_of(&device).is_none()
+        {
             return self.close(peer, Refusal::WrongSpace);
         }
         let key_id = roster.genesis_key_id();
@@ -66,7 +70,9 @@ impl Engine {
         let Some(space) = self.shared_space(peer, &scope) else {
             return self.close(peer, Refusal::WrongSpace);
         };
-        let (Some(state), Some(connection)) = (self.spaces.get(&space), self.peers.get(&peer)) else { return };
+        let (Some(state), Some(connection)) = (self.spaces.get(&space), self.peers.get(&peer)) else {
+            return;
+        };
         let may_hold = state.roster.role_of(&connection.device).is_some_and(Role::holds_keys);
         let answer = match state.keys.get(&key_id) {
             Some(key) if may_hold => Message::KeyGrant { scope, key: key.clone() },

@@ -47,12 +47,8 @@ impl Engine {
             self.seal_to_txn(space)
         } else {
             for run in &runs {
-                let group = DraftGroup {
-                    log,
-                    first: run.first,
-                    op_count: run.op_count,
-                    body: run.body.to_vec(),
-                };
+                let group =
+                    DraftGroup { log, first: run.first, op_count: run.op_count, body: run.body.to_vec() };
                 self.write(Write::Drafts { space, group });
             }
             Vec::new()

@@ -270,10 +270,9 @@ impl Engine {
                         space.author.retract(next, tip);
                     }
                 }
-                Then::Records { .. }
-                | Then::Key { .. }
-                | Then::Adopted { .. }
-                | Then::NewLog { .. } => is_peer_data_lost = true,
+                Then::Records { .. } | Then::Key { .. } | Then::Adopted { .. } | Then::NewLog { .. } => {
+                    is_peer_data_lost = true
+                }
             }
         }
         if is_peer_data_lost {

@@ -146,10 +146,9 @@ impl Engine {
         let Some(state) = self.spaces.get(&hello.space) else { return };
         let own = state.author.log();
         let ours = state.author.tip();
-        let is_doubtful = hello
-            .echo
-            .iter()
-            .any(|(log, tip)| *log == own && (tip.seq > ours.seq || (tip.seq == ours.seq && tip.hash != ours.hash)));
+        let is_doubtful = hello.echo.iter().any(|(log, tip)| {
+            *log == own && (tip.seq > ours.seq || (tip.seq == ours.seq && tip.hash != ours.hash))
+        });
         if is_doubtful {
             self.begin_new_log(hello.space);
         }
@@ -172,8 +171,7 @@ impl Engine {
             self.write(Write::DraftsSealed { space, through: last.seq });
         }
         for run in groups {
-            let group =
-                DraftGroup { log, first: run.first, op_count: run.op_count, body: run.body.to_vec() };
+            let group = DraftGroup { log, first: run.first, op_count: run.op_count, body: run.body.to_vec() };
             self.write(Write::Drafts { space, group });
         }
         self.then(Then::NewLog { space, log });

@@ -10,9 +10,7 @@ use super::engine::{Engine, PROTOCOL_VERSION, START};
 use super::space::{SealedTip, Then};
 use super::txn::Write;
 use crate::model::limits::FORWARD_DELAY;
-use crate::model::{
-    DeviceId, Frontier, LogId, Now, RecordHash, Scope, ScopeTag, Seq, SpaceId, Tip, TipHash,
-};
+use crate::model::{DeviceId, Frontier, LogId, Now, RecordHash, Scope, ScopeTag, Seq, SpaceId, Tip, TipHash};
 use crate::roster::Admit;
 use crate::wire::{Hello, Message, SpaceHello, Standing};
 
@@ -376,7 +374,8 @@ impl Engine {
         }
         // Beyond what the peer has said it holds, the order continues what was sent; the link to
         // continue from is checked only where the peer named one.
-        let (after, after_link) = if sent > theirs.seq { (sent, TipHash::NONE) } else { (theirs.seq, theirs.hash) };
+        let (after, after_link) =
+            if sent > theirs.seq { (sent, TipHash::NONE) } else { (theirs.seq, theirs.hash) };
         session.backlog.insert(log);
         session.sent.insert(log, Sent { through: ours.seq, lane: Lane::Backlog });
         self.pushed_ops += ours.seq.get() - after.get();
@@ -461,8 +460,12 @@ impl Engine {
             let mut due = Vec::new();
             let mut gossip = Vec::new();
             for (space, session) in &mut connection.spaces {
-                let logs: Vec<LogId> =
-                    session.forward.iter().filter(|(_, at)| **at <= now.uptime).map(|(log, _)| *log).collect();
+                let logs: Vec<LogId> = session
+                    .forward
+                    .iter()
+                    .filter(|(_, at)| **at <= now.uptime)
+                    .map(|(log, _)| *log)
+                    .collect();
                 for log in logs {
                     session.forward.remove(&log);
                     due.push((*space, log));

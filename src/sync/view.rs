@@ -17,6 +17,8 @@ pub struct SpaceView<'a> {
     pub space: SpaceId,
     /// Its scope.
     pub scope: &'a Scope,
+    /// Whether this device takes part in it.
+    pub is_active: bool,
     /// Its devices.
     pub roster: &'a Roster,
     /// What is sealed and durable.
@@ -90,6 +92,7 @@ impl Engine {
         Some(SpaceView {
             space,
             scope: &state.scope,
+            is_active: state.is_active,
             roster: &state.roster,
             frontier: &state.durable,
             own_log: state.author.log(),
@@ -106,7 +109,10 @@ impl Engine {
 
     /// Every epoch key held, with its space.
     pub fn keys(&self) -> Vec<(SpaceId, EpochKey)> {
-        self.spaces.values().flat_map(|space| space.keys.values().map(|key| (space.id, key.clone()))).collect()
+        self.spaces
+            .values()
+            .flat_map(|space| space.keys.values().map(|key| (space.id, key.clone())))
+            .collect()
     }
 
     /// The key new batches of a space are sealed under.
