@@ -220,6 +220,19 @@ async fn waking_dials_at_once_what_waits_in_its_backoff() {
 }
 
 #[tokio::test]
+async fn a_dial_that_cannot_begin_says_why() {
+    let mut a = Node::start(1, &[2]).await;
+
+    a.net.dial(Vec::new(), Some(device(2)));
+    assert!(matches!(a.dial_failed().await, DialError::NoAddress));
+    a.net.dial(vec![SocketAddr::from(([127, 0, 0, 1], 0))], None);
+    assert!(matches!(a.dial_failed().await, DialError::Undialable(_)));
+    let peers = vec!["no host at all:1".to_owned()];
+    let mut b = Node::start_with(2, &[1], NetConfig { peers, ..loopback() }).await;
+    assert!(matches!(b.dial_failed().await, DialError::Unresolvable(_)));
+}
+
+#[tokio::test]
 async fn what_cannot_start_says_why() {
     let a = Node::start(1, &[]).await;
     let start = |config| {
