@@ -396,7 +396,7 @@ async fn attempt(
     address: SocketAddr,
     expect: Option<DeviceId>,
 ) -> Result<(quinn::Connection, DeviceId), DialError> {
-    let (config, verdict) = shared.client_config(expect);
+    let (config, verdict) = shared.client_config(address, expect);
     let connecting =
         shared.endpoint.connect_with(config, address, SERVER_NAME).map_err(DialError::Undialable)?;
     match tokio::time::timeout(ATTEMPT_TIMEOUT, connecting).await {

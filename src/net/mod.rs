@@ -2,8 +2,8 @@
 //!
 //! Owns sockets, TLS, streams, dialling and discovery. Moves opaque control frames and sealed
 //! batches; must never look into either. Everything that came from the network is bounded before it
-//! is kept, and the node is told by [`NetEvent`]s on one channel. Read [`connection`](self) order of
-//! events on [`NetEvent`], then `tls` for who is let in and `dial` for who is called.
+//! is kept, and the node is told by [`NetEvent`]s on one channel. Read [`NetEvent`] for their order,
+//! then `tls` for who is let in and `dial` for who is called.
 
 mod beacon;
 mod cert;
@@ -48,7 +48,7 @@ use crate::crypto::identity::Identity;
 use crate::model::{Blame, DeviceId, LogId, Seq, SpaceId};
 use connection::{Outcome, Surroundings};
 use dial::Report;
-use endpoint::{Door, Entry};
+use endpoint::{Bound, Door, Entry, Transports};
 use mdns::Word;
 use peers::Peers;
 use tls::{Credentials, Verdict};
@@ -68,8 +68,8 @@ pub struct NetConfig {
     pub interfaces: InterfaceRules,
     /// Which congestion controller.
     pub congestion: Congestion,
-    /// Greatest UDP payload that path discovery may arrive at, in bytes; 1,200 to 6,500. Both sides
-    /// must allow a value above 1,452.
+    /// Greatest UDP payload that path discovery may arrive at, in bytes; 1,200 to 6,500. Within one
+    /// machine 6,500 is used unless this is below 1,452.
     pub max_mtu: u16,
     /// Whether the system may cut large sends into packets. Off where a driver gets it wrong.
     pub segmentation_offload: bool,
@@ -339,16 +339,10 @@ impl Net {
             return Err(NetError::PeerForm { found: peer.clone() });
         }
         let credentials = Credentials::new(&identity).map_err(NetError::Certificate)?;
-        let transport = Arc::new(endpoint::transport(&config));
+        let transports = Transports::new(&config);
         let drivers = TaskTracker::new();
-        let endpoint = endpoint::bind(
-            &identity,
-            &credentials,
-            pins.clone(),
-            &config,
-            Arc::clone(&transport),
-            drivers.clone(),
-        )?;
+        let Bound { endpoint, loopback } =
+            endpoint::bind(&identity, &credentials, pins.clone(), &config, &transports, drivers.clone())?;
         let local =
             endpoint.local_addr().map_err(|source| NetError::Bind { address: config.listen, source })?;
         let (reports, report_reader) = mpsc::channel(REPORTS_MAX);
@@ -362,7 +356,8 @@ impl Net {
             pins,
             endpoint,
             local,
-            transport,
+            transports,
+            loopback,
             peers: Peers::default(),
             around,
             reports,
@@ -446,7 +441,8 @@ struct Shared {
     pins: Pins,
     endpoint: quinn::Endpoint,
     local: SocketAddr,
-    transport: Arc<quinn::TransportConfig>,
+    transports: Transports,
+    loopback: Arc<quinn::ServerConfig>,
     peers: Peers,
     around: Surroundings,
     reports: mpsc::Sender<Report>,
@@ -487,11 +483,11 @@ impl Shared {
         outcome
     }
 
-    fn client_config(&self, expect: Option<DeviceId>) -> (quinn::ClientConfig, Verdict) {
+    fn client_config(&self, address: SocketAddr, expect: Option<DeviceId>) -> (quinn::ClientConfig, Verdict) {
         let (crypto, verdict) = tls::client(&self.credentials, self.pins.clone(), expect)
             .expect("the listening side was made of the same parts");
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-        config.transport_config(Arc::clone(&self.transport));
+        config.transport_config(self.transports.to(address));
         config.token_store(Arc::new(quinn::NoneTokenStore));
         (config, verdict)
     }
@@ -538,7 +534,16 @@ async fn accept(shared: Arc<Shared>) {
 
 async fn receive(shared: Arc<Shared>, incoming: quinn::Incoming, pass: endpoint::Pass) {
     let remote = incoming.remote_address();
-    let handshake = tokio::time::timeout(shared.config.handshake_timeout, incoming);
+    let accepted = if remote.ip().to_canonical().is_loopback() {
+        incoming.accept_with(Arc::clone(&shared.loopback))
+    } else {
+        incoming.accept()
+    };
+    let connecting = match accepted {
+        Ok(connecting) => connecting,
+        Err(error) => return debug!(%remote, %error, "handshake refused"),
+    };
+    let handshake = tokio::time::timeout(shared.config.handshake_timeout, connecting);
     let connection = tokio::select! {
         // Losing the race drops a half-made connection of a node that stops.
         connection = handshake => match connection {

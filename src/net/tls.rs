@@ -271,3 +271,30 @@ fn provider() -> Arc<CryptoProvider> {
         ..aws_lc_rs::default_provider()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_lone_certificate_of_the_expected_pinned_device_passes() {
+        let certificate = |seed| cert::certificate(&Identity::from_secret(&[seed; 32])).expect("signs");
+        let device = |seed| Identity::from_secret(&[seed; 32]).device();
+        let pins = Pins::new(BTreeSet::from([device(1), device(2), device(3)]));
+        let verifier = Verifier::new(device(1), pins.clone(), Some(device(2)));
+
+        assert_eq!(verifier.pinned(&certificate(2), &[]), Ok(()));
+        let chain = [certificate(3), certificate(4)];
+        assert_eq!(verifier.pinned(&certificate(2), &chain), Err(PeerRefused::Intermediates { found: 2 }));
+        assert_eq!(verifier.pinned(&certificate(1), &[]), Err(PeerRefused::Itself));
+        let another = PeerRefused::AnotherDevice { expected: device(2), found: device(3) };
+        assert_eq!(verifier.pinned(&certificate(3), &[]), Err(another));
+        assert_eq!(verifier.pinned(&certificate(4), &[]), Err(PeerRefused::NotPinned { device: device(4) }));
+        pins.set(BTreeSet::new());
+        assert_eq!(
+            verifier.pinned(&certificate(2), &[]),
+            Err(PeerRefused::NotPinned { device: device(2) }),
+            "clones share one set"
+        );
+    }
+}
