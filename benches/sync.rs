@@ -1,0 +1,306 @@
+//! Two nodes, two processes, loopback, both stores on disk: what syncing costs.
+//!
+//! `cargo bench --bench sync -- [COUNT…]` prints one table per count (100,000 by default). The
+//! machine decides the absolute figures; the growth with the count and the ratios are what counts.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use kinfold::model::{Frontier, Payload, Surface};
+use kinfold::node::{Custody, NewOp, Node};
+use kinfold::roster::Role;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    match arguments.first().map(String::as_str) {
+        Some("serve") => runtime.block_on(serve(Path::new(&arguments[1]))),
+        _ => {
+            let counts: Vec<u64> = arguments.iter().filter_map(|argument| argument.parse().ok()).collect();
+            let counts = if counts.is_empty() { vec![100_000] } else { counts };
+            println!(
+                "{:>9} | {:>10} {:>9} {:>7} {:>7} | {:>8} {:>8} {:>8} | {:>7} {:>7} | {:>9} {:>8}",
+                "ops", "cold op/s", "durable", "B/op", "disk/op", "no-op ms", "1 op ms", "div. ms", "p50 ms",
+                "p99 ms", "rss A MB", "rss B MB"
+            );
+            for count in counts {
+                runtime.block_on(measure(count));
+            }
+        }
+    }
+}
+
+/// One run over `count` ops.
+async fn measure(count: u64) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (home_a, home_b) = (dir.path().join("a"), dir.path().join("b"));
+    acquaint(&home_a, &home_b).await;
+
+    let a = open(&home_a).await;
+    fill(&a, 0, count).await;
+    a.stop().await.expect("stops");
+    drop(a);
+
+    let mut server = Server::start(&home_a);
+    let b = open(&home_b).await;
+    let want = server.ask("frontier").parse::<u64>().expect("a number");
+    b.start().await.expect("starts");
+    let begun = Instant::now();
+    b.add_peer(server.address.clone()).await.expect("an address");
+    until(&b, || b.personal().frontier().op_count() >= want).await;
+    let cold = begun.elapsed();
+    b.wait_all(Custody::on(1)).await.expect("acknowledged");
+    let durable = begun.elapsed();
+    assert_eq!(b.personal().root().to_string(), server.ask("root"));
+    let status = b.status().await.expect("a status");
+    let wire = status.received_bytes as f64 / count as f64;
+    let disk = allocated(&home_b.join("store")) as f64 / count as f64;
+
+    // Nothing to do: reconnect with equal frontiers, then a round.
+    let noop = median(9, || async {
+        let begun = Instant::now();
+        b.sync().await.expect("a round");
+        begun.elapsed()
+    })
+    .await;
+
+    // Live: durable append on A until readable on B.
+    let surface: Surface = "registry:bench".parse().expect("a surface");
+    let mut live = Vec::new();
+    for index in 0..300 {
+        let key = format!("live {index:011}");
+        let begun = Instant::now();
+        server.ask(&format!("put {key}"));
+        until(&b, || b.personal().get(&surface, &key).expect("readable").is_some()).await;
+        live.push(begun.elapsed());
+    }
+    live.sort();
+    let (rss_a, rss_b) = (server.ask("rss"), rss());
+    server.stop();
+    b.stop().await.expect("stops");
+    drop(b);
+
+    // One op's difference, and a thousand each way, over a fresh connection.
+    let mut one = Vec::new();
+    for round in 0..5 {
+        one.push(diverged(&home_a, &home_b, 10_000_000 + round * 10, 1, 0).await);
+    }
+    one.sort();
+    let mut both = Vec::new();
+    for round in 0..3 {
+        both.push(diverged(&home_a, &home_b, 20_000_000 + round * 10_000, 1_000, 1_000).await);
+    }
+    both.sort();
+    println!(
+        "{count:>9} | {:>10.0} {:>9.0} {wire:>7.1} {disk:>7.1} | {:>8.2} {:>8.2} {:>8.2} | {:>7.2} {:>7.2} | {rss_a:>9} {rss_b:>8}",
+        count as f64 / cold.as_secs_f64(),
+        count as f64 / durable.as_secs_f64(),
+        millis(noop),
+        millis(one[one.len() / 2]),
+        millis(both[both.len() / 2]),
+        millis(live[live.len() / 2]),
+        millis(live[live.len() * 99 / 100]),
+    );
+}
+
+/// Writes on both sides while apart, then measures from the dial until both hold everything.
+async fn diverged(home_a: &Path, home_b: &Path, from: u64, on_a: u64, on_b: u64) -> Duration {
+    let a = open(home_a).await;
+    fill(&a, from, on_a).await;
+    a.stop().await.expect("stops");
+    drop(a);
+    let b = open(home_b).await;
+    fill(&b, from + 5_000, on_b).await;
+    b.personal().root();
+    let server = Server::start(home_a);
+    b.start().await.expect("starts");
+    let begun = Instant::now();
+    b.add_peer(server.address.clone()).await.expect("an address");
+    b.wait_all(Custody::on(1)).await.expect("acknowledged");
+    let want = server.op_count;
+    until(&b, || b.personal().frontier().op_count() >= want + on_b).await;
+    let took = begun.elapsed();
+    server.stop();
+    b.stop().await.expect("stops");
+    took
+}
+
+/// The other process: serves a home and answers questions on standard input.
+async fn serve(home: &Path) {
+    let node = open(home).await;
+    node.personal().root();
+    node.start().await.expect("starts");
+    println!("{} {}", node.local_addr().expect("started"), node.personal().frontier().op_count());
+    let surface: Surface = "registry:bench".parse().expect("a surface");
+    loop {
+        let line = tokio::task::spawn_blocking(|| {
+            let mut line = String::new();
+            std::io::stdin().read_line(&mut line).map(|_| line)
+        });
+        let line = line.await.expect("a task").expect("a line");
+        let answer = match line.trim() {
+            "" | "stop" => break,
+            "root" => node.personal().root().to_string(),
+            "rss" => rss(),
+            "frontier" => node.personal().frontier().op_count().to_string(),
+            other => {
+                let key = other.strip_prefix("put ").expect("a known question");
+                let op = NewOp::Put { surface: surface.clone(), key: key.to_owned(), payload: payload(7) };
+                node.personal().append(vec![op]).await.expect("durable");
+                "ok".to_owned()
+            }
+        };
+        println!("{answer}");
+    }
+    node.stop().await.expect("stops");
+}
+
+struct Server {
+    child: Child,
+    lines: BufReader<std::process::ChildStdout>,
+    address: String,
+    op_count: u64,
+}
+
+impl Server {
+    fn start(home: &Path) -> Self {
+        let mut child = Command::new(std::env::current_exe().expect("this program"))
+            .arg("serve")
+            .arg(home)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("a process");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped"));
+        let mut line = String::new();
+        lines.read_line(&mut line).expect("an address");
+        let (address, op_count) = line.trim().split_once(' ').expect("two words");
+        Self { address: address.to_owned(), op_count: op_count.parse().expect("a number"), child, lines }
+    }
+
+    fn ask(&mut self, question: &str) -> String {
+        writeln!(self.child.stdin.as_mut().expect("piped"), "{question}").expect("asked");
+        let mut line = String::new();
+        self.lines.read_line(&mut line).expect("an answer");
+        line.trim().to_owned()
+    }
+
+    fn stop(mut self) {
+        drop(self.child.stdin.take());
+        self.child.wait().expect("ends");
+    }
+}
+
+/// Makes two homes whose devices share a space.
+async fn acquaint(home_a: &Path, home_b: &Path) {
+    Node::init(home_a, "a").expect("an empty directory");
+    Node::init(home_b, "b").expect("an empty directory");
+    let (a, b) = (open(home_a).await, open(home_b).await);
+    a.add_device(b.device(), "b", Role::Admin).await.expect("added");
+    b.add_device(a.device(), "a", Role::Admin).await.expect("added");
+    a.start().await.expect("starts");
+    b.start().await.expect("starts");
+    b.add_peer(a.local_addr().expect("started").to_string()).await.expect("an address");
+    fill(&a, 90_000_000, 1).await;
+    a.wait_all(Custody::on(1)).await.expect("acknowledged");
+    a.stop().await.expect("stops");
+    b.stop().await.expect("stops");
+}
+
+async fn open(home: &Path) -> Node {
+    let builder = Node::builder(home).listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+    builder.without_mdns().open().await.expect("opens")
+}
+
+async fn fill(node: &Node, from: u64, count: u64) {
+    let surface: Surface = "registry:bench".parse().expect("a surface");
+    let mut next = from;
+    while next < from + count {
+        let end = (next + 2_048).min(from + count);
+        let ops = (next..end)
+            .map(|index| NewOp::Put {
+                surface: surface.clone(),
+                key: blake3::hash(&index.to_be_bytes()).to_hex()[..16].to_owned(),
+                payload: payload(index),
+            })
+            .collect();
+        node.personal().append(ops).await.expect("durable");
+        next = end;
+    }
+}
+
+/// About 150 bytes of JSON: words and numbers.
+fn payload(seed: u64) -> Payload {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5555_aaaa;
+    let mut draw = |bound: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state % bound
+    };
+    let mut words = Vec::new();
+    for _ in 0..9 {
+        words.push(WORDS[draw(WORDS.len() as u64) as usize]);
+    }
+    let text = format!(
+        "{{\"title\":\"{}\",\"text\":\"{}\",\"count\":{},\"price\":{}.{:02},\"done\":{}}}",
+        words[..3].join(" "),
+        words[3..].join(" "),
+        draw(1_000_000),
+        draw(10_000),
+        draw(100),
+        draw(2) == 0
+    );
+    Payload::parse(&text).expect("written above")
+}
+
+async fn until(node: &Node, mut check: impl FnMut() -> bool) {
+    let mut version = node.version();
+    loop {
+        version.mark_unchanged();
+        if check() {
+            return;
+        }
+        version.changed().await.expect("running");
+    }
+}
+
+async fn median<F: Future<Output = Duration>>(runs: usize, mut run: impl FnMut() -> F) -> Duration {
+    let mut times = Vec::with_capacity(runs);
+    for _ in 0..runs {
+        times.push(run().await);
+    }
+    times.sort();
+    times[runs / 2]
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1_000.0
+}
+
+/// Peak resident memory in megabytes, where the system tells.
+fn rss() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or("VmHWM: 0 kB");
+    let kilobytes: u64 = line.split_whitespace().nth(1).and_then(|word| word.parse().ok()).unwrap_or(0);
+    (kilobytes / 1_024).to_string()
+}
+
+/// Bytes of disk the files of a directory take.
+fn allocated(dir: &Path) -> u64 {
+    #[cfg(unix)]
+    use std::os::unix::fs::MetadataExt as _;
+    let entries = std::fs::read_dir(dir).expect("readable");
+    entries.map(|entry| entry.expect("readable").metadata().expect("readable").blocks() * 512).sum()
+}
+
+const WORDS: &[&str] = &[
+    "amber", "basket", "candle", "distant", "early", "fabric", "garden", "harbor", "island", "jacket", "kettle",
+    "ladder", "marble", "needle", "orange", "pencil", "quiet", "ribbon", "silver", "timber", "umbrella",
+    "velvet", "window", "yellow", "zephyr", "anchor", "bridge", "copper", "dragon", "engine", "forest", "glacier",
+    "hollow", "ivory", "jungle", "kernel", "lantern", "meadow", "nectar", "oyster", "pebble", "quarry", "rocket",
+    "saddle", "temple", "urchin", "violet", "walnut", "yonder", "zigzag",
+];
