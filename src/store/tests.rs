@@ -10,6 +10,15 @@ use crate::model::{DeviceId, RecordHash, Scope, Seq, SpaceId, Tip};
 use crate::sync::{DraftGroup, Write};
 
 #[test]
+fn a_store_is_shared_between_threads() {
+    fn shared<T: Send + Sync>() {}
+
+    shared::<Store>();
+    shared::<Blocks>();
+    shared::<KeyRing>();
+}
+
+#[test]
 fn every_kind_of_write_is_there_after_opening_again() {
     let mut author = Author::new(1);
     let (store, disk) = store(&mut author);
