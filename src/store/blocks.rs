@@ -100,9 +100,9 @@ pub struct Blocks {
 }
 
 impl Blocks {
-    /// Reads from `store` with a cache of [`CACHE_BYTES`].
+    /// Reads from `store` with a cache of [`BLOCK_CACHE_BYTES`].
     pub fn new(store: Store, keys: KeyRing) -> Self {
-        Self::with_cache(store, keys, CACHE_BYTES)
+        Self::with_cache(store, keys, BLOCK_CACHE_BYTES)
     }
 
     /// Reads from `store` with a cache of `bytes_max` bytes of opened blocks.
@@ -295,7 +295,7 @@ impl Cache {
 }
 
 /// Opened blocks kept by [`Blocks::new`]: 700 full ones, the working set of an interactive use.
-pub const CACHE_BYTES: usize = 16 * 1024 * 1024;
+pub const BLOCK_CACHE_BYTES: usize = 16 * 1024 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -324,7 +324,7 @@ mod tests {
         let writes = vec![author.write(batches), author.drafts(601, 5)];
         author.commit(&store, writes);
 
-        for bytes_max in [0, 10_000, CACHE_BYTES] {
+        for bytes_max in [0, 10_000, BLOCK_CACHE_BYTES] {
             let blocks = blocks(&store, &author, bytes_max);
             for seq in (1..=605).chain((1..=605).rev()).chain((1..=605).map(|seq| 1 + seq * 277 % 605)) {
                 let op = blocks.op(&author.space, &dot(&author, seq)).unwrap().unwrap();
@@ -345,7 +345,7 @@ mod tests {
         let (store, _) = store(&mut author);
         let drafts = vec![author.drafts(1, 2), author.drafts(3, 2), author.drafts(5, 2)];
         author.commit(&store, drafts);
-        let blocks = blocks(&store, &author, CACHE_BYTES);
+        let blocks = blocks(&store, &author, BLOCK_CACHE_BYTES);
         let read =
             |author: &Author, seq| blocks.op(&author.space, &dot(author, seq)).unwrap().map(|op| op.body);
         (1..=6).for_each(|seq| assert_eq!(read(&author, seq).unwrap(), payload(seq, 40)));
@@ -373,7 +373,7 @@ mod tests {
         let batches = author.batches(3, 3);
         let write = author.write(batches);
         author.commit(&store, vec![write]);
-        let blocks = blocks(&store, &author, CACHE_BYTES);
+        let blocks = blocks(&store, &author, BLOCK_CACHE_BYTES);
         let read = |seq| blocks.op(&author.space, &dot(&author, seq)).unwrap().unwrap();
         (1..=9).for_each(|seq| drop(read(seq)));
 
@@ -409,7 +409,7 @@ mod tests {
         txn.commit().unwrap();
         drop(db);
         let (spoiled, _) = reopen(&disk);
-        let blocks = blocks(&spoiled, &author, CACHE_BYTES);
+        let blocks = blocks(&spoiled, &author, BLOCK_CACHE_BYTES);
         let refused = blocks.op(&author.space, &dot(&author, 2)).unwrap_err();
         assert!(matches!(&refused, ReadError::Damaged { source: OpenError::Tag, .. }), "{refused:?}");
         assert!(refused.to_string().contains("another device still has it"));

@@ -35,11 +35,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use redb::StorageBackend;
 use redb::backends::FileBackend;
 
-pub use blocks::{Blocks, KeyRing, OpAt, ReadError};
+pub use blocks::{BLOCK_CACHE_BYTES, Blocks, KeyRing, OpAt, ReadError};
 pub use error::{Part, StoreError};
 pub use lock::{HomeLock, LockError};
 pub use read::Run;
-pub use snapshot::{NoSnapshot, SnapshotError};
+pub use snapshot::{NoSnapshot, SNAPSHOT_CHUNK_BYTES_MAX, SnapshotError};
 
 use crate::sync::{Loaded, Txn, TxnId};
 use commit::Writer;

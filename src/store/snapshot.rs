@@ -80,7 +80,7 @@ pub enum NoSnapshot {
 
 impl Store {
     /// Writes a snapshot of a space: `produce` passes it chunk by chunk, each up to
-    /// [`CHUNK_BYTES_MAX`]. It replaces the one before once it is whole and durable.
+    /// [`SNAPSHOT_CHUNK_BYTES_MAX`]. It replaces the one before once it is whole and durable.
     ///
     /// # Errors
     /// Every variant of [`SnapshotError`].
@@ -234,8 +234,8 @@ struct BlockWriter<'a> {
 
 impl BlockWriter<'_> {
     fn chunk(&mut self, chunk: &[u8]) -> Result<(), SnapshotError> {
-        if chunk.len() > CHUNK_BYTES_MAX {
-            return Err(SnapshotError::ChunkTooLong { found: chunk.len(), limit: CHUNK_BYTES_MAX });
+        if chunk.len() > SNAPSHOT_CHUNK_BYTES_MAX {
+            return Err(SnapshotError::ChunkTooLong { found: chunk.len(), limit: SNAPSHOT_CHUNK_BYTES_MAX });
         }
         let length = u32::try_from(chunk.len()).expect("the limit fits 32 bits");
         self.chunks.extend_from_slice(&length.to_be_bytes());
@@ -301,13 +301,13 @@ const KIND_CHUNKS: u8 = 0;
 const KIND_FOOTER: u8 = 1;
 
 /// Greatest chunk: sixteen times what the fold writes.
-pub const CHUNK_BYTES_MAX: usize = 4 * 1024 * 1024;
+pub const SNAPSHOT_CHUNK_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Chunks are gathered up to this length before they are compressed and sealed.
 const BLOCK_BYTES: usize = 256 * 1024;
 
 /// A block that was just short of its length, and one greatest chunk.
-const BLOCK_BYTES_MAX: usize = BLOCK_BYTES + 4 + CHUNK_BYTES_MAX;
+const BLOCK_BYTES_MAX: usize = BLOCK_BYTES + 4 + SNAPSHOT_CHUNK_BYTES_MAX;
 
 /// The same, sealed, where it did not compress.
 const SEALED_BYTES_MAX: usize = BLOCK_BYTES_MAX + BLOCK_BYTES_MAX / 128 + 1024 + vault::OVERHEAD_BYTES;
@@ -333,7 +333,7 @@ mod tests {
         let mut chunks: Vec<Vec<u8>> =
             (0..300u32).map(|index| index.to_be_bytes().repeat(1 + index as usize * 3)).collect();
         chunks.push(Vec::new());
-        chunks.push(vec![1; CHUNK_BYTES_MAX]);
+        chunks.push(vec![1; SNAPSHOT_CHUNK_BYTES_MAX]);
         chunks
     }
 
@@ -417,7 +417,7 @@ mod tests {
 
         let long = first.save_snapshot(&SPACE, |sink| {
             sink(&[0]);
-            sink(&vec![0; CHUNK_BYTES_MAX + 1]);
+            sink(&vec![0; SNAPSHOT_CHUNK_BYTES_MAX + 1]);
             sink(&[0]);
         });
         assert!(matches!(long, Err(SnapshotError::ChunkTooLong { .. })));
