@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use kinfold::model::{Frontier, Payload, Surface};
+use kinfold::model::{Payload, Surface};
 use kinfold::node::{Custody, NewOp, Node};
 use kinfold::roster::Role;
 
@@ -119,10 +119,26 @@ async fn diverged(home_a: &Path, home_b: &Path, from: u64, on_a: u64, on_b: u64)
     b.start().await.expect("starts");
     let begun = Instant::now();
     b.add_peer(server.address.clone()).await.expect("an address");
-    b.wait_all(Custody::on(1)).await.expect("acknowledged");
-    let want = server.op_count;
-    until(&b, || b.personal().frontier().op_count() >= want + on_b).await;
+    let want = server.op_count + on_b;
+    let mut connected = None;
+    let mut received = None;
+    loop {
+        let mut version = b.version();
+        version.mark_unchanged();
+        let status = b.status().await.expect("a status");
+        if connected.is_none() && status.devices.iter().any(|device| device.connected.is_some()) {
+            connected = Some(begun.elapsed());
+        }
+        if received.is_none() && status.op_count >= want {
+            received = Some(begun.elapsed());
+        }
+        if received.is_some() && b.safe_to_sleep().await.expect("running").is_safe() {
+            break;
+        }
+        version.changed().await.expect("running");
+    }
     let took = begun.elapsed();
+    eprintln!("connected {connected:?} received {received:?} all {took:?}");
     server.stop();
     b.stop().await.expect("stops");
     took
@@ -133,7 +149,8 @@ async fn serve(home: &Path) {
     let node = open(home).await;
     node.personal().root();
     node.start().await.expect("starts");
-    println!("{} {}", node.local_addr().expect("started"), node.personal().frontier().op_count());
+    let held = node.status().await.expect("a status").op_count;
+    println!("{} {held}", node.local_addr().expect("started"));
     let surface: Surface = "registry:bench".parse().expect("a surface");
     loop {
         let line = tokio::task::spawn_blocking(|| {

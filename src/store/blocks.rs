@@ -100,9 +100,9 @@ pub struct Blocks {
 }
 
 impl Blocks {
-    /// Reads from `store` with a cache of [`CACHE_BYTES`].
+    /// Reads from `store` with a cache of [`BLOCK_CACHE_BYTES`].
     pub fn new(store: Store, keys: KeyRing) -> Self {
-        Self::with_cache(store, keys, CACHE_BYTES)
+        Self::with_cache(store, keys, BLOCK_CACHE_BYTES)
     }
 
     /// Reads from `store` with a cache of `bytes_max` bytes of opened blocks.
@@ -295,4 +295,157 @@ impl Cache {
 }
 
 /// Opened blocks kept by [`Blocks::new`]: 700 full ones, the working set of an interactive use.
-pub const CACHE_BYTES: usize = 16 * 1024 * 1024;
+pub const BLOCK_CACHE_BYTES: usize = 16 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use redb::ReadableTable;
+
+    use super::*;
+    use crate::store::tables::BATCHES;
+    use crate::store::testing::{Author, payload, reopen, store};
+    use crate::sync::Write;
+
+    fn blocks(store: &Store, author: &Author, bytes_max: usize) -> Blocks {
+        let keys = KeyRing::default();
+        keys.insert(author.key.clone());
+        Blocks::with_cache(store.clone(), keys, bytes_max)
+    }
+
+    fn dot(author: &Author, seq: u64) -> Dot {
+        Dot { log: author.log, seq: Seq::new(seq) }
+    }
+
+    #[test]
+    fn every_op_reads_back_through_a_cache_of_any_size() {
+        let mut author = Author::new(1);
+        let (store, _) = store(&mut author);
+        let batches = author.batches(20, 30);
+        let writes = vec![author.write(batches), author.drafts(601, 5)];
+        author.commit(&store, writes);
+
+        for bytes_max in [0, 10_000, BLOCK_CACHE_BYTES] {
+            let blocks = blocks(&store, &author, bytes_max);
+            for seq in (1..=605).chain((1..=605).rev()).chain((1..=605).map(|seq| 1 + seq * 277 % 605)) {
+                let op = blocks.op(&author.space, &dot(&author, seq)).unwrap().unwrap();
+
+                assert_eq!((op.hlc, op.kind, op.flags), (Hlc::new(seq * 10), 1, 0));
+                assert_eq!(op.body, payload(seq, 40));
+            }
+            let cache = lock_mutex(&blocks.cache);
+            assert!(cache.bytes <= bytes_max || cache.blocks.len() == 1);
+            assert_eq!(cache.bytes, cache.blocks.values().map(Block::cost).sum::<usize>());
+            assert_eq!(cache.clock.len(), cache.blocks.len());
+        }
+    }
+
+    #[test]
+    fn a_sealed_batch_takes_the_place_of_opened_drafts() {
+        let mut author = Author::new(1);
+        let (store, _) = store(&mut author);
+        let drafts = vec![author.drafts(1, 2), author.drafts(3, 2), author.drafts(5, 2)];
+        author.commit(&store, drafts);
+        let blocks = blocks(&store, &author, BLOCK_CACHE_BYTES);
+        let read =
+            |author: &Author, seq| blocks.op(&author.space, &dot(author, seq)).unwrap().map(|op| op.body);
+        (1..=6).for_each(|seq| assert_eq!(read(&author, seq).unwrap(), payload(seq, 40)));
+        assert_eq!(lock_mutex(&blocks.cache).blocks.len(), 3);
+
+        let batch = author.batch(5, 40);
+        let through = Seq::new(5);
+        let writes = vec![author.write(vec![batch]), Write::DraftsSealed { space: author.space, through }];
+        author.commit(&store, writes);
+
+        (1..=6).rev().for_each(|seq| assert_eq!(read(&author, seq).unwrap(), payload(seq, 40)));
+        assert_eq!(read(&author, 7), None);
+        let places: Vec<_> = lock_mutex(&blocks.cache)
+            .blocks
+            .values()
+            .map(|block| (block.place.first.get(), block.place.is_draft))
+            .collect();
+        assert_eq!(places, [(1, false), (6, true)]);
+    }
+
+    #[test]
+    fn a_log_can_be_forgotten_and_is_read_anew() {
+        let mut author = Author::new(1);
+        let (store, _) = store(&mut author);
+        let batches = author.batches(3, 3);
+        let write = author.write(batches);
+        author.commit(&store, vec![write]);
+        let blocks = blocks(&store, &author, BLOCK_CACHE_BYTES);
+        let read = |seq| blocks.op(&author.space, &dot(&author, seq)).unwrap().unwrap();
+        (1..=9).for_each(|seq| drop(read(seq)));
+
+        blocks.invalidate(&author.space, &author.log);
+
+        assert_eq!(lock_mutex(&blocks.cache).bytes, 0);
+        assert_eq!(read(5).body, payload(5, 40));
+        let elsewhere = Author::new(2);
+        assert_eq!(blocks.op(&author.space, &dot(&elsewhere, 1)).unwrap(), None);
+    }
+
+    #[test]
+    fn what_cannot_be_read_says_which_op_and_why() {
+        let mut author = Author::new(1);
+        let (first, disk) = store(&mut author);
+        let batches = author.batches(2, 3);
+        let length = batches[0].bytes().len();
+        let write = author.write(batches);
+        author.commit(&first, vec![write]);
+        let without_key = Blocks::new(first.clone(), KeyRing::default());
+        let refused = without_key.op(&author.space, &dot(&author, 2));
+        assert!(matches!(refused, Err(ReadError::NoKey { seq, .. }) if seq == Seq::new(2)));
+        drop((first, without_key));
+
+        let db = redb::Builder::new().create_with_backend(disk.clone()).unwrap();
+        let txn = db.begin_write().unwrap();
+        {
+            let mut table = txn.open_table(BATCHES).unwrap();
+            let mut value = table.get((0, 0, 1)).unwrap().unwrap().value().to_vec();
+            value[length - 70] ^= 1;
+            table.insert((0, 0, 1), &value[..]).unwrap();
+        }
+        txn.commit().unwrap();
+        drop(db);
+        let (spoiled, _) = reopen(&disk);
+        let blocks = blocks(&spoiled, &author, BLOCK_CACHE_BYTES);
+        let refused = blocks.op(&author.space, &dot(&author, 2)).unwrap_err();
+        assert!(matches!(&refused, ReadError::Damaged { source: OpenError::Tag, .. }), "{refused:?}");
+        assert!(refused.to_string().contains("another device still has it"));
+        assert!(blocks.op(&author.space, &dot(&author, 5)).unwrap().is_some());
+        let run = spoiled.run(&author.space, &author.log, Seq::ZERO, Seq::new(6), usize::MAX);
+        assert!(matches!(run, Err(StoreError::Damaged { .. })), "a spoiled batch is not sent");
+    }
+
+    #[test]
+    fn a_body_of_another_version_is_named_as_such() {
+        let mut author = Author::new(1);
+        let (store, _) = store(&mut author);
+        let batch = author.seal(b"\x09 another version", 1);
+        let write = author.write(vec![batch]);
+        author.commit(&store, vec![write]);
+
+        let refused = blocks(&store, &author, 0).op(&author.space, &dot(&author, 1));
+
+        assert!(matches!(refused, Err(ReadError::Body { source: BodyError::Version { found: 9 }, .. })));
+    }
+
+    #[test]
+    fn a_store_that_fails_fails_the_read() {
+        let mut author = Author::new(1);
+        let (store, disk) = store(&mut author);
+        let batches = author.batches(400, 2);
+        let write = author.write(batches);
+        author.commit(&store, vec![write]);
+        disk.cut_power_at_sync(disk.sync_count());
+        let batch = author.batch(1, 40);
+        let write = author.write(vec![batch]);
+        let txn = author.txn(vec![write]);
+        assert!(store.commit(&[txn]).is_err());
+
+        let refused = blocks(&store, &author, 0).op(&author.space, &dot(&author, 1));
+
+        assert!(matches!(refused, Err(ReadError::Store(StoreError::Io(_)))));
+    }
+}

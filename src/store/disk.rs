@@ -1,7 +1,7 @@
 //! The file or memory below the engine, kept across the engine's restarts.
 
 use std::io;
-use std::ops::Bound;
+use std::ops::{Bound, Deref};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -22,14 +22,36 @@ impl Disk {
     }
 
     /// Opens the engine, recovering from a crash where there was one.
-    pub(super) fn open(&self) -> Result<Database, StoreError> {
+    pub(super) fn open(&self) -> Result<OpenDatabase, StoreError> {
         // Measured: reads mostly hit the cache of opened blocks above, and the operating system
         // caches the file below; 16 MiB keep the tree's branches and the pages being written.
         guarded(|| {
             let mut builder = Builder::new();
             builder.set_cache_size(CACHE_BYTES);
-            Ok(builder.create_with_backend(self.clone())?)
+            Ok(OpenDatabase(Some(builder.create_with_backend(self.clone())?)))
         })
+    }
+}
+
+/// An open engine, whose closing writes as well and therefore may meet damage.
+pub(super) struct OpenDatabase(Option<Database>);
+
+impl Deref for OpenDatabase {
+    type Target = Database;
+
+    fn deref(&self) -> &Database {
+        self.0.as_ref().expect("only `drop` takes it out")
+    }
+}
+
+impl Drop for OpenDatabase {
+    fn drop(&mut self) {
+        let db = self.0.take();
+        // What was committed is durable; closing only spares the next start a walk over the file.
+        let _ = guarded(|| {
+            drop(db);
+            Ok(())
+        });
     }
 }
 

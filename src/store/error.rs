@@ -158,8 +158,10 @@ impl From<io::Error> for StoreError {
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull(error),
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly(error),
-            // The file ends before a place it names itself.
-            io::ErrorKind::UnexpectedEof => Self::Damaged { what: Part::File, source: Some(error.into()) },
+            // The file ends before a place it names itself, or does not begin as one of the engine's.
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => {
+                Self::Damaged { what: Part::File, source: Some(error.into()) }
+            }
             _ => Self::Io(error),
         }
     }

@@ -242,3 +242,44 @@ const BLOCK_BYTES: u64 = 4096;
 
 /// Longer files than this a test does not mean.
 const LENGTH_MAX: u64 = 1 << 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_power_cut_takes_only_what_was_not_synced() {
+        let disk = FaultDisk::new();
+        disk.set_len(2048).unwrap();
+        disk.write(0, &[1; 1024]).unwrap();
+        disk.sync_data().unwrap();
+        disk.write(0, &[2; 2048]).unwrap();
+        disk.cut_power_at_sync(1);
+
+        assert!(disk.sync_data().is_err());
+        assert!(disk.read(0, &mut [0]).is_err());
+        let kept = [&[1; 1024][..], &[0; 1024]].concat();
+        assert_eq!(disk.after_power_cut(Loss::All, 0).bytes(), kept);
+        let mut torn_count = 0;
+        for seed in 0..32 {
+            let whole = disk.after_power_cut(Loss::Subset, seed).bytes();
+            assert!(whole == kept || whole == [2; 2048]);
+            let torn = disk.after_power_cut(Loss::Torn, seed).bytes();
+            assert!(torn.chunks(SECTOR_BYTES).all(|sector| sector.iter().all(|byte| *byte == sector[0])));
+            torn_count += u32::from(torn != kept && torn != [2; 2048]);
+        }
+        assert!(torn_count > 16);
+    }
+
+    #[test]
+    fn a_full_disk_still_takes_writes_to_what_it_has() {
+        let disk = FaultDisk::new();
+        disk.write(0, &[1; 8192]).unwrap();
+        disk.limit_free_bytes(4096);
+
+        disk.write(4096, &[2; 4096]).unwrap();
+        disk.write(8192, &[3; 4096]).unwrap();
+        assert_eq!(disk.write(12_288, &[4]).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert_eq!(disk.allocated_bytes(), 12_288);
+    }
+}

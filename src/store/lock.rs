@@ -68,7 +68,11 @@ fn holder(file: &mut File) -> Option<u32> {
 
 /// Refuses folders whose syncs may return before the bytes are safe.
 pub(super) fn refuse_network_file_system(dir: &Path) -> Result<(), StoreError> {
-    match network_file_system(dir)? {
+    refused(network_file_system(dir)?)
+}
+
+const fn refused(network_kind: Option<&'static str>) -> Result<(), StoreError> {
+    match network_kind {
         Some(kind) => Err(StoreError::NetworkFileSystem { kind }),
         None => Ok(()),
     }
@@ -157,8 +161,10 @@ mod tests {
     fn network_file_systems_are_known_by_their_magic() {
         const EXT4: u32 = 0xef53;
 
-        assert_eq!(network_magic(0x6969), Some("nfs"));
-        assert_eq!(network_magic(EXT4), None);
+        let nfs = refused(network_magic(0x6969));
+
+        assert!(matches!(nfs, Err(StoreError::NetworkFileSystem { kind: "nfs" })));
+        assert!(refused(network_magic(EXT4)).is_ok());
         let home = tempfile::tempdir().unwrap();
         refuse_network_file_system(home.path()).unwrap();
     }

@@ -23,6 +23,8 @@ mod snapshot;
 mod tables;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod vaults;
 
 use std::fs::{self, OpenOptions};
@@ -30,18 +32,18 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
+use redb::StorageBackend;
 use redb::backends::FileBackend;
-use redb::{Database, StorageBackend};
 
-pub use blocks::{Blocks, KeyRing, OpAt, ReadError};
+pub use blocks::{BLOCK_CACHE_BYTES, Blocks, KeyRing, OpAt, ReadError};
 pub use error::{Part, StoreError};
 pub use lock::{HomeLock, LockError};
 pub use read::Run;
-pub use snapshot::{NoSnapshot, SnapshotError};
+pub use snapshot::{NoSnapshot, SNAPSHOT_CHUNK_BYTES_MAX, SnapshotError};
 
 use crate::sync::{Loaded, Txn, TxnId};
 use commit::Writer;
-use disk::{Disk, guarded};
+use disk::{Disk, OpenDatabase, guarded};
 use index::Index;
 use tables::FORMAT;
 use vaults::Vaults;
@@ -58,7 +60,7 @@ struct Inner {
     store_id: [u8; 16],
     snapshots: Option<PathBuf>,
     /// Absent after a failure, until the next call opens it anew.
-    db: RwLock<Option<Database>>,
+    db: RwLock<Option<OpenDatabase>>,
     index: RwLock<Index>,
     /// Held for the length of a commit.
     doubt: Mutex<Option<Doubt>>,
@@ -83,12 +85,16 @@ impl Store {
         make_private_dir(dir)?;
         lock::refuse_network_file_system(dir)?;
         check_format_file(dir)?;
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let file = options.open(dir.join(STORE_FILE))?;
-        sync_dir(dir)?;
+        let path = dir.join(STORE_FILE);
+        if !path.try_exists()? {
+            // Made under another name: a crash halfway must not leave a store that is damaged.
+            let unfinished = dir.join(UNFINISHED_FILE);
+            let file = store_file(OpenOptions::new().truncate(true), &unfinished)?;
+            drop(Self::open_with(FileBackend::new(file)?, None, local_key)?);
+            fs::rename(&unfinished, &path)?;
+            sync_dir(dir)?;
+        }
+        let file = store_file(&mut OpenOptions::new(), &path)?;
         Self::open_with(FileBackend::new(file)?, Some(dir), local_key)
     }
 
@@ -203,20 +209,15 @@ impl Store {
 
     /// Drops an engine that met a failure. No [`Engine`] may be held by this thread.
     fn close_engine(&self) {
-        let db = write_lock(&self.0.db).take();
-        // Its last words may be an error or a panic about the failure that is known already.
-        let _ = guarded(|| {
-            drop(db);
-            Ok(())
-        });
+        write_lock(&self.0.db).take();
     }
 }
 
 /// The engine, held open for one use.
-struct Engine<'a>(RwLockReadGuard<'a, Option<Database>>);
+struct Engine<'a>(RwLockReadGuard<'a, Option<OpenDatabase>>);
 
 impl Engine<'_> {
-    fn get(&self) -> &Database {
+    fn get(&self) -> &redb::Database {
         self.0.as_ref().expect("`Store::engine` hands out an open engine only")
     }
 }
@@ -237,6 +238,13 @@ fn make_private_dir(dir: &Path) -> io::Result<()> {
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
     builder.create(dir)
+}
+
+fn store_file(options: &mut OpenOptions, path: &Path) -> io::Result<fs::File> {
+    options.read(true).write(true).create(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
+    options.open(path)
 }
 
 /// Reads the file that names the format, before the engine touches anything; makes it where absent.
@@ -288,8 +296,12 @@ fn lock_mutex<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 const STORE_FILE: &str = "log.redb";
+const UNFINISHED_FILE: &str = "log.redb.new";
 const FORMAT_FILE: &str = "format";
 
-/// Whether every commit also saves the free list, which spares the walk over the file after a
-/// crash but costs a second sync.
+/// Whether every commit also saves the free list, which spares the walk over the file after a crash.
+///
+/// Measured at 1M ops (53 MB): with it a small commit takes 0.39 ms instead of 0.20, because it
+/// syncs twice, and opening after a kill 19 ms instead of 38. The walk also checks every page, so
+/// the slower start is the safer one, and a clean stop never walks.
 const QUICK_REPAIR: bool = false;

@@ -44,9 +44,21 @@ impl Store {
         if after >= tip.seq.min(through) {
             return Ok(None);
         }
-        let mut walk =
-            RunWalk { log, tip, through, bytes_max, next: after.next(), bytes: BytesMut::new(), link: None };
-        self.values(log_ix, after.next(), |first, value| walk.value(first, value))?;
+        let mut walk = RunWalk {
+            log,
+            tip,
+            through,
+            bytes_max,
+            next: after.next(),
+            bytes: BytesMut::new(),
+            link: None,
+            is_stopped: false,
+        };
+        self.values(log_ix, after.next(), |first, value| {
+            let walked = walk.value(first, value)?;
+            walk.is_stopped = walked == Walk::Stop;
+            Ok(walked)
+        })?;
         walk.finish()
     }
 
@@ -179,6 +191,8 @@ struct RunWalk<'a> {
     bytes: BytesMut,
     /// The link of the batch before, once there is one.
     link: Option<TipHash>,
+    /// Whether it ended at a limit or the tip: values that run out before are missing.
+    is_stopped: bool,
 }
 
 impl RunWalk<'_> {
@@ -227,7 +241,8 @@ impl RunWalk<'_> {
             return Ok(Walk::Stop);
         }
         let batch = SealedBatch::parse(bytes).map_err(|_| self.damaged())?;
-        if header.last() == self.tip.seq && batch.link() != self.tip.hash {
+        let is_beyond_tip = header.last() > self.tip.seq;
+        if is_beyond_tip || (header.last() == self.tip.seq && batch.link() != self.tip.hash) {
             return Err(self.damaged());
         }
         self.link = Some(batch.link());
@@ -237,6 +252,9 @@ impl RunWalk<'_> {
     }
 
     fn finish(self) -> Result<Option<Run>, StoreError> {
+        if !self.is_stopped {
+            return Err(self.damaged());
+        }
         if self.bytes.is_empty() {
             return Ok(None);
         }

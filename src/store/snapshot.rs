@@ -80,7 +80,7 @@ pub enum NoSnapshot {
 
 impl Store {
     /// Writes a snapshot of a space: `produce` passes it chunk by chunk, each up to
-    /// [`CHUNK_BYTES_MAX`]. It replaces the one before once it is whole and durable.
+    /// [`SNAPSHOT_CHUNK_BYTES_MAX`]. It replaces the one before once it is whole and durable.
     ///
     /// # Errors
     /// Every variant of [`SnapshotError`].
@@ -234,8 +234,8 @@ struct BlockWriter<'a> {
 
 impl BlockWriter<'_> {
     fn chunk(&mut self, chunk: &[u8]) -> Result<(), SnapshotError> {
-        if chunk.len() > CHUNK_BYTES_MAX {
-            return Err(SnapshotError::ChunkTooLong { found: chunk.len(), limit: CHUNK_BYTES_MAX });
+        if chunk.len() > SNAPSHOT_CHUNK_BYTES_MAX {
+            return Err(SnapshotError::ChunkTooLong { found: chunk.len(), limit: SNAPSHOT_CHUNK_BYTES_MAX });
         }
         let length = u32::try_from(chunk.len()).expect("the limit fits 32 bits");
         self.chunks.extend_from_slice(&length.to_be_bytes());
@@ -301,13 +301,13 @@ const KIND_CHUNKS: u8 = 0;
 const KIND_FOOTER: u8 = 1;
 
 /// Greatest chunk: sixteen times what the fold writes.
-pub const CHUNK_BYTES_MAX: usize = 4 * 1024 * 1024;
+pub const SNAPSHOT_CHUNK_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Chunks are gathered up to this length before they are compressed and sealed.
 const BLOCK_BYTES: usize = 256 * 1024;
 
 /// A block that was just short of its length, and one greatest chunk.
-const BLOCK_BYTES_MAX: usize = BLOCK_BYTES + 4 + CHUNK_BYTES_MAX;
+const BLOCK_BYTES_MAX: usize = BLOCK_BYTES + 4 + SNAPSHOT_CHUNK_BYTES_MAX;
 
 /// The same, sealed, where it did not compress.
 const SEALED_BYTES_MAX: usize = BLOCK_BYTES_MAX + BLOCK_BYTES_MAX / 128 + 1024 + vault::OVERHEAD_BYTES;
@@ -316,3 +316,115 @@ const SEALED_BYTES_MAX: usize = BLOCK_BYTES_MAX + BLOCK_BYTES_MAX / 128 + 1024 +
 const COMPRESSION_LEVEL: i32 = 1;
 
 const FILE_BUFFER_BYTES: usize = 512 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::fault::FaultDisk;
+    use crate::store::testing::LOCAL_KEY;
+
+    const SPACE: SpaceId = SpaceId::from_bytes([7; 32]);
+
+    fn store(dir: &std::path::Path) -> Store {
+        Store::open_with(FaultDisk::new(), Some(dir), &LOCAL_KEY).unwrap().0
+    }
+
+    fn chunks() -> Vec<Vec<u8>> {
+        let mut chunks: Vec<Vec<u8>> =
+            (0..300u32).map(|index| index.to_be_bytes().repeat(1 + index as usize * 3)).collect();
+        chunks.push(Vec::new());
+        chunks.push(vec![1; SNAPSHOT_CHUNK_BYTES_MAX]);
+        chunks
+    }
+
+    fn save(store: &Store) {
+        store.save_snapshot(&SPACE, |sink| chunks().iter().for_each(|chunk| sink(chunk))).unwrap();
+    }
+
+    fn load(store: &Store) -> Result<Vec<Vec<u8>>, NoSnapshot> {
+        let mut chunks = Vec::new();
+        store.load_snapshot(&SPACE, |chunk| {
+            chunks.push(chunk.to_vec());
+            ControlFlow::Continue(())
+        })?;
+        Ok(chunks)
+    }
+
+    #[test]
+    fn chunks_load_as_they_were_saved() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        assert!(matches!(load(&store), Err(NoSnapshot::Absent)));
+
+        save(&store);
+
+        assert_eq!(load(&store).unwrap(), chunks());
+        store.save_snapshot(&SPACE, |_| ()).unwrap();
+        assert_eq!(load(&store).unwrap(), Vec::<Vec<u8>>::new());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing temporary is left");
+    }
+
+    #[test]
+    fn every_defect_means_that_there_is_no_snapshot() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        save(&store);
+        let path = store.snapshot_path(&SPACE).unwrap();
+        let good = fs::read(&path).unwrap();
+        let with = |bytes: &[u8]| {
+            fs::write(&path, bytes).unwrap();
+            load(&store)
+        };
+
+        for length in (0..good.len()).step_by(97) {
+            assert!(matches!(with(&good[..length]), Err(NoSnapshot::Truncated)), "{length} bytes");
+        }
+        for at in (0..good.len()).step_by(89) {
+            let mut spoiled = good.clone();
+            spoiled[at] ^= 4;
+            let result = with(&spoiled);
+            assert!(
+                matches!(
+                    result,
+                    Err(NoSnapshot::Magic { .. } | NoSnapshot::Block { .. } | NoSnapshot::Truncated)
+                ),
+                "byte {at}: {result:?}"
+            );
+        }
+        assert!(matches!(with(&[&good[..], b"x"].concat()), Err(NoSnapshot::Footer)));
+        assert!(with(&good).is_ok());
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert!(matches!(load(&store), Err(NoSnapshot::Io(_))));
+    }
+
+    #[test]
+    fn a_snapshot_belongs_to_its_store_and_its_reader_may_refuse_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = store(dir.path());
+        save(&first);
+
+        assert!(matches!(load(&store(dir.path())), Err(NoSnapshot::Block { index: 0 })));
+        let refused = first.load_snapshot(&SPACE, |_| ControlFlow::Break(()));
+        assert!(matches!(refused, Err(NoSnapshot::Refused)));
+    }
+
+    #[test]
+    fn a_snapshot_that_cannot_be_written_leaves_the_one_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = store(dir.path());
+        save(&first);
+
+        let long = first.save_snapshot(&SPACE, |sink| {
+            sink(&[0]);
+            sink(&vec![0; SNAPSHOT_CHUNK_BYTES_MAX + 1]);
+            sink(&[0]);
+        });
+        assert!(matches!(long, Err(SnapshotError::ChunkTooLong { .. })));
+        assert_eq!(load(&first).unwrap(), chunks());
+        let gone = store(&dir.path().join("gone")).save_snapshot(&SPACE, |_| ());
+        assert!(matches!(gone, Err(SnapshotError::Io(_))));
+        let nowhere = Store::open_with(FaultDisk::new(), None, &LOCAL_KEY).unwrap().0;
+        assert!(matches!(nowhere.save_snapshot(&SPACE, |_| ()), Err(SnapshotError::NoFolder)));
+    }
+}

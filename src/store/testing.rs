@@ -44,8 +44,13 @@ impl Author {
 
     /// The next batch: ops with [`payload`] of their position.
     pub(super) fn batch(&mut self, op_count: u32, op_bytes: usize) -> SealedBatch {
+        let body = body(self.tip.seq.next(), op_count, op_bytes);
+        self.seal(&body, op_count)
+    }
+
+    /// The next batch, of any content.
+    pub(super) fn seal(&mut self, body: &[u8], op_count: u32) -> SealedBatch {
         let first = self.tip.seq.next();
-        let body = body(first, op_count, op_bytes);
         let batch = self.sealer.seal(
             &self.identity,
             &self.key,
@@ -56,7 +61,7 @@ impl Author {
                 op_count,
                 roster_gen: 1,
                 prev: self.tip.hash,
-                body: &body,
+                body,
                 entropy: [3; 32],
             },
         );
