@@ -23,8 +23,18 @@ fn main() {
             let counts = if counts.is_empty() { vec![100_000] } else { counts };
             println!(
                 "{:>9} | {:>10} {:>9} {:>7} {:>7} | {:>8} {:>8} {:>8} | {:>7} {:>7} | {:>9} {:>8}",
-                "ops", "cold op/s", "durable", "B/op", "disk/op", "no-op ms", "1 op ms", "div. ms", "p50 ms",
-                "p99 ms", "rss A MB", "rss B MB"
+                "ops",
+                "cold op/s",
+                "durable",
+                "B/op",
+                "disk/op",
+                "no-op ms",
+                "1 op ms",
+                "div. ms",
+                "p50 ms",
+                "p99 ms",
+                "rss A MB",
+                "rss B MB"
             );
             for count in counts {
                 runtime.block_on(measure(count));
@@ -315,9 +325,9 @@ fn allocated(dir: &Path) -> u64 {
 }
 
 const WORDS: &[&str] = &[
-    "amber", "basket", "candle", "distant", "early", "fabric", "garden", "harbor", "island", "jacket", "kettle",
-    "ladder", "marble", "needle", "orange", "pencil", "quiet", "ribbon", "silver", "timber", "umbrella",
-    "velvet", "window", "yellow", "zephyr", "anchor", "bridge", "copper", "dragon", "engine", "forest", "glacier",
-    "hollow", "ivory", "jungle", "kernel", "lantern", "meadow", "nectar", "oyster", "pebble", "quarry", "rocket",
-    "saddle", "temple", "urchin", "violet", "walnut", "yonder", "zigzag",
+    "amber", "basket", "candle", "distant", "early", "fabric", "garden", "harbor", "island", "jacket",
+    "kettle", "ladder", "marble", "needle", "orange", "pencil", "quiet", "ribbon", "silver", "timber",
+    "umbrella", "velvet", "window", "yellow", "zephyr", "anchor", "bridge", "copper", "dragon", "engine",
+    "forest", "glacier", "hollow", "ivory", "jungle", "kernel", "lantern", "meadow", "nectar", "oyster",
+    "pebble", "quarry", "rocket", "saddle", "temple", "urchin", "violet", "walnut", "yonder", "zigzag",
 ];

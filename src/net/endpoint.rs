@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use quinn::congestion::{BbrConfig, CubicConfig};
 use quinn::crypto::{CryptoError, HmacKey};
 use quinn::{
-    AsyncTimer, AsyncUdpSocket, ConnectionId, ConnectionIdGenerator, EndpointConfig, IdleTimeout,
-    AckFrequencyConfig, MtuDiscoveryConfig, Runtime, TokioRuntime, TransportConfig, ValidationTokenConfig, VarInt,
+    AckFrequencyConfig, AsyncTimer, AsyncUdpSocket, ConnectionId, ConnectionIdGenerator, EndpointConfig,
+    IdleTimeout, MtuDiscoveryConfig, Runtime, TokioRuntime, TransportConfig, ValidationTokenConfig, VarInt,
 };
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio_util::task::TaskTracker;

@@ -42,7 +42,7 @@ pub use frame::Violation;
 pub use interfaces::{InterfaceRules, Loopback, SKIPPED};
 pub use link::{ConnId, Link, LinkError, LinkStats, ORDERS_MAX, PushOrder};
 pub use mdns::DiscoveryError;
-pub use tls::{ALPN, Pins};
+pub use tls::{ALPN, Pins, warm_up};
 
 use crate::crypto::identity::Identity;
 use crate::model::{Blame, DeviceId, LogId, Seq, SpaceId};

@@ -265,6 +265,13 @@ impl ClientCertVerifier for Verifier {
 }
 
 /// One key exchange only: with a second one on offer, an attacker chooses the weaker.
+/// Makes the provider seed this thread's random generator, which takes 30 ms once: better at the
+/// start of a thread than inside the first handshake that runs on it.
+pub fn warm_up() {
+    // A generator that fails here fails at the handshake, which reports it.
+    let _ = aws_lc_rs::default_provider().secure_random.fill(&mut [0; 32]);
+}
+
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(CryptoProvider {
         kx_groups: vec![aws_lc_rs::kx_group::X25519MLKEM768],

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
+use tokio::runtime::Runtime;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::core::{Core, Indexes, Job, Parts};
@@ -29,6 +30,7 @@ use crate::sync::{Counters, Engine};
 pub struct Node(Arc<Inner>);
 
 struct Inner {
+    runtime: NetRuntime,
     home: PathBuf,
     device: DeviceId,
     identity: Arc<Identity>,
@@ -44,6 +46,27 @@ struct Inner {
     pins: Pins,
     version: watch::Receiver<u64>,
     recent: Mutex<BTreeMap<OpId, Dot>>,
+}
+
+/// The network's own threads: an application's blocking task does not stall a handshake, and each
+/// thread is ready before its first one.
+struct NetRuntime(Option<Runtime>);
+
+impl NetRuntime {
+    fn new() -> std::io::Result<Self> {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(NET_THREADS).thread_name("kinfold-net").on_thread_start(crate::net::warm_up);
+        builder.enable_all().build().map(|runtime| Self(Some(runtime)))
+    }
+}
+
+impl Drop for NetRuntime {
+    fn drop(&mut self) {
+        // Dropping a runtime inside another one panics, and a node may be dropped anywhere.
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// What starting and stopping go through one at a time.
@@ -154,7 +177,9 @@ impl Node {
         let config = self.0.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let source: Arc<dyn BatchSource> = Arc::new(StoreSource(self.0.store.clone()));
         let identity = Arc::clone(&self.0.identity);
-        let net = Net::start(identity, config, self.0.pins.clone(), source, self.0.events.clone()).await?;
+        let starting = Net::start(identity, config, self.0.pins.clone(), source, self.0.events.clone());
+        let started = self.0.runtime.0.as_ref().map(|runtime| runtime.spawn(starting));
+        let net = started.ok_or(NodeError::Stopped)?.await.map_err(|_| NodeError::Stopped)??;
         *self.0.net.write().unwrap_or_else(PoisonError::into_inner) = Some(net);
         self.ask(Core::announce).await?;
         drop(lifecycle);
@@ -168,8 +193,9 @@ impl Node {
     pub async fn stop(&self) -> Result<(), NodeError> {
         let mut lifecycle = self.0.lifecycle.lock().await;
         let net = self.0.net.write().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(net) = net {
-            net.stop().await;
+        if let (Some(net), Some(runtime)) = (net, &self.0.runtime.0) {
+            // It ends by itself within two seconds; a panic in it has been reported by its thread.
+            let _ = runtime.spawn(net.stop()).await;
         }
         if let Some(core) = lifecycle.core.take() {
             let (reply, stopped) = oneshot::channel();
@@ -490,6 +516,7 @@ fn open(home: PathBuf, config: NetConfig) -> Result<Node, NodeError> {
     let engine = Engine::new(Arc::clone(&identity), instance, loaded)?;
     let personal = engine.personal().ok_or_else(|| NodeError::NotInitialised { home: home.clone() })?;
 
+    let runtime = NetRuntime::new().map_err(|source| NodeError::HomeFile { path: home.clone(), source })?;
     let keys = KeyRing::default();
     let blocks = Arc::new(Blocks::new(store.clone(), keys.clone()));
     let indexes = engine
@@ -527,6 +554,7 @@ fn open(home: PathBuf, config: NetConfig) -> Result<Node, NodeError> {
         .spawn(move || Core::new(parts).run())
         .map_err(|source| NodeError::HomeFile { path: home.clone(), source })?;
     Ok(Node(Arc::new(Inner {
+        runtime,
         home,
         device,
         identity,
@@ -579,6 +607,9 @@ impl BatchSource for StoreSource {
         }
     }
 }
+
+/// One thread receives while the other sends.
+const NET_THREADS: usize = 2;
 
 /// Requests that may wait for the loop; whoever has more waits itself.
 const JOBS_QUEUED: usize = 4_096;
