@@ -447,7 +447,12 @@ impl Core {
             Notice::Adopted { from, to } => {
                 info!("joined the space of another device; what was written here is carried over");
                 debug!(?from, ?to, "adopted");
-                let index = Arc::new(Index::new(to, Frontier::new()));
+                let mut index = Index::new(to, Frontier::new());
+                // Whoever follows the personal space follows it into its new place.
+                if let Some(left) = self.index(&from) {
+                    index.changes = left.changes.clone();
+                }
+                let index = Arc::new(index);
                 index.install(State::new(to));
                 index.open_to_readers();
                 self.indexes.write().unwrap_or_else(PoisonError::into_inner).insert(to, index);

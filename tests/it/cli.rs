@@ -1,10 +1,11 @@
 //! The command line, as a person or a script uses it.
 
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::kin::{Home, PATIENCE, command, lines, run, signal};
+use crate::kin::{Caller, Home, PATIENCE, command, lines, run, signal};
 
 #[test]
 fn a_device_is_made_once() {
@@ -273,17 +274,7 @@ fn waiting_in_vain_says_to_try_again_later() {
 fn a_watcher_hears_of_changes() {
     let home = Home::init("a");
     let _daemon = home.up(&[]);
-    let mut watch = command(&home.path());
-    watch.args(["watch", "registry:note"]);
-    let mut watch = watch
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .stdin(Stdio::null())
-        .spawn()
-        .expect("the program can be started");
-    let notes = lines(watch.stderr.take().unwrap());
-    let changes = lines(watch.stdout.take().unwrap());
-    assert!(notes.recv_timeout(PATIENCE).unwrap().starts_with("watching"));
+    let (mut watch, changes) = watch(&home);
 
     home.run(&["put", "registry:other", "x", "1"]).expect_code(0);
     home.run(&["put", "registry:note", "n", "1.0"]).expect_code(0);
@@ -292,6 +283,47 @@ fn a_watcher_hears_of_changes() {
 
     assert!(change.ends_with("registry:note n 1.0"), "{change}");
     assert_eq!(watch.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_watcher_goes_on_when_its_device_joins_the_space_of_another() {
+    let (one, two) = (Home::init("one"), Home::init("two"));
+    let (first, second) = (one.up(&[]), two.up(&[]));
+    let (mut watch_one, changes_one) = watch(&one);
+    let (mut watch_two, changes_two) = watch(&two);
+    one.run(&["devices", "add", &second.device, "--role", "admin"]).expect_code(0);
+    two.run(&["devices", "add", &first.device, "--role", "admin"]).expect_code(0);
+    let address = json!({ "address": second.listening });
+    assert!(Caller::connect(&one).call("peers.add", address)["result"].is_object());
+    one.run(&["put", "registry:note", "n", "1"]).expect_code(0);
+    one.run(&["wait", "--on", "1", "--timeout", "100s"]).expect_code(0);
+    two.run(&["put", "registry:note", "n", "2"]).expect_code(0);
+    two.run(&["wait", "--on", "1", "--timeout", "100s"]).expect_code(0);
+
+    for changes in [changes_one, changes_two] {
+        let values: Vec<char> =
+            (0..2).filter_map(|_| changes.recv_timeout(PATIENCE).unwrap().chars().last()).collect();
+        assert_eq!(values, ['1', '2']);
+    }
+    for watch in [&mut watch_one, &mut watch_two] {
+        signal(watch.id(), "TERM");
+        assert_eq!(watch.wait().unwrap().code(), Some(0));
+    }
+}
+
+/// Starts `kinfold watch` and returns once it listens.
+fn watch(home: &Home) -> (Child, mpsc::Receiver<String>) {
+    let mut watch = command(&home.path())
+        .args(["watch", "registry:note"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program can be started");
+    let notes = lines(watch.stderr.take().expect("a pipe was asked for"));
+    let changes = lines(watch.stdout.take().expect("a pipe was asked for"));
+    assert!(notes.recv_timeout(PATIENCE).expect("it says that it watches").starts_with("watching"));
+    (watch, changes)
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! Homes and processes for tests of the program.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A directory for one device.
 pub struct Home {
@@ -125,6 +126,39 @@ impl Drop for Daemon {
         // One that was ended already is no error.
         let _ = self.process.kill();
         let _ = self.process.wait();
+    }
+}
+
+/// A connection to the control socket of a running node.
+pub struct Caller {
+    write: UnixStream,
+    pub read: BufReader<UnixStream>,
+}
+
+impl Caller {
+    pub fn connect(home: &Home) -> Self {
+        let write = UnixStream::connect(home.path().join("control.sock")).expect("the node listens");
+        write.set_read_timeout(Some(PATIENCE)).unwrap();
+        let read = BufReader::new(write.try_clone().unwrap());
+        Self { write, read }
+    }
+
+    pub fn send(&mut self, line: &[u8]) {
+        self.write.write_all(line).unwrap();
+        self.write.write_all(b"\n").unwrap();
+    }
+
+    pub fn next(&mut self) -> Value {
+        let mut line = String::new();
+        self.read.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
+    }
+
+    pub fn call(&mut self, method: &str, params: Value) -> Value {
+        self.send(
+            json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string().as_bytes(),
+        );
+        self.next()
     }
 }
 

@@ -1,45 +1,11 @@
 //! The control socket, as a program uses it.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::BufRead;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
 
 use serde_json::{Value, json};
 
-use crate::kin::{Home, PATIENCE};
-
-/// One connection.
-struct Caller {
-    write: UnixStream,
-    read: BufReader<UnixStream>,
-}
-
-impl Caller {
-    fn connect(home: &Home) -> Self {
-        let write = UnixStream::connect(home.path().join("control.sock")).expect("the node listens");
-        write.set_read_timeout(Some(PATIENCE)).unwrap();
-        let read = BufReader::new(write.try_clone().unwrap());
-        Self { write, read }
-    }
-
-    fn send(&mut self, line: &[u8]) {
-        self.write.write_all(line).unwrap();
-        self.write.write_all(b"\n").unwrap();
-    }
-
-    fn next(&mut self) -> Value {
-        let mut line = String::new();
-        self.read.read_line(&mut line).unwrap();
-        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
-    }
-
-    fn call(&mut self, method: &str, params: Value) -> Value {
-        self.send(
-            json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string().as_bytes(),
-        );
-        self.next()
-    }
-}
+use crate::kin::{Caller, Home};
 
 #[test]
 fn a_bad_request_is_answered_and_the_connection_is_kept() {

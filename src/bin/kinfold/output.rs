@@ -59,11 +59,8 @@ impl Output {
     pub fn table<const N: usize>(&self, heading: [&str; N], rows: Vec<[String; N]>) -> Result<(), Failure> {
         let mut table = Table::new();
         table.load_preset(presets::NOTHING).set_header(heading.map(str::to_uppercase)).add_rows(rows);
-        if self.has_colour {
-            table.set_content_arrangement(ContentArrangement::Dynamic);
-        } else {
-            table.force_no_tty();
-        }
+        // Never wrapped into columns: a wrapped id cannot be copied.
+        table.set_content_arrangement(ContentArrangement::Disabled).force_no_tty();
         for column in table.column_iter_mut() {
             column.set_padding((0, 2));
         }
