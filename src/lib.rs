@@ -12,6 +12,8 @@ pub mod wire;
 #[cfg(feature = "node")]
 pub mod clock;
 #[cfg(feature = "node")]
+pub mod control;
+#[cfg(feature = "node")]
 pub mod net;
 #[cfg(feature = "node")]
 pub mod node;

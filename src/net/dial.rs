@@ -335,7 +335,7 @@ async fn serve(
 /// addresses that lead back here are not worth hurrying for.
 fn retry_blame(error: &DialError) -> Blame {
     match error {
-        DialError::PeerRefused(_) => Blame::Peer,
+        DialError::PeerRefused(refused) => refused.blame(),
         DialError::RefusedByPeer(reason) => match reason.blame() {
             Blame::Peer => Blame::Peer,
             Blame::Local | Blame::Environment => Blame::Environment,

@@ -393,6 +393,12 @@ impl Net {
         let _ = self.shared.words.try_send(Word::StartOver);
     }
 
+    /// Dials every peer that is not connected at once: who may connect has changed.
+    pub fn redial(&self) {
+        // A full queue is one with a reason to dial already.
+        let _ = self.shared.reports.try_send(Report::Wake);
+    }
+
     /// What to announce and whom to recognise from now on. Without a space nothing is announced.
     ///
     /// At most 22 spaces are announced, the first ones.

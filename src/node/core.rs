@@ -447,8 +447,14 @@ impl Core {
             Notice::Adopted { from, to } => {
                 info!("joined the space of another device; what was written here is carried over");
                 debug!(?from, ?to, "adopted");
-                let index = Arc::new(Index::new(to, Frontier::new()));
+                let mut index = Index::new(to, Frontier::new());
+                // Whoever follows the personal space follows it into its new place.
+                if let Some(left) = self.index(&from) {
+                    index.changes = left.changes.clone();
+                }
+                let index = Arc::new(index);
                 index.install(State::new(to));
+                index.open_to_readers();
                 self.indexes.write().unwrap_or_else(PoisonError::into_inner).insert(to, index);
                 *self.personal.write().unwrap_or_else(PoisonError::into_inner) = to;
             }
@@ -498,6 +504,8 @@ impl Core {
         if let Some(net) = &*self.net.read().unwrap_or_else(PoisonError::into_inner) {
             net.beacons(beacons);
             net.drop_unpinned();
+            // A device that was refused until now may be waiting behind a long backoff.
+            net.redial();
         }
     }
 
@@ -528,6 +536,8 @@ impl Core {
         let Some(index) = self.index(&space) else { return };
         index.install(state);
         self.catch_up(space);
+        // Not earlier: the drafts are held by the engine, and a reader would miss them.
+        index.open_to_readers();
         self.settle();
         self.carries.extend(self.engine.to_carry_over());
         let mut none = VecDeque::new();

@@ -52,6 +52,10 @@ impl Index {
     /// Puts a state in place that was built beside.
     pub fn install(&self, state: State) {
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+
+    /// Lets readers in: the state shows everything that was durable when the home was opened.
+    pub fn open_to_readers(&self) {
         *self.is_ready.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.ready.notify_all();
     }

@@ -1,1 +1,77 @@
-fn main() {}
+//! The `kinfold` command.
+//!
+//! Owns arguments, terminal and exit codes. Every command that touches a device's state is one call
+//! of [`kinfold::control`]: through the socket where a node runs, in this process where none does.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod conflicts;
+mod demo;
+mod devices;
+mod failure;
+mod home;
+mod output;
+mod rows;
+mod state;
+mod target;
+mod transfer;
+mod up;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Args, Command};
+use failure::Failure;
+use output::Output;
+
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // Help and version are no errors to clap's exit code; a closed pipe is nobody's fault.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(failure::EXIT_USAGE));
+        }
+    };
+    let output = Output::new(args.json);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(source) => return Failure::Runtime { source }.report(),
+    };
+    let outcome = runtime.block_on(run(args, &output));
+    // What still blocks a thread (a read from a terminal) must not hold the exit.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+async fn run(args: Args, output: &Output) -> Result<(), Failure> {
+    if !matches!(args.command, Command::Up(_)) {
+        output::log_to_stderr(None);
+    }
+    let home = || home::resolve(args.home.clone());
+    match args.command {
+        Command::Init(init) => home::init(&home()?, init.name, output),
+        Command::Up(up) => up::run(&home()?, up, output).await,
+        Command::Put(put) => rows::put(&home()?, put, output).await,
+        Command::Get(get) => rows::get(&home()?, get, output).await,
+        Command::List(list) => rows::list(&home()?, list, output).await,
+        Command::Rm(rm) => rows::rm(&home()?, rm, output).await,
+        Command::Event(event) => rows::event(&home()?, event, output).await,
+        Command::Watch(watch) => watch::run(&home()?, watch, output).await,
+        Command::Import(import) => transfer::import(&home()?, import, output).await,
+        Command::Export(export) => transfer::export(&home()?, export, output).await,
+        Command::Status(status) => state::status(&home()?, status, output).await,
+        Command::Sync(sync) => state::sync(&home()?, sync, output).await,
+        Command::Wait(wait) => state::wait(&home()?, wait, output).await,
+        Command::SafeToSleep => state::safe_to_sleep(&home()?, output).await,
+        Command::Conflicts { command } => conflicts::run(&home()?, command, output).await,
+        Command::Devices { command } => devices::run(&home()?, command, output).await,
+        Command::Demo(demo) => demo::run(demo, output).await,
+    }
+}

@@ -1,0 +1,279 @@
+//! What can be typed.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use kinfold::control::params::RoleParam;
+
+/// Your devices, one state: peer-to-peer sync without a server.
+#[derive(Debug, Parser)]
+#[command(name = "kinfold", version, max_term_width = 100, arg_required_else_help = true)]
+pub struct Args {
+    /// The device's directory [default: the platform's data directory]
+    #[arg(long, global = true, env = "KINFOLD_HOME", value_name = "DIR")]
+    pub home: Option<PathBuf>,
+    /// Writes JSON for programs
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Makes a device: identity and personal space
+    Init(Init),
+    /// Runs the node in the foreground until Ctrl-C or SIGTERM
+    Up(Up),
+    /// Sets a row, or states a fact
+    Put(Put),
+    /// Shows a row's value
+    Get(RowName),
+    /// Lists rows or events of a surface; surfaces where none is named
+    List(List),
+    /// Removes a row
+    Rm(RowName),
+    /// Adds an event to a stream
+    Event(Event),
+    /// Shows changes as they happen, own and remote
+    Watch(Watch),
+    /// Records JSON lines {scope?, surface, payload}
+    Import(Import),
+    /// Writes everything shown as JSON lines that `import` takes
+    Export(Export),
+    /// Shows what this device has and how the others stand
+    Status(StatusArgs),
+    /// One round with every reachable device now
+    Sync(SyncArgs),
+    /// Waits until other devices hold what this one has
+    Wait(Wait),
+    /// Exit 0: another device holds everything durably
+    SafeToSleep,
+    /// Rows that devices set at the same time
+    Conflicts {
+        #[command(subcommand)]
+        command: Option<Conflicts>,
+    },
+    /// The devices of the personal space
+    Devices {
+        #[command(subcommand)]
+        command: Option<Devices>,
+    },
+    /// Two fresh nodes on this machine write, meet and converge
+    Demo(Demo),
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Init {
+    /// What other devices call this one [default: the host's name]
+    #[arg(long)]
+    pub name: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Up {
+    /// Listens here: ADDRESS:PORT, or a port for all addresses
+    #[arg(long, value_name = "ADDR", value_parser = listen_address)]
+    pub listen: Option<SocketAddr>,
+    /// Neither announces this device nor looks for others on the local network
+    #[arg(long)]
+    pub no_mdns: bool,
+    /// Dials this HOST:PORT whenever it is not connected; may be given again
+    #[arg(long, value_name = "ADDR")]
+    pub peer: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct RowName {
+    /// registry:<kind>, declagent, knowledge, skill, trajectory or run
+    pub surface: String,
+    /// The row's key
+    pub id: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Put {
+    #[command(flatten)]
+    pub row: RowName,
+    /// The value: JSON, @FILE, or - for standard input
+    #[arg(value_name = "JSON", allow_hyphen_values = true)]
+    pub value: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct List {
+    /// Which surface
+    pub surface: Option<String>,
+    /// Only this stream of an event surface
+    #[arg(long)]
+    pub stream: Option<String>,
+    /// Starts after this key (rows) or the `next` of the page before (events)
+    #[arg(long)]
+    pub after: Option<String>,
+    /// At most this many
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: u64,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Event {
+    /// routing or conversation
+    pub surface: String,
+    /// The stream
+    pub stream: String,
+    /// What happened: JSON, @FILE, or - for standard input
+    #[arg(value_name = "JSON", allow_hyphen_values = true)]
+    pub value: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Watch {
+    /// Only this surface
+    pub surface: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Import {
+    /// The file, or - for standard input
+    pub file: PathBuf,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Export {
+    /// Only this surface
+    pub surface: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct StatusArgs {
+    /// Shows it again whenever it changes
+    #[arg(long)]
+    pub watch: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct SyncArgs {
+    /// How long to look for a device where no node runs
+    #[arg(long, default_value = "10s", value_parser = duration, value_name = "DURATION")]
+    pub timeout: Duration,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Wait {
+    /// On how many other devices
+    #[arg(long, value_name = "N")]
+    pub on: u32,
+    /// Gives up after this long, with exit code 75: 30s, 5m
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    pub timeout: Option<Duration>,
+    /// Only this op [default: everything this device has now]
+    #[arg(long, value_name = "ID")]
+    pub op: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Conflicts {
+    /// Lists rows with more than one value
+    List,
+    /// Shows every value of a row with its device and time
+    Show(RowName),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Devices {
+    /// Lists them
+    List,
+    /// Shows this device's id, to be added on another device
+    Id,
+    /// Adds a device by its id; do the same over there
+    Add(AddDevice),
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct AddDevice {
+    /// What `kinfold devices id` shows on that device
+    pub id: String,
+    /// What to call it
+    #[arg(long)]
+    pub name: Option<String>,
+    /// What it may do
+    #[arg(long, value_enum, default_value_t = Role::Member)]
+    pub role: Role,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Role {
+    /// Adds and removes devices, reads and writes
+    Admin,
+    /// Reads and writes
+    Member,
+    /// Stores and forwards ciphertext, holds no key
+    Blind,
+}
+
+impl From<Role> for RoleParam {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Admin => Self::Admin,
+            Role::Member => Self::Member,
+            Role::Blind => Self::Blind,
+        }
+    }
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Demo {
+    /// Takes the history of this git repository as input
+    #[arg(long, value_name = "REPO")]
+    pub git: Option<PathBuf>,
+    /// How many ops: generated ones [default: 20000], or at most this many of the history
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(2..=10_000_000))]
+    pub ops: Option<u64>,
+    /// Keeps the two homes and says where they are
+    #[arg(long)]
+    pub keep: bool,
+}
+
+fn duration(text: &str) -> Result<Duration, humantime::DurationError> {
+    // A bare number is a number of seconds.
+    match text.parse() {
+        Ok(seconds) => Ok(Duration::from_secs(seconds)),
+        Err(_) => humantime::parse_duration(text),
+    }
+}
+
+fn listen_address(text: &str) -> Result<SocketAddr, std::net::AddrParseError> {
+    match text.trim_start_matches(':').parse::<u16>() {
+        Ok(port) => Ok(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port)),
+        Err(_) => text.parse(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_listening_address_is_an_address_or_a_port() {
+        assert_eq!(listen_address("4433"), "[::]:4433".parse());
+        assert_eq!(listen_address(":4433"), "[::]:4433".parse());
+        assert_eq!(listen_address("127.0.0.1:0"), "127.0.0.1:0".parse());
+        assert!(listen_address("localhost").is_err());
+    }
+
+    #[test]
+    fn a_duration_is_written_for_people_or_in_seconds() {
+        assert_eq!(duration("30"), Ok(Duration::from_secs(30)));
+        assert_eq!(duration("1m 30s"), Ok(Duration::from_secs(90)));
+        assert!(duration("soon").is_err());
+    }
+}

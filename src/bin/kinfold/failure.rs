@@ -1,0 +1,198 @@
+//! Why a command did not do what it was asked, and the exit code that says so.
+
+use std::error::Error as _;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use kinfold::control::{ClientError, ControlError, RpcError, SocketError};
+use kinfold::node::NodeError;
+use thiserror::Error;
+
+/// Usage: what clap says too.
+pub const EXIT_USAGE: u8 = 2;
+
+/// Refused or failed.
+const EXIT_FAILED: u8 = 1;
+
+/// Try again later (EX_TEMPFAIL of sysexits.h).
+const EXIT_LATER: u8 = 75;
+
+#[derive(Debug, Error)]
+pub enum Failure {
+    /// A node refused, this one or the running one.
+    #[error("{}", .0.message)]
+    Refused(RpcError),
+    /// The running node cannot be asked.
+    #[error("the running node cannot be asked")]
+    Client(#[source] ClientError),
+    /// There is no control socket.
+    #[error("other commands could not reach this node")]
+    Socket(#[from] SocketError),
+    /// The answer has another form than this version knows.
+    #[error("the running node answers in another form")]
+    Answer(#[source] serde_json::Error),
+    #[error("no home: neither --home, KINFOLD_HOME nor HOME is set")]
+    NoHome,
+    #[error("no row {id:?} in {surface}")]
+    NoRow { surface: String, id: String },
+    #[error("{path:?} cannot be read")]
+    Input {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("standard input cannot be read")]
+    StandardInput(#[source] io::Error),
+    #[error("the value is longer than {limit} bytes")]
+    ValueTooLong { limit: usize },
+    #[error("{refused} of {total} lines were refused")]
+    LinesRefused { refused: u64, total: u64 },
+    #[error("stopped on request after line {line}; the good lines up to it are recorded")]
+    Interrupted { line: u64 },
+    #[error("no other device was reached within {seconds} s")]
+    NobodyReached { seconds: u64 },
+    #[error("not safe yet: {unheld} ops are on no other device")]
+    NotSafe { unheld: u64 },
+    #[error("the terminal or file cannot be written")]
+    Output(#[source] io::Error),
+    /// The reader of the output has gone.
+    #[error("nobody reads the output")]
+    Pipe,
+    #[error("the program cannot be started")]
+    Runtime {
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Demo(#[from] crate::demo::DemoFailure),
+}
+
+impl Failure {
+    /// Tells the person and gives the exit code.
+    pub fn report(&self) -> ExitCode {
+        if !matches!(self, Self::Pipe) {
+            eprintln!("{}", self.text());
+        }
+        ExitCode::from(self.exit_code())
+    }
+
+    /// What happened, why, and what to do.
+    fn text(&self) -> String {
+        let mut text = format!("kinfold: {self}");
+        for cause in self.causes() {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+        if let Some(hint) = self.hint() {
+            text.push_str("\nhint: ");
+            text.push_str(&hint);
+        }
+        text
+    }
+
+    fn causes(&self) -> Vec<String> {
+        if let Self::Refused(error) = self {
+            return error.data.causes.clone();
+        }
+        let mut causes = Vec::new();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            causes.push(error.to_string());
+            cause = error.source();
+        }
+        causes
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Refused(error) => return error.data.hint.clone(),
+            Self::Demo(failure) => return failure.hint(),
+            Self::Client(_) => "is `kinfold up` still running?".into(),
+            Self::Answer(_) => "stop the running node and start it again in this version".into(),
+            Self::NoHome => "name a directory with --home".into(),
+            Self::NoRow { surface, .. } => format!("`kinfold list {surface}` shows what is there"),
+            Self::LinesRefused { .. } => {
+                "the good lines are recorded; mend the others and import them".into()
+            }
+            Self::NobodyReached { .. } => {
+                "start the other device, or name its address with `kinfold up --peer`".into()
+            }
+            Self::NotSafe { .. } => "`kinfold wait --on 1` returns when another device has them".into(),
+            Self::ValueTooLong { .. } => "keep large content in a file and store its name".into(),
+            Self::Socket(_)
+            | Self::Input { .. }
+            | Self::StandardInput(_)
+            | Self::Output(_)
+            | Self::Pipe
+            | Self::Interrupted { .. }
+            | Self::Runtime { .. } => return None,
+        })
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Refused(error) if error.is_temporary() => EXIT_LATER,
+            Self::Client(_) | Self::NobodyReached { .. } | Self::NotSafe { .. } => EXIT_LATER,
+            Self::Pipe => 0,
+            Self::NoHome => EXIT_USAGE,
+            _ => EXIT_FAILED,
+        }
+    }
+}
+
+impl From<RpcError> for Failure {
+    fn from(error: RpcError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<ControlError> for Failure {
+    fn from(error: ControlError) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+impl From<NodeError> for Failure {
+    fn from(error: NodeError) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Refused(error) => Self::Refused(error),
+            error => Self::Client(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kinfold::store::LockError;
+
+    use super::*;
+
+    #[test]
+    fn an_error_says_what_why_and_what_to_do() {
+        let failure =
+            Failure::Input { path: "notes.jsonl".into(), source: io::Error::from(io::ErrorKind::NotFound) };
+        assert_eq!(failure.text(), "kinfold: \"notes.jsonl\" cannot be read: entity not found");
+        assert_eq!(failure.exit_code(), 1);
+
+        let failure = Failure::NoRow { surface: "skill".into(), id: "x".into() };
+        assert!(failure.text().ends_with("\nhint: `kinfold list skill` shows what is there"));
+    }
+
+    #[test]
+    fn what_passes_by_itself_exits_with_75() {
+        let locked = NodeError::Lock { home: "/h".into(), source: LockError::Held { pid: Some(7) } };
+
+        assert_eq!(Failure::from(locked).exit_code(), 75);
+        assert_eq!(Failure::from(NodeError::TimedOut).exit_code(), 75);
+        assert_eq!(Failure::NotSafe { unheld: 1 }.exit_code(), 75);
+        assert_eq!(Failure::from(NodeError::UnknownOp).exit_code(), 1);
+        assert_eq!(Failure::NoHome.exit_code(), 2);
+    }
+}

@@ -1,0 +1,236 @@
+//! `put`, `get`, `list`, `rm` and `event`.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use kinfold::control::forms::{AppendedForm, ListForm, RowForm, SurfacesForm};
+use kinfold::control::params::{AppendParams, ListParams, RowParams, ScopeParam, ScopeParams};
+use kinfold::control::{ControlError, Method, PAGE_ITEMS_MAX};
+use kinfold::model::limits::PAYLOAD_BYTES_MAX;
+use kinfold::model::{Payload, Surface, Tier};
+use serde_json::value::RawValue;
+
+use crate::args::{Event, List, Put, RowName};
+use crate::failure::Failure;
+use crate::output::{Output, Tone, count, short_device, short_hash, time};
+use crate::target::Target;
+
+pub async fn put(home: &Path, put: Put, output: &Output) -> Result<(), Failure> {
+    let params = AppendParams {
+        scope: ScopeParam::Personal,
+        surface: put.row.surface,
+        payload: value(&put.value)?,
+        key: Some(put.row.id),
+        stream: None,
+    };
+    append(home, &params, output).await
+}
+
+pub async fn event(home: &Path, event: Event, output: &Output) -> Result<(), Failure> {
+    let params = AppendParams {
+        scope: ScopeParam::Personal,
+        surface: event.surface,
+        payload: value(&event.value)?,
+        key: None,
+        stream: Some(event.stream),
+    };
+    append(home, &params, output).await
+}
+
+async fn append(home: &Path, params: &AppendParams, output: &Output) -> Result<(), Failure> {
+    let target = Target::open(home).await?;
+    let appended = target.call(Method::Append, params).await;
+    target.close().await?;
+    tell(&appended?, output)
+}
+
+pub async fn get(home: &Path, row: RowName, output: &Output) -> Result<(), Failure> {
+    let target = Target::open(home).await?;
+    let found = find(&target, &row).await;
+    target.close().await?;
+    let Some(found) = found?.filter(|found| output.is_json() || !found.deleted) else {
+        return Err(Failure::NoRow { surface: row.surface, id: row.id });
+    };
+    if output.is_json() {
+        return output.json(&found);
+    }
+    output.line(found.payload.get())?;
+    if !found.others.is_empty() {
+        output.note(format!(
+            "conflict: {} other values; `kinfold conflicts show {} {}`",
+            found.others.len(),
+            found.surface,
+            found.id
+        ));
+    }
+    Ok(())
+}
+
+pub async fn rm(home: &Path, row: RowName, output: &Output) -> Result<(), Failure> {
+    let target = Target::open(home).await?;
+    let removed = remove(&target, row).await;
+    target.close().await?;
+    tell(&removed?, output)
+}
+
+async fn remove(target: &Target, row: RowName) -> Result<AppendedForm, Failure> {
+    match find(target, &row).await? {
+        Some(found) if !found.deleted => {
+            let params = RowParams { scope: ScopeParam::Personal, surface: row.surface, id: row.id };
+            target.call(Method::Delete, &params).await
+        }
+        _ => Err(Failure::NoRow { surface: row.surface, id: row.id }),
+    }
+}
+
+/// One row, removed or not.
+pub async fn find(target: &Target, row: &RowName) -> Result<Option<RowForm>, Failure> {
+    let params = RowParams { scope: ScopeParam::Personal, surface: row.surface.clone(), id: row.id.clone() };
+    target.call(Method::Get, &params).await
+}
+
+pub async fn list(home: &Path, list: List, output: &Output) -> Result<(), Failure> {
+    let target = Target::open(home).await?;
+    let Some(surface) = list.surface.clone() else {
+        let surfaces = target.call(Method::Surfaces, &ScopeParams::default()).await;
+        target.close().await?;
+        return show_surfaces(&surfaces?, output);
+    };
+    let page = pages(&target, &list, surface.clone()).await;
+    target.close().await?;
+    show_page(&page?, &surface, output)
+}
+
+/// As many pages as the limit takes, as one.
+async fn pages(target: &Target, list: &List, surface: String) -> Result<ListForm, Failure> {
+    let mut all = ListForm { next: list.after.clone(), ..ListForm::default() };
+    let mut left = usize::try_from(list.limit).unwrap_or(usize::MAX);
+    loop {
+        let params = ListParams {
+            scope: ScopeParam::Personal,
+            surface: surface.clone(),
+            stream: list.stream.clone(),
+            after: all.next.take(),
+            limit: Some(left.min(PAGE_ITEMS_MAX)),
+        };
+        let page: ListForm = target.call(Method::List, &params).await?;
+        left = left.saturating_sub(page.rows.len() + page.events.len());
+        all.rows.extend(page.rows);
+        all.events.extend(page.events);
+        all.next = page.next;
+        if all.next.is_none() || left == 0 {
+            return Ok(all);
+        }
+    }
+}
+
+fn show_surfaces(held: &SurfacesForm, output: &Output) -> Result<(), Failure> {
+    if output.is_json() {
+        return output.json(held);
+    }
+    let row = |form: &kinfold::control::forms::SurfaceForm| {
+        [form.surface.clone(), count(form.count), form.holds.clone()]
+    };
+    output.table(["surface", "count", "holds"], held.surfaces.iter().map(row).collect())
+}
+
+fn show_page(page: &ListForm, surface: &str, output: &Output) -> Result<(), Failure> {
+    if output.is_json() {
+        return output.json(page);
+    }
+    // The answer to a page of the other tier is empty on the other side, so the surface decides.
+    let has_events = surface.parse::<Surface>().is_ok_and(|surface| surface.tier() == Tier::Events);
+    if has_events {
+        let event = |form: &kinfold::control::forms::EventForm| {
+            let by = short_device(&form.device_id);
+            [form.stream.clone(), time(form.time_ms), by, excerpt(form.payload.get())]
+        };
+        output.table(["stream", "time", "device", "payload"], page.events.iter().map(event).collect())?;
+    } else {
+        let row = |form: &RowForm| {
+            let conflict = if form.others.is_empty() { "" } else { "conflict" };
+            let by = short_device(&form.device_id);
+            [form.id.clone(), time(form.time_ms), by, conflict.into(), excerpt(form.payload.get())]
+        };
+        output.table(["id", "time", "device", "", "payload"], page.rows.iter().map(row).collect())?;
+    }
+    if let Some(next) = &page.next {
+        output.note(format!("more: `kinfold list {surface} --after '{next}'`"));
+    }
+    Ok(())
+}
+
+fn tell(appended: &AppendedForm, output: &Output) -> Result<(), Failure> {
+    if output.is_json() {
+        return output.json(appended);
+    }
+    let done = output.paint(Tone::Good, "recorded");
+    output.line(format!("{done} op {} seq {}", short_hash(&appended.op_id), appended.seq))
+}
+
+/// JSON from an argument, `@FILE` or `-`, in canonical form.
+fn value(argument: &str) -> Result<Box<RawValue>, Failure> {
+    let text = if argument == "-" {
+        read(std::io::stdin().lock(), Failure::StandardInput)?
+    } else if let Some(path) = argument.strip_prefix('@') {
+        let path = PathBuf::from(path);
+        let unreadable = |source| Failure::Input { path: path.clone(), source };
+        read(std::fs::File::open(&path).map_err(unreadable)?, unreadable)?
+    } else {
+        argument.to_owned()
+    };
+    let payload = Payload::parse(&text).map_err(ControlError::from)?;
+    Ok(RawValue::from_string(payload.to_string()).expect("a payload is JSON: Payload::parse made it"))
+}
+
+fn read(source: impl Read, unreadable: impl Fn(std::io::Error) -> Failure) -> Result<String, Failure> {
+    let mut text = String::new();
+    let limit = VALUE_BYTES_MAX as u64 + 1;
+    source.take(limit).read_to_string(&mut text).map_err(unreadable)?;
+    if text.len() > VALUE_BYTES_MAX {
+        return Err(Failure::ValueTooLong { limit: VALUE_BYTES_MAX });
+    }
+    Ok(text)
+}
+
+/// The beginning of a payload, for a table.
+pub fn excerpt(text: &str) -> String {
+    if text.chars().count() <= EXCERPT_CHARACTERS {
+        return text.to_owned();
+    }
+    text.chars().take(EXCERPT_CHARACTERS - 1).chain(['…']).collect()
+}
+
+/// White space included; the canonical form has a limit of its own.
+const VALUE_BYTES_MAX: usize = 16 * PAYLOAD_BYTES_MAX;
+
+/// What fits beside the other columns of a wide terminal.
+const EXCERPT_CHARACTERS: usize = 96;
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn a_value_comes_from_an_argument_or_a_file() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b" {\"b\": 1.0, \"a\": 2}\n").unwrap();
+
+        assert_eq!(value("[1, 2]").unwrap().get(), "[1,2]");
+        assert_eq!(value(&format!("@{}", file.path().display())).unwrap().get(), r#"{"a":2,"b":1.0}"#);
+        assert!(matches!(value("@/no/such/file"), Err(Failure::Input { .. })));
+        assert!(matches!(value("nonsense"), Err(Failure::Refused(error)) if error.data.kind == "NotJson"));
+        let spaces = " ".repeat(VALUE_BYTES_MAX + 1);
+        assert!(matches!(read(spaces.as_bytes(), Failure::StandardInput), Err(Failure::ValueTooLong { .. })));
+    }
+
+    #[test]
+    fn an_excerpt_is_cut_between_characters() {
+        let long = "ü".repeat(EXCERPT_CHARACTERS + 1);
+
+        assert_eq!(excerpt("short"), "short");
+        assert_eq!(excerpt(&long).chars().count(), EXCERPT_CHARACTERS);
+    }
+}

@@ -1,0 +1,198 @@
+//! `status`, `sync`, `wait` and `safe-to-sleep`.
+
+use std::path::Path;
+use std::time::Duration;
+
+use kinfold::control::Method;
+use kinfold::control::forms::{PeerForm, RoundForm, SafeToSleepForm, StatusForm, WaitForm};
+use kinfold::control::params::{NoParams, ScopeParams, WaitParams};
+use serde_json::json;
+use tokio::time::Instant;
+
+use crate::args::{StatusArgs, SyncArgs, Wait};
+use crate::failure::Failure;
+use crate::output::{Output, Tone, ago, count, short_device, short_hash};
+use crate::target::{Interrupt, Target};
+
+pub async fn status(home: &Path, args: StatusArgs, output: &Output) -> Result<(), Failure> {
+    let target = Target::open(home).await?;
+    let outcome = if args.watch { watch(&target, output).await } else { once(&target, output).await };
+    target.close().await?;
+    outcome
+}
+
+async fn once(target: &Target, output: &Output) -> Result<(), Failure> {
+    if target.is_own() {
+        // Answered once the index has been read; a running node says instead that it is reading.
+        target.call_raw(Method::Surfaces, &ScopeParams::default()).await?;
+    }
+    let status = target.call(Method::Status, &NoParams {}).await?;
+    show(&status, target.is_own(), output)
+}
+
+async fn watch(target: &Target, output: &Output) -> Result<(), Failure> {
+    let mut interrupt = Interrupt::listen();
+    target.start_network().await?;
+    let mut shown = String::new();
+    loop {
+        let status: StatusForm = target.call(Method::Status, &NoParams {}).await?;
+        // Everything but the clocks that always run.
+        let now = format!("{}{}{:?}", status.state_hash, status.ops, progress(&status));
+        if output.is_live() {
+            output.line("\x1b[2J\x1b[H")?;
+            show(&status, false, output)?;
+        } else if now != shown {
+            show(&status, false, output)?;
+            shown = now;
+        }
+        tokio::select! {
+            // Nothing is under way while it waits.
+            () = interrupt.told() => return Ok(()),
+            () = tokio::time::sleep(REDRAW) => {}
+        }
+    }
+}
+
+fn progress(status: &StatusForm) -> Vec<(bool, Option<u64>, u64)> {
+    status.peers.iter().map(|peer| (peer.connected, peer.behind_by, peer.ahead_by)).collect()
+}
+
+fn show(status: &StatusForm, is_offline: bool, output: &Output) -> Result<(), Failure> {
+    if output.is_json() {
+        return output.json(status);
+    }
+    let label = |name: &str| output.paint(Tone::Quiet, format!("{name:<10}"));
+    let strong = |text: &str| output.paint(Tone::Strong, text);
+    output.line(format!("{}{}  {}", label("device"), strong(&status.name), status.device_id))?;
+    let network = match (&status.listening, is_offline) {
+        (Some(address), _) => address.clone(),
+        (None, true) => "no node runs here; `kinfold up` starts one".into(),
+        (None, false) => "down".into(),
+    };
+    output.line(format!("{}{network}", label("network")))?;
+    let held =
+        format!("{} ops, {} rows, {} events", count(status.ops), count(status.rows), count(status.events));
+    output.line(format!("{}{held}", label("holds")))?;
+    output.line(format!("{}{}", label("root"), status.state_hash))?;
+    let conflicts = match status.conflicts {
+        0 => "none".to_owned(),
+        some => output.paint(Tone::Warn, format!("{}; `kinfold conflicts`", count(some))),
+    };
+    output.line(format!("{}{conflicts}", label("conflicts")))?;
+    if status.loading {
+        output.line(format!("{}the index is still being read; figures will grow", label("loading")))?;
+    }
+    let tone = match status.health.state.as_str() {
+        "healthy" => Tone::Good,
+        "degraded" => Tone::Warn,
+        _ => Tone::Bad,
+    };
+    output.line(format!("{}{}", label("health"), output.paint(tone, &status.health.state)))?;
+    for reason in &status.health.reasons {
+        output.line(format!("{}{}\n{}hint: {}", label(""), reason.message, label(""), reason.hint))?;
+    }
+    output.line("")?;
+    show_peers(&status.peers, &status.state_hash, output)
+}
+
+fn show_peers(peers: &[PeerForm], own_root: &str, output: &Output) -> Result<(), Failure> {
+    if peers.is_empty() {
+        return output.line("no other device yet; `kinfold devices add ID` adds one");
+    }
+    let cells = |peer: &PeerForm| {
+        let behind = peer.behind_by.map_or_else(|| "?".to_owned(), count);
+        let root = match &peer.root {
+            Some(root) if root == own_root => "equal".to_owned(),
+            Some(root) => short_hash(root).to_owned(),
+            None => "?".to_owned(),
+        };
+        let reachable = peer.address.clone().unwrap_or_else(|| "not connected".into());
+        let name = peer.name.clone().unwrap_or_default();
+        let contact = if peer.connected { "now".to_owned() } else { ago(peer.last_contact_ms) };
+        [short_device(&peer.device_id), name, reachable, contact, behind, count(peer.ahead_by), root]
+    };
+    let heading = ["device", "name", "reachable", "last contact", "behind by", "ahead by", "root"];
+    output.table(heading, peers.iter().map(cells).collect())
+}
+
+pub async fn sync(home: &Path, args: SyncArgs, output: &Output) -> Result<(), Failure> {
+    let target = Target::open(home).await?;
+    let round = one_round(&target, args.timeout).await;
+    target.close().await?;
+    let round: RoundForm = round?;
+    if output.is_json() {
+        return output.json(&round);
+    }
+    let root = round.state_hash.as_deref().map_or("unknown", short_hash);
+    let (pushed, folded) = (count(round.pushed), count(round.folded));
+    output.line(format!("{} devices, {pushed} ops sent, {folded} received, root {root}", round.peers))?;
+    if round.peers == 0 {
+        output.note("hint: no other device is reachable; `kinfold status` shows when each was last heard of");
+    }
+    Ok(())
+}
+
+/// A node opened for this round first has to find somebody.
+async fn one_round(target: &Target, patience: Duration) -> Result<RoundForm, Failure> {
+    target.start_network().await?;
+    if target.is_own() {
+        let until = Instant::now() + patience;
+        while !is_connected(target).await? {
+            if Instant::now() >= until {
+                return Err(Failure::NobodyReached { seconds: patience.as_secs() });
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+    target.call(Method::Pump, &NoParams {}).await
+}
+
+async fn is_connected(target: &Target) -> Result<bool, Failure> {
+    let status: StatusForm = target.call(Method::Status, &NoParams {}).await?;
+    Ok(status.peers.iter().any(|peer| peer.connected))
+}
+
+pub async fn wait(home: &Path, args: Wait, output: &Output) -> Result<(), Failure> {
+    let target = Target::open(home).await?;
+    let held = held(&target, args).await;
+    target.close().await?;
+    let held: WaitForm = held?;
+    if output.is_json() {
+        return output.json(&held);
+    }
+    let names: Vec<String> = held.holders.iter().map(|device| short_device(device)).collect();
+    output.line(format!("{} by {}", output.paint(Tone::Good, "held"), names.join(", ")))
+}
+
+async fn held(target: &Target, args: Wait) -> Result<WaitForm, Failure> {
+    target.start_network().await?;
+    let timeout_ms = args.timeout.map(|span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
+    let params = WaitParams { op_id: args.op, on: args.on, timeout_ms };
+    target.call(Method::Wait, &params).await
+}
+
+pub async fn safe_to_sleep(home: &Path, output: &Output) -> Result<(), Failure> {
+    let target = Target::open(home).await?;
+    let answer = target.call(Method::SafeToSleep, &NoParams {}).await;
+    target.close().await?;
+    let answer: SafeToSleepForm = answer?;
+    if output.is_json() {
+        output.json(
+            &json!({ "safe": answer.safe, "holders": answer.holders, "unheld_ops": answer.unheld_ops }),
+        )?;
+    } else if answer.safe {
+        let names: Vec<String> = answer.holders.iter().map(|device| short_device(device)).collect();
+        output.line(format!(
+            "{}: {} holds everything",
+            output.paint(Tone::Good, "safe"),
+            names.join(", ")
+        ))?;
+    }
+    if answer.safe { Ok(()) } else { Err(Failure::NotSafe { unheld: answer.unheld_ops }) }
+}
+
+/// Between two looks at a status that is watched.
+const REDRAW: Duration = Duration::from_secs(1);
+
+/// Between two looks for a first connection.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);

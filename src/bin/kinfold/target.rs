@@ -1,0 +1,139 @@
+//! Where a command goes: to the node that runs in this home, or to one opened for the moment.
+
+use std::path::Path;
+use std::time::Duration;
+
+use kinfold::control::{Client, Method, Notice, Session};
+use kinfold::node::{Node, NodeError};
+use kinfold::store::LockError;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::{RawValue, to_raw_value};
+use tokio::sync::mpsc;
+
+use crate::failure::Failure;
+
+/// One place to call the methods of the control API.
+pub struct Target {
+    place: Place,
+    notices: mpsc::Receiver<Notice>,
+}
+
+enum Place {
+    /// The node that runs in another process.
+    Running(Client),
+    /// A node of this process, whose network is down unless asked for.
+    Own(Session),
+}
+
+impl Target {
+    /// Finds the running node, or opens the store here.
+    ///
+    /// Another command may have the store open for a moment: that is waited for.
+    pub async fn open(home: &Path) -> Result<Self, Failure> {
+        let mut patience = LOCK_ATTEMPTS;
+        loop {
+            if let Some((client, notices)) = Client::connect(home).await? {
+                return Ok(Self { place: Place::Running(client), notices });
+            }
+            match Node::builder(home).open().await {
+                Ok(node) => {
+                    let (session, notices) = Session::new(node);
+                    return Ok(Self { place: Place::Own(session), notices });
+                }
+                Err(NodeError::Lock { source: LockError::Held { .. }, .. }) if patience > 0 => patience -= 1,
+                Err(error) => return Err(error.into()),
+            }
+            tokio::time::sleep(LOCK_PAUSE).await;
+        }
+    }
+
+    /// Whether the node lives only as long as this command.
+    pub const fn is_own(&self) -> bool {
+        matches!(self.place, Place::Own(_))
+    }
+
+    /// Starts the network of a node opened here; a running node has its own.
+    pub async fn start_network(&self) -> Result<(), Failure> {
+        match &self.place {
+            Place::Running(_) => Ok(()),
+            Place::Own(session) => Ok(session.node().start().await?),
+        }
+    }
+
+    /// Calls a method and reads its answer.
+    pub async fn call<R: DeserializeOwned>(
+        &self,
+        method: Method,
+        params: &impl Serialize,
+    ) -> Result<R, Failure> {
+        let answer = self.call_raw(method, params).await?;
+        serde_json::from_str(answer.get()).map_err(Failure::Answer)
+    }
+
+    /// Calls a method and leaves its answer as text.
+    pub async fn call_raw(&self, method: Method, params: &impl Serialize) -> Result<Box<RawValue>, Failure> {
+        let params = to_raw_value(params).map_err(Failure::Answer)?;
+        match &self.place {
+            Place::Running(client) => Ok(client.call(method.name(), &params).await?),
+            Place::Own(session) => Ok(session.call(method.name(), Some(&params)).await?),
+        }
+    }
+
+    /// The next notice of a subscription; `None` once the node has gone.
+    pub async fn notice(&mut self) -> Option<Notice> {
+        self.notices.recv().await
+    }
+
+    /// Closes a node opened here; a running one stays.
+    pub async fn close(self) -> Result<(), Failure> {
+        match self.place {
+            Place::Running(_) => Ok(()),
+            Place::Own(session) => Ok(session.node().stop().await?),
+        }
+    }
+}
+
+/// The signals that tell this process to end, listened for from the moment it is made.
+pub struct Interrupt {
+    #[cfg(unix)]
+    signals: Option<(tokio::signal::unix::Signal, tokio::signal::unix::Signal)>,
+}
+
+impl Interrupt {
+    /// Listens from now on.
+    pub fn listen() -> Self {
+        #[cfg(unix)]
+        {
+            use tokio::signal::unix::{SignalKind, signal};
+            let pair = signal(SignalKind::terminate()).ok().zip(signal(SignalKind::interrupt()).ok());
+            Self { signals: pair }
+        }
+        #[cfg(not(unix))]
+        Self {}
+    }
+
+    /// Completes when the process has been told to end; may be dropped and called again.
+    pub async fn told(&mut self) {
+        #[cfg(unix)]
+        match &mut self.signals {
+            Some((terminated, interrupted)) => tokio::select! {
+                // Both only end the wait; whichever is first, the other does not matter.
+                _ = terminated.recv() => {}
+                _ = interrupted.recv() => {}
+            },
+            // Without listeners a signal ends the process the hard way, which the store survives.
+            None => std::future::pending().await,
+        }
+        #[cfg(not(unix))]
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
+
+/// How often a locked home is tried again: other commands hold it for milliseconds.
+const LOCK_ATTEMPTS: u32 = 60;
+
+/// Between two attempts.
+const LOCK_PAUSE: Duration = Duration::from_millis(50);

@@ -1,0 +1,144 @@
+//! `up`: the node in the foreground.
+
+use std::io::IsTerminal;
+use std::path::Path;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use kinfold::control::Server;
+use kinfold::node::{Node, Status};
+use serde_json::json;
+
+use crate::args::Up;
+use crate::failure::Failure;
+use crate::output::{Output, count, log_to_stderr, short_hash};
+use crate::target::Interrupt;
+
+pub async fn run(home: &Path, up: Up, output: &Output) -> Result<(), Failure> {
+    let line = status_line(output);
+    log_to_stderr(line.clone());
+    // Listens for signals before there is anything to stop.
+    let mut interrupt = Interrupt::listen();
+    let mut builder = Node::builder(home);
+    if let Some(address) = up.listen {
+        builder = builder.listen(address);
+    }
+    if up.no_mdns {
+        builder = builder.without_mdns();
+    }
+    for peer in up.peer {
+        builder = builder.peer(peer);
+    }
+    let node = builder.open().await?;
+    let outcome = serve(&node, line.as_ref(), &mut interrupt, output).await;
+    let stopped = node.stop().await;
+    if let Some(line) = line {
+        line.finish_and_clear();
+    }
+    outcome?;
+    stopped?;
+    if output.is_json() { output.json(&json!({ "stopped": true })) } else { output.line("stopped") }
+}
+
+async fn serve(
+    node: &Node,
+    line: Option<&ProgressBar>,
+    interrupt: &mut Interrupt,
+    output: &Output,
+) -> Result<(), Failure> {
+    let server = Server::start(node.clone())?;
+    let started = async {
+        node.start().await?;
+        announce(node, output)
+    };
+    let mut outcome = started.await;
+    let mut told = String::new();
+    while outcome.is_ok() {
+        tokio::select! {
+            // The node is stopped by the caller, with everything it has under way.
+            () = interrupt.told() => break,
+            () = tokio::time::sleep(REDRAW) => {}
+        }
+        outcome = match node.status().await {
+            Ok(status) => {
+                tell(&status, line, &mut told, output);
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        };
+    }
+    server.stop().await;
+    outcome
+}
+
+/// The two facts a script waits for, first of all.
+fn announce(node: &Node, output: &Output) -> Result<(), Failure> {
+    let listening = node.local_addr().map_or_else(|| "nowhere".to_owned(), |address| address.to_string());
+    let device = node.device();
+    if output.is_json() {
+        return output.json(&json!({ "listening": listening, "device": device.to_string() }));
+    }
+    output.line(format!("listening on {listening}"))?;
+    output.line(format!("device {device}"))
+}
+
+/// On a terminal one line that is kept up to date; elsewhere a line for each change of company.
+fn tell(status: &Status, line: Option<&ProgressBar>, told: &mut String, output: &Output) {
+    if let Some(line) = line {
+        line.set_message(summary(status));
+        line.tick();
+        return;
+    }
+    let company = format!("{} {:?}", connected(status), status.health);
+    if company != *told {
+        *told = company;
+        output.note(summary(status));
+    }
+}
+
+fn summary(status: &Status) -> String {
+    let others = || status.devices.iter().filter(|device| !device.is_self);
+    let behind = others().filter_map(|device| device.behind_by).max().unwrap_or(0);
+    let ahead = others().map(|device| device.ahead_by).max().unwrap_or(0);
+    let listening = status.listening.map_or_else(|| "offline".to_owned(), |address| address.to_string());
+    let root = status.state_hash.to_string();
+    let mut text = format!(
+        "{} · {listening} · {} of {} connected · {} ops · root {}",
+        status.device.short(),
+        connected(status),
+        others().count(),
+        count(status.op_count),
+        short_hash(&root),
+    );
+    if ahead > 0 {
+        text.push_str(&format!(" · behind by {}", count(ahead)));
+    }
+    if behind > 0 {
+        text.push_str(&format!(" · others behind by {}", count(behind)));
+    }
+    if status.conflict_count > 0 {
+        text.push_str(&format!(" · {} conflicts", count(status.conflict_count)));
+    }
+    if !status.health.is_empty() {
+        text.push_str(" · see `kinfold status`");
+    }
+    text
+}
+
+fn connected(status: &Status) -> usize {
+    status.devices.iter().filter(|device| !device.is_self && device.connected.is_some()).count()
+}
+
+fn status_line(output: &Output) -> Option<ProgressBar> {
+    if output.is_json() || !std::io::stderr().is_terminal() {
+        return None;
+    }
+    let line = ProgressBar::new_spinner();
+    line.set_style(
+        ProgressStyle::with_template("{spinner} {wide_msg}").expect("the template is well formed"),
+    );
+    Some(line)
+}
+
+/// Between two looks at the node.
+const REDRAW: Duration = Duration::from_millis(500);

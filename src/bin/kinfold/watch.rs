@@ -1,0 +1,67 @@
+//! `watch`: changes as they happen.
+
+use std::path::Path;
+
+use kinfold::control::Method;
+use kinfold::control::forms::{ChangeForm, LaggedForm, SubscribedForm};
+use kinfold::control::params::{ScopeParam, SubscribeParams};
+use serde_json::json;
+
+use crate::args::Watch;
+use crate::failure::Failure;
+use crate::output::{Output, Tone, count, short_device, time};
+use crate::target::{Interrupt, Target};
+
+pub async fn run(home: &Path, watch: Watch, output: &Output) -> Result<(), Failure> {
+    let mut target = Target::open(home).await?;
+    let params = SubscribeParams { scope: ScopeParam::Personal, surface: watch.surface };
+    let outcome = follow(&mut target, &params, output).await;
+    target.close().await?;
+    outcome
+}
+
+async fn follow(target: &mut Target, params: &SubscribeParams, output: &Output) -> Result<(), Failure> {
+    let mut interrupt = Interrupt::listen();
+    let _: SubscribedForm = target.call(Method::Subscribe, params).await?;
+    // Where no node runs, changes can only come from other devices.
+    target.start_network().await?;
+    output.note("watching; Ctrl-C ends it");
+    loop {
+        let notice = tokio::select! {
+            // A notice that loses against the signal is not shown: the person wants to stop.
+            () = interrupt.told() => return Ok(()),
+            notice = target.notice() => notice,
+        };
+        match notice {
+            Some(notice) if notice.method == "sync.changed" => {
+                let change = serde_json::from_str(notice.params.get()).map_err(Failure::Answer)?;
+                show(&change, output)?;
+            }
+            Some(notice) if notice.method == "sync.lagged" => {
+                let lagged: LaggedForm =
+                    serde_json::from_str(notice.params.get()).map_err(Failure::Answer)?;
+                if output.is_json() {
+                    output.json(&json!({ "lagged": lagged.missed }))?;
+                } else {
+                    output.note(format!(
+                        "{} changes were missed; `kinfold list` shows the state",
+                        count(lagged.missed)
+                    ));
+                }
+            }
+            Some(_) => {}
+            None => return Err(Failure::Client(kinfold::control::ClientError::Closed)),
+        }
+    }
+}
+
+fn show(change: &ChangeForm, output: &Output) -> Result<(), Failure> {
+    if output.is_json() {
+        return output.json(change);
+    }
+    let when = output.paint(Tone::Quiet, time(change.time_ms));
+    let place = output.paint(Tone::Strong, format!("{} {}", change.surface, change.id));
+    let value =
+        if change.deleted { output.paint(Tone::Bad, "removed") } else { change.payload.get().to_owned() };
+    output.line(format!("{when} {} {place} {value}", short_device(&change.device_id)))
+}

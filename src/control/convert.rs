@@ -1,0 +1,447 @@
+//! Between what a request says and what a node takes and tells.
+
+use serde_json::value::RawValue;
+
+use super::error::ControlError;
+use super::forms::*;
+use super::params::{AppendParams, RoleParam, ScopeParam};
+use crate::model::{DeviceId, Dot, Hlc, Incarnation, LogId, Payload, Scope, Seq, Surface, Tier};
+use crate::node::{
+    Appended, Change, DeviceStatus, HealthReason, NewOp, NodeError, Round, Row, RowValue, SafeToSleep,
+    Status, StreamEvent,
+};
+use crate::roster::Role;
+
+/// What a request to append means: the tier of its surface decides.
+///
+/// # Errors
+/// Whatever is wrong with surface, payload, key or stream; nothing is looked up.
+pub fn new_op(params: &AppendParams) -> Result<NewOp, ControlError> {
+    let surface: Surface = params.surface.parse()?;
+    let payload = Payload::parse(params.payload.get())?;
+    let (key, stream) = (params.key.clone(), params.stream.clone());
+    let misplaced = |member: &'static str| ControlError::MisplacedMember { surface: surface.clone(), member };
+    match surface.tier() {
+        Tier::Registry | Tier::Facts if stream.is_some() => Err(misplaced("stream")),
+        Tier::Events if key.is_some() => Err(misplaced("key")),
+        Tier::Registry => registry_op(surface, key, payload),
+        Tier::Facts => {
+            let key = key
+                .or_else(|| payload.string_member("id"))
+                .unwrap_or_else(|| blake3::hash(payload.as_str().as_bytes()).to_hex().to_string());
+            Ok(NewOp::Fact { surface, key, payload })
+        }
+        Tier::Events => {
+            let stream = stream
+                .or_else(|| payload.string_member("stream"))
+                .or_else(|| payload.string_member("conversation_id"))
+                .unwrap_or_else(|| DEFAULT_STREAM.to_owned());
+            Ok(NewOp::Event { surface, stream, payload })
+        }
+        Tier::Ledger => Err(ControlError::LedgerSurface { surface }),
+    }
+}
+
+fn registry_op(surface: Surface, key: Option<String>, payload: Payload) -> Result<NewOp, ControlError> {
+    if let Some(key) = key {
+        return Ok(NewOp::Put { surface, key, payload });
+    }
+    let Some(key) = payload.string_member("id") else {
+        return Err(NodeError::IdMissing { surface }.into());
+    };
+    Ok(if payload.is_flagged("deleted") {
+        NewOp::Delete { surface, key }
+    } else {
+        NewOp::Put { surface, key, payload }
+    })
+}
+
+impl From<Appended> for AppendedForm {
+    fn from(appended: Appended) -> Self {
+        Self { op_id: appended.id.to_string(), seq: appended.dot.seq.get(), hlc: appended.hlc.get() }
+    }
+}
+
+impl From<Row> for RowForm {
+    fn from(row: Row) -> Self {
+        let shown = ValueForm::from(row.shown);
+        Self {
+            surface: row.surface.to_string(),
+            id: row.key,
+            deleted: shown.deleted,
+            payload: shown.payload,
+            device_id: shown.device_id,
+            incarnation: shown.incarnation,
+            seq: shown.seq,
+            hlc: shown.hlc,
+            time_ms: shown.time_ms,
+            others: row.others.into_iter().map(ValueForm::from).collect(),
+        }
+    }
+}
+
+impl From<RowValue> for ValueForm {
+    fn from(value: RowValue) -> Self {
+        Self {
+            deleted: value.payload.is_none(),
+            payload: raw(value.payload.as_ref()),
+            device_id: value.dot.log.device.to_string(),
+            incarnation: hex(value.dot.log.incarnation),
+            seq: value.dot.seq.get(),
+            hlc: value.hlc.get(),
+            time_ms: value.hlc.millis(),
+        }
+    }
+}
+
+/// An event in its form.
+pub fn event_form(surface: &Surface, event: StreamEvent) -> EventForm {
+    EventForm {
+        surface: surface.to_string(),
+        stream: event.stream,
+        payload: raw(Some(&event.payload)),
+        device_id: event.dot.log.device.to_string(),
+        incarnation: hex(event.dot.log.incarnation),
+        seq: event.dot.seq.get(),
+        hlc: event.hlc.get(),
+        time_ms: event.hlc.millis(),
+    }
+}
+
+/// A change in its form.
+pub fn change_form(subscription: u64, change: Change) -> ChangeForm {
+    ChangeForm {
+        subscription,
+        surface: change.surface.to_string(),
+        id: change.key,
+        deleted: change.payload.is_none(),
+        payload: raw(change.payload.as_ref()),
+        device_id: change.dot.log.device.to_string(),
+        incarnation: hex(change.dot.log.incarnation),
+        seq: change.dot.seq.get(),
+        hlc: change.hlc.get(),
+        time_ms: change.hlc.millis(),
+    }
+}
+
+impl From<Round> for RoundForm {
+    fn from(round: Round) -> Self {
+        Self {
+            pushed: round.pushed,
+            push_deduped: round.push_deduped,
+            folded: round.folded,
+            acked: round.acked,
+            peers: round.peers,
+            state_hash: round.state_hash.map(|root| root.to_string()),
+        }
+    }
+}
+
+impl From<SafeToSleep> for SafeToSleepForm {
+    fn from(answer: SafeToSleep) -> Self {
+        Self {
+            safe: answer.is_safe(),
+            holders: answer.holders.iter().map(DeviceId::to_string).collect(),
+            unheld_ops: answer.unheld_ops,
+        }
+    }
+}
+
+impl From<Status> for StatusForm {
+    fn from(status: Status) -> Self {
+        Self {
+            device_id: status.device.to_string(),
+            name: status.name,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            space: status.space.to_string(),
+            scope: scope_param(&status.scope),
+            listening: status.listening.map(|address| address.to_string()),
+            state_hash: status.state_hash.to_string(),
+            journal_frontier: status.frontier.iter().map(|(log, seq)| (log.to_string(), *seq)).collect(),
+            stable_frontier: None,
+            base_checkpoint: None,
+            ops: status.op_count,
+            rows: status.row_count,
+            events: status.event_count,
+            conflicts: status.conflict_count,
+            skewed: status.skewed_count,
+            sent_bytes: status.sent_bytes,
+            received_bytes: status.received_bytes,
+            loading: status.is_loading,
+            roster: status.devices.iter().map(DeviceForm::from).collect(),
+            peers: peer_forms(&status.devices),
+            health: health_form(&status.health),
+        }
+    }
+}
+
+impl From<&DeviceStatus> for DeviceForm {
+    fn from(status: &DeviceStatus) -> Self {
+        Self {
+            device_id: status.device.to_string(),
+            name: status.name.clone(),
+            role: status.role.into(),
+            is_self: status.is_self,
+        }
+    }
+}
+
+/// The devices other than this one, as peers.
+pub fn peer_forms(devices: &[DeviceStatus]) -> Vec<PeerForm> {
+    let others = devices.iter().filter(|status| !status.is_self);
+    let form = |status: &DeviceStatus| PeerForm {
+        device_id: status.device.to_string(),
+        name: status.name.clone(),
+        connected: status.connected.is_some(),
+        address: status.connected.map(|address| address.to_string()),
+        last_contact_ms: status
+            .last_contact
+            .map(|since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX)),
+        behind_by: status.behind_by,
+        ahead_by: status.ahead_by,
+        root: status.root.map(|root| root.to_string()),
+    };
+    others.map(form).collect()
+}
+
+/// Health in its form: what threatens data is unhealthy, the rest is degraded.
+pub fn health_form(reasons: &[HealthReason]) -> HealthForm {
+    let grave = |reason: &HealthReason| {
+        matches!(reason, HealthReason::StorageFailed { .. } | HealthReason::Diverged { .. })
+    };
+    let state = match reasons {
+        [] => "healthy",
+        some if some.iter().any(grave) => "unhealthy",
+        _ => "degraded",
+    };
+    HealthForm { state: state.to_owned(), reasons: reasons.iter().map(reason_form).collect() }
+}
+
+fn reason_form(reason: &HealthReason) -> ReasonForm {
+    let form = |kind: &str, message: String, hint: &str, device: Option<&DeviceId>| ReasonForm {
+        kind: kind.to_owned(),
+        message,
+        hint: hint.to_owned(),
+        device_id: device.map(DeviceId::to_string),
+    };
+    match reason {
+        HealthReason::Fork { device } => form(
+            "Fork",
+            format!("two histories of one log of {} exist", device.short()),
+            "was a backup restored or a disk cloned? the proof is kept and sync goes on",
+            Some(device),
+        ),
+        HealthReason::LogBlocked { device, why } => form(
+            "LogBlocked",
+            format!("a log of {} cannot be continued: {why}", device.short()),
+            "update the program on that device; other logs are not affected",
+            Some(device),
+        ),
+        HealthReason::Diverged { device, ours, theirs } => form(
+            "Diverged",
+            format!("same ops, another state on {}: {ours} here, {theirs} there", device.short()),
+            "run the same version on both devices; keep both homes and report it",
+            Some(device),
+        ),
+        HealthReason::KeyMissing { batches } => form(
+            "KeyMissing",
+            format!("{batches} batches wait for their key"),
+            "connect to a device that has it",
+            None,
+        ),
+        HealthReason::ClockSkew { device, ahead_seconds } => form(
+            "ClockSkew",
+            format!("this clock is {ahead_seconds} s ahead of {}", device.short()),
+            "set the clock of the device that is wrong; nothing is lost meanwhile",
+            Some(device),
+        ),
+        HealthReason::UnknownOps { count } => form(
+            "UnknownOps",
+            format!("{count} ops of a later version are kept but not shown"),
+            "update this program",
+            None,
+        ),
+        HealthReason::DiscoveryDown { why } => form(
+            "DiscoveryDown",
+            format!("devices are not found by themselves: {why}"),
+            "name an address with `kinfold up --peer ADDR`",
+            None,
+        ),
+        HealthReason::StorageFailed { why } => form(
+            "StorageFailed",
+            format!("the store refused a write: {why}"),
+            "make room or repair the disk, then start again; what was acknowledged is safe",
+            None,
+        ),
+    }
+}
+
+impl From<RoleParam> for Role {
+    fn from(role: RoleParam) -> Self {
+        match role {
+            RoleParam::Admin => Self::Admin,
+            RoleParam::Member => Self::Member,
+            RoleParam::Blind => Self::Blind,
+        }
+    }
+}
+
+impl From<Role> for RoleParam {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Admin => Self::Admin,
+            Role::Member => Self::Member,
+            Role::Blind => Self::Blind,
+        }
+    }
+}
+
+/// A place in a list of events: stamp, device, incarnation, position and then the stream.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EventCursor {
+    /// The stream the last event was in.
+    pub stream: String,
+    /// The last event.
+    pub after: (Hlc, Dot),
+}
+
+impl EventCursor {
+    /// The text that `next` holds.
+    pub fn to_text(&self) -> String {
+        let (hlc, dot) = self.after;
+        format!("{}.{}.{}.{}", hlc.get(), dot.seq.get(), dot.log, self.stream)
+    }
+
+    /// Reads what [`EventCursor::to_text`] wrote.
+    ///
+    /// # Errors
+    /// [`ControlError::BadCursor`] for any other text.
+    pub fn parse(text: &str) -> Result<Self, ControlError> {
+        let read = || {
+            let mut parts = text.splitn(4, '.');
+            let hlc = Hlc::new(parts.next()?.parse().ok()?);
+            let seq = Seq::new(parts.next()?.parse().ok()?);
+            let log: LogId = parts.next()?.parse().ok()?;
+            Some(Self { stream: parts.next()?.to_owned(), after: (hlc, Dot { log, seq }) })
+        };
+        read().ok_or_else(|| ControlError::BadCursor { found: text.chars().take(80).collect() })
+    }
+}
+
+fn scope_param(scope: &Scope) -> ScopeParam {
+    match scope {
+        Scope::Personal => ScopeParam::Personal,
+        Scope::Shared(org) => ScopeParam::Org(org.to_string()),
+    }
+}
+
+fn raw(payload: Option<&Payload>) -> Box<RawValue> {
+    let text = payload.map_or("null", Payload::as_str);
+    RawValue::from_string(text.to_owned()).expect("a payload is JSON: Payload::parse made it")
+}
+
+fn hex(incarnation: Incarnation) -> String {
+    format!("{:016x}", incarnation.get())
+}
+
+/// Where events go that name no stream.
+const DEFAULT_STREAM: &str = "default";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn op(surface: &str, payload: &str) -> Result<NewOp, ControlError> {
+        new_op(&params(surface, payload))
+    }
+
+    fn params(surface: &str, payload: &str) -> AppendParams {
+        AppendParams {
+            scope: ScopeParam::Personal,
+            surface: surface.into(),
+            payload: RawValue::from_string(payload.into()).unwrap(),
+            key: None,
+            stream: None,
+        }
+    }
+
+    #[test]
+    fn the_tier_of_the_surface_decides_what_an_append_means() {
+        assert!(matches!(op("registry:note", r#"{"id":"a","n":1.0}"#), Ok(NewOp::Put { key, payload, .. })
+                if key == "a" && payload.as_str() == r#"{"id":"a","n":1.0}"#));
+        assert!(
+            matches!(op("registry:note", r#"{"id":"a","deleted":true}"#), Ok(NewOp::Delete { key, .. }) if key == "a")
+        );
+        assert!(matches!(op("knowledge", r#"{"id":"k"}"#), Ok(NewOp::Fact { key, .. }) if key == "k"));
+        assert!(
+            matches!(op("routing", r#"{"stream":"s"}"#), Ok(NewOp::Event { stream, .. }) if stream == "s")
+        );
+        assert!(
+            matches!(op("conversation", r#"{"conversation_id":"c"}"#), Ok(NewOp::Event { stream, .. }) if stream == "c")
+        );
+        assert!(matches!(op("routing", "[]"), Ok(NewOp::Event { stream, .. }) if stream == "default"));
+    }
+
+    #[test]
+    fn a_fact_without_an_id_is_named_by_its_canonical_payload() {
+        let (Ok(NewOp::Fact { key: one, .. }), Ok(NewOp::Fact { key: two, .. })) =
+            (op("skill", r#"{"b":1,"a":2}"#), op("skill", r#" {"a":2, "b":1}"#))
+        else {
+            panic!("both are facts");
+        };
+
+        assert_eq!(one, two);
+        assert_eq!(one, blake3::hash(br#"{"a":2,"b":1}"#).to_hex().to_string());
+    }
+
+    #[test]
+    fn an_explicit_key_takes_the_payload_as_it_is() {
+        let mut explicit = params("registry:note", r#"{"deleted":true}"#);
+        explicit.key = Some("k".into());
+
+        assert!(matches!(new_op(&explicit), Ok(NewOp::Put { key, .. }) if key == "k"));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_by_name() {
+        let kind = |params: &AppendParams| new_op(params).unwrap_err().kind();
+
+        assert_eq!(kind(&params("notes", "{}")), "UnknownSurface");
+        assert_eq!(kind(&params("registry:A", "{}")), "RegistryKind");
+        assert_eq!(kind(&params("registry:a", "{}")), "IdMissing");
+        assert_eq!(kind(&params("registry:a", r#"{"id":7}"#)), "IdMissing");
+        assert_eq!(kind(&params("intent", "{}")), "LedgerSurface");
+        assert_eq!(kind(&params("registry:a", r#"{"id":"x","id":"y"}"#)), "DuplicateKey");
+        let mut misplaced = params("registry:a", "{}");
+        misplaced.stream = Some("s".into());
+        assert_eq!(kind(&misplaced), "MisplacedMember");
+        let mut misplaced = params("routing", "{}");
+        misplaced.key = Some("s".into());
+        assert_eq!(kind(&misplaced), "MisplacedMember");
+    }
+
+    #[test]
+    fn a_place_in_a_list_of_events_reads_back() {
+        let log = LogId { device: DeviceId::from_bytes([3; 32]), incarnation: Incarnation::new(9) };
+        let cursor = EventCursor {
+            stream: "a.b/c d".into(),
+            after: (Hlc::new(u64::MAX), Dot { log, seq: Seq::new(4) }),
+        };
+
+        assert_eq!(EventCursor::parse(&cursor.to_text()).unwrap(), cursor);
+        for text in ["", "1", "1.2.x.s", "a.2.x.s"] {
+            assert_eq!(EventCursor::parse(text).unwrap_err().kind(), "BadCursor");
+        }
+    }
+
+    #[test]
+    fn health_is_the_worst_of_its_reasons() {
+        let down = HealthReason::DiscoveryDown { why: "no interface".into() };
+        let failed = HealthReason::StorageFailed { why: "no space left".into() };
+
+        assert_eq!(health_form(&[]).state, "healthy");
+        assert_eq!(health_form(std::slice::from_ref(&down)).state, "degraded");
+        assert_eq!(health_form(&[down, failed]).state, "unhealthy");
+    }
+}

@@ -1,0 +1,380 @@
+//! From a method and its parameters to an answer: the one path of socket and command line.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::convert::{EventCursor, event_form, health_form, new_op, peer_forms};
+use super::error::ControlError;
+use super::forms::*;
+use super::method::Method;
+use super::params::*;
+use super::{APPEND_OPS_MAX, PAGE_BYTES, PAGE_ITEMS_MAX};
+use crate::model::{DeviceId, Dot, Hlc, OpId, Scope, Surface, Tier};
+use crate::node::{Custody, NewOp, Node, NodeError, Row, Space};
+
+/// Answers one request.
+///
+/// `sync.subscribe` and `sync.unsubscribe` need a place to send notices to: call them through a
+/// [`Session`](super::Session).
+///
+/// # Errors
+/// [`ControlError`]: an unknown method, parameters that do not fit, or what the node refused.
+pub async fn dispatch(
+    node: &Node,
+    method: &str,
+    params: Option<&RawValue>,
+) -> Result<Box<RawValue>, ControlError> {
+    match Method::from_name(method) {
+        Some(method) => answer(node, method, params).await,
+        None => Err(unknown_method(method)),
+    }
+}
+
+/// The error for a name that is no method.
+pub(crate) fn unknown_method(name: &str) -> ControlError {
+    ControlError::UnknownMethod { found: name.chars().take(80).collect(), nearest: Method::nearest(name) }
+}
+
+/// Reads the parameters of a method; absent is as good as `{}`.
+pub(crate) fn read_params<P: DeserializeOwned>(
+    method: Method,
+    params: Option<&RawValue>,
+) -> Result<P, ControlError> {
+    let text = params.map_or("{}", RawValue::get);
+    serde_json::from_str(text).map_err(|source| ControlError::InvalidParams { method, source })
+}
+
+/// An answer as text.
+pub(crate) fn to_raw(form: &impl Serialize) -> Box<RawValue> {
+    to_raw_value(form).expect("forms have string keys and no failing parts")
+}
+
+/// The space a scope names.
+pub(crate) fn space(node: &Node, scope: &ScopeParam) -> Result<Space, ControlError> {
+    match scope.to_scope()? {
+        Scope::Personal => Ok(node.personal()),
+        scope @ Scope::Shared(_) => Err(ControlError::UnknownScope { scope }),
+    }
+}
+
+async fn answer(
+    node: &Node,
+    method: Method,
+    params: Option<&RawValue>,
+) -> Result<Box<RawValue>, ControlError> {
+    match method {
+        Method::Status => {
+            let NoParams {} = read_params(method, params)?;
+            Ok(to_raw(&StatusForm::from(node.status().await?)))
+        }
+        Method::Append => append(node, read_params(method, params)?).await,
+        Method::AppendMany => append_many(node, read_params(method, params)?).await,
+        Method::Delete => delete(node, read_params(method, params)?).await,
+        Method::Pump => {
+            let NoParams {} = read_params(method, params)?;
+            Ok(to_raw(&RoundForm::from(node.sync().await?)))
+        }
+        Method::Get => get(node, read_params(method, params)?).await,
+        Method::List => list(node, read_params(method, params)?).await,
+        Method::Surfaces => surfaces(node, read_params(method, params)?).await,
+        Method::Wait => wait(node, read_params(method, params)?).await,
+        Method::SafeToSleep => {
+            let NoParams {} = read_params(method, params)?;
+            Ok(to_raw(&SafeToSleepForm::from(node.safe_to_sleep().await?)))
+        }
+        Method::Conflicts => conflicts(node, read_params(method, params)?).await,
+        Method::Peers => {
+            let NoParams {} = read_params(method, params)?;
+            Ok(to_raw(&PeersForm { peers: peer_forms(&node.status().await?.devices) }))
+        }
+        Method::AddPeer => {
+            let AddPeerParams { address } = read_params(method, params)?;
+            node.add_peer(address.clone()).await?;
+            Ok(to_raw(&AddedForm { added: address }))
+        }
+        Method::Roster => {
+            let NoParams {} = read_params(method, params)?;
+            let devices = node.status().await?.devices;
+            Ok(to_raw(&RosterForm { devices: devices.iter().map(DeviceForm::from).collect() }))
+        }
+        Method::AddDevice => add_device(node, read_params(method, params)?).await,
+        Method::Health => {
+            let NoParams {} = read_params(method, params)?;
+            Ok(to_raw(&health_form(&node.status().await?.health)))
+        }
+        Method::Version => {
+            let NoParams {} = read_params(method, params)?;
+            Ok(to_raw(&version(node)))
+        }
+        // Without a session there is nowhere to send notices to.
+        Method::Subscribe | Method::Unsubscribe => Err(unknown_method(method.name())),
+    }
+}
+
+async fn append(node: &Node, params: AppendParams) -> Result<Box<RawValue>, ControlError> {
+    let space = space(node, &params.scope)?;
+    let appended = space.append(vec![new_op(&params)?]).await?;
+    Ok(to_raw(&AppendedForm::from(one(appended)?)))
+}
+
+async fn delete(node: &Node, params: RowParams) -> Result<Box<RawValue>, ControlError> {
+    let space = space(node, &params.scope)?;
+    let surface: Surface = params.surface.parse()?;
+    let appended = space.append(vec![NewOp::Delete { surface, key: params.id }]).await?;
+    Ok(to_raw(&AppendedForm::from(one(appended)?)))
+}
+
+fn one<T>(answers: Vec<T>) -> Result<T, ControlError> {
+    answers.into_iter().next().ok_or(ControlError::Lost)
+}
+
+/// Ops of different spaces become durable space by space, each space's in the order given.
+async fn append_many(node: &Node, params: AppendManyParams) -> Result<Box<RawValue>, ControlError> {
+    if params.ops.len() > APPEND_OPS_MAX {
+        return Err(ControlError::TooManyOps { found: params.ops.len(), limit: APPEND_OPS_MAX });
+    }
+    let mut form = AppendManyForm { appended: Vec::with_capacity(params.ops.len()), refused: Vec::new() };
+    let mut wanted = Vec::with_capacity(params.ops.len());
+    for (index, op) in params.ops.iter().enumerate() {
+        match space(node, &op.scope).and_then(|_| checked(new_op(op)?)) {
+            Ok(op) => wanted.push(op),
+            Err(error) if params.keep_good => {
+                form.refused.push(RefusedForm { index, error: error.into() });
+            }
+            Err(source) => return Err(ControlError::OpRefused { index, source: Box::new(source) }),
+        }
+    }
+    if !wanted.is_empty() {
+        let appended = node.personal().append(wanted).await?;
+        form.appended.extend(appended.into_iter().map(AppendedForm::from));
+    }
+    Ok(to_raw(&form))
+}
+
+/// The node checks this too, but refuses the whole group.
+fn checked(op: NewOp) -> Result<NewOp, ControlError> {
+    let key = match &op {
+        NewOp::Put { key, .. } | NewOp::Delete { key, .. } | NewOp::Fact { key, .. } => key,
+        NewOp::Event { stream, .. } => stream,
+    };
+    let limit = crate::model::limits::KEY_BYTES_MAX;
+    if (1..=limit).contains(&key.len()) {
+        Ok(op)
+    } else {
+        Err(NodeError::KeyLength { found: key.len(), limit }.into())
+    }
+}
+
+async fn get(node: &Node, params: RowParams) -> Result<Box<RawValue>, ControlError> {
+    let space = space(node, &params.scope)?;
+    let surface: Surface = params.surface.parse()?;
+    let row = blocking(move || space.get(&surface, &params.id)).await?;
+    Ok(to_raw(&row.map(RowForm::from)))
+}
+
+async fn list(node: &Node, params: ListParams) -> Result<Box<RawValue>, ControlError> {
+    let space = space(node, &params.scope)?;
+    let surface: Surface = params.surface.parse()?;
+    let limit = page_limit(params.limit)?;
+    match surface.tier() {
+        Tier::Registry | Tier::Facts if params.stream.is_some() => {
+            Err(ControlError::MisplacedMember { surface, member: "stream" })
+        }
+        Tier::Registry | Tier::Facts => {
+            let form = blocking(move || list_rows(&space, &surface, params.after, limit)).await?;
+            Ok(to_raw(&form))
+        }
+        Tier::Events => {
+            let after = params.after.as_deref().map(EventCursor::parse).transpose()?;
+            let page =
+                blocking(move || list_events(&space, &surface, params.stream.as_deref(), after, limit));
+            Ok(to_raw(&page.await?))
+        }
+        Tier::Ledger => Err(ControlError::LedgerSurface { surface }),
+    }
+}
+
+fn list_rows(
+    space: &Space,
+    surface: &Surface,
+    mut after: Option<String>,
+    limit: usize,
+) -> Result<ListForm, NodeError> {
+    let mut form = ListForm::default();
+    let mut bytes = 0;
+    loop {
+        let wanted = (limit - form.rows.len()).min(READ_AT_ONCE);
+        let rows = space.list(surface, after.as_deref(), wanted)?;
+        let is_last = rows.len() < wanted;
+        after = rows.last().map(|row| row.key.clone()).or(after);
+        bytes += rows.iter().map(row_bytes).sum::<usize>();
+        form.rows.extend(rows.into_iter().map(RowForm::from));
+        if is_last {
+            return Ok(form);
+        }
+        if form.rows.len() >= limit || bytes >= PAGE_BYTES {
+            form.next = after;
+            return Ok(form);
+        }
+    }
+}
+
+fn list_events(
+    space: &Space,
+    surface: &Surface,
+    only: Option<&str>,
+    after: Option<EventCursor>,
+    limit: usize,
+) -> Result<ListForm, NodeError> {
+    let mut streams = match only {
+        Some(stream) => vec![stream.to_owned()],
+        None => space.streams(surface),
+    };
+    streams.sort();
+    let mut form = ListForm::default();
+    let (start, mut place) = match after {
+        Some(cursor) => (Some(cursor.stream), Some(cursor.after)),
+        None => (None, None),
+    };
+    let mut bytes = 0;
+    for stream in streams {
+        if start.as_ref().is_some_and(|start| stream < *start) {
+            continue;
+        }
+        let mut after = place.take().filter(|_| start.as_ref() == Some(&stream));
+        loop {
+            let wanted = (limit - form.events.len()).min(READ_AT_ONCE);
+            let events = space.events(surface, &stream, after, wanted)?;
+            let is_last = events.len() < wanted;
+            after = events.last().map(|event| (event.hlc, event.dot)).or(after);
+            bytes += events.iter().map(|event| event.payload.as_str().len()).sum::<usize>();
+            form.events.extend(events.into_iter().map(|event| event_form(surface, event)));
+            if form.events.len() >= limit || bytes >= PAGE_BYTES {
+                form.next = next_event(&stream, after);
+                return Ok(form);
+            }
+            if is_last {
+                break;
+            }
+        }
+    }
+    Ok(form)
+}
+
+fn next_event(stream: &str, after: Option<(Hlc, Dot)>) -> Option<String> {
+    after.map(|after| EventCursor { stream: stream.to_owned(), after }.to_text())
+}
+
+fn row_bytes(row: &Row) -> usize {
+    let values = std::iter::once(&row.shown).chain(&row.others);
+    row.key.len()
+        + values
+            .filter_map(|value| value.payload.as_ref())
+            .map(|payload| payload.as_str().len())
+            .sum::<usize>()
+}
+
+async fn surfaces(node: &Node, params: ScopeParams) -> Result<Box<RawValue>, ControlError> {
+    let space = space(node, &params.scope)?;
+    let held: BTreeMap<String, (Surface, u64)> = blocking(move || Ok(space.surfaces()))
+        .await?
+        .into_iter()
+        .map(|(surface, count)| (surface.to_string(), (surface, count)))
+        .collect();
+    let form = |(text, (surface, count)): (String, (Surface, u64))| {
+        let holds = match surface.tier() {
+            Tier::Registry | Tier::Facts => "rows",
+            Tier::Events | Tier::Ledger => "events",
+        };
+        SurfaceForm { surface: text, holds: holds.to_owned(), count }
+    };
+    Ok(to_raw(&SurfacesForm { surfaces: held.into_iter().map(form).collect() }))
+}
+
+async fn wait(node: &Node, params: WaitParams) -> Result<Box<RawValue>, ControlError> {
+    let custody = Custody::on(params.on);
+    let op = match &params.op_id {
+        Some(text) => {
+            Some(text.parse::<OpId>().map_err(|source| ControlError::Id { what: "op_id", source })?)
+        }
+        None => None,
+    };
+    let holders = async {
+        match op {
+            Some(op) => node.wait(op, custody).await,
+            None => node.wait_all(custody).await,
+        }
+    };
+    let holders = match params.timeout_ms {
+        Some(millis) => tokio::time::timeout(Duration::from_millis(millis), holders)
+            .await
+            .map_err(|_| NodeError::TimedOut)??,
+        None => holders.await?,
+    };
+    Ok(to_raw(&WaitForm { holders: holders.iter().map(DeviceId::to_string).collect() }))
+}
+
+async fn conflicts(node: &Node, params: ConflictsParams) -> Result<Box<RawValue>, ControlError> {
+    let space = space(node, &params.scope)?;
+    let limit = page_limit(params.limit)?;
+    let after = match params.after {
+        Some(place) => Some((place.surface.parse::<Surface>()?, place.id)),
+        None => None,
+    };
+    let rows = blocking(move || {
+        space.conflicts(after.as_ref().map(|(surface, key)| (surface, key.as_str())), limit)
+    })
+    .await?;
+    let next = rows
+        .last()
+        .filter(|_| rows.len() == limit)
+        .map(|row| RowPlace { surface: row.surface.to_string(), id: row.key.clone() });
+    Ok(to_raw(&ConflictsForm { conflicts: rows.into_iter().map(RowForm::from).collect(), next }))
+}
+
+async fn add_device(node: &Node, params: AddDeviceParams) -> Result<Box<RawValue>, ControlError> {
+    let device: DeviceId =
+        params.device_id.parse().map_err(|source| ControlError::Id { what: "device_id", source })?;
+    let name = params.name.unwrap_or_else(|| device.short());
+    node.add_device(device, &name, params.role.into()).await?;
+    Ok(to_raw(&AddedForm { added: device.to_string() }))
+}
+
+fn version(node: &Node) -> VersionForm {
+    VersionForm {
+        name: env!("CARGO_PKG_NAME").to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        device_id: node.device().to_string(),
+        pid: std::process::id(),
+        methods: Method::ALL.iter().map(|method| method.name().to_owned()).collect(),
+    }
+}
+
+fn page_limit(asked: Option<usize>) -> Result<usize, ControlError> {
+    let found = asked.unwrap_or(PAGE_ITEMS);
+    if (1..=PAGE_ITEMS_MAX).contains(&found) {
+        Ok(found)
+    } else {
+        Err(ControlError::PageLimit { found, limit: PAGE_ITEMS_MAX })
+    }
+}
+
+/// Runs what may open blocks of the store away from the tasks that carry messages.
+async fn blocking<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, NodeError> + Send + 'static,
+) -> Result<T, ControlError> {
+    match tokio::task::spawn_blocking(read).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(ControlError::Lost),
+    }
+}
+
+/// Items in a page whose request names no limit.
+const PAGE_ITEMS: usize = 100;
+
+/// Rows read from the store in one go: at most 4 MiB of payloads before the page's bytes are counted.
+const READ_AT_ONCE: usize = 64;

@@ -1,0 +1,437 @@
+//! Why a request is refused: the typed error here, and the form it takes in an answer.
+
+use std::collections::BTreeMap;
+use std::error::Error as _;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use thiserror::Error;
+
+use super::method::Method;
+use crate::model::{Blame, IdError, PayloadError, Scope, ScopeError, Surface, SurfaceError};
+use crate::node::NodeError;
+use crate::store::LockError;
+use crate::sync::RequestError;
+
+/// A refused or failed request.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ControlError {
+    /// The line is not one JSON value.
+    #[error("the line is not JSON")]
+    NotJson(#[source] serde_json::Error),
+    /// JSON, but no request.
+    #[error("the line is no JSON-RPC request")]
+    InvalidRequest(#[source] serde_json::Error),
+    /// Another version of JSON-RPC.
+    #[error("JSON-RPC {found:?} is not spoken here, only \"2.0\"")]
+    WrongJsonRpc {
+        /// The version asked for.
+        found: String,
+    },
+    /// Longer than [`REQUEST_BYTES_MAX`](super::REQUEST_BYTES_MAX).
+    #[error("a request of {found} bytes exceeds the limit of {limit}")]
+    RequestTooLong {
+        /// Its length.
+        found: u64,
+        /// The limit.
+        limit: usize,
+    },
+    /// No method has this name.
+    #[error("no method {found:?}")]
+    UnknownMethod {
+        /// The name.
+        found: String,
+        /// What may have been meant.
+        nearest: Option<Method>,
+    },
+    /// The parameters do not fit the method.
+    #[error("the parameters do not fit {}", method.name())]
+    InvalidParams {
+        /// The method.
+        method: Method,
+        /// What does not fit.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// More ops than [`APPEND_OPS_MAX`](super::APPEND_OPS_MAX) at once.
+    #[error("{found} ops at once exceed the limit of {limit}")]
+    TooManyOps {
+        /// How many.
+        found: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// One of many ops is refused, so all are.
+    #[error("op {index} is refused, so none was appended")]
+    OpRefused {
+        /// Its position, from 0.
+        index: usize,
+        /// Why.
+        #[source]
+        source: Box<ControlError>,
+    },
+    /// No such surface.
+    #[error(transparent)]
+    Surface(#[from] SurfaceError),
+    /// The value is no payload.
+    #[error(transparent)]
+    Payload(#[from] PayloadError),
+    /// Text that names no device or op.
+    #[error("{what} is not readable")]
+    Id {
+        /// Which parameter.
+        what: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: IdError,
+    },
+    /// Text that names no scope.
+    #[error(transparent)]
+    BadScope(#[from] ScopeError),
+    /// This device is in no such space.
+    #[error("this device is in no space {scope}")]
+    UnknownScope {
+        /// The scope.
+        scope: Scope,
+    },
+    /// The surface belongs to the lease ledger, which is not written like this.
+    #[error("{surface} is kept by the lease ledger and takes no ops from outside")]
+    LedgerSurface {
+        /// The surface.
+        surface: Surface,
+    },
+    /// A `key` for an event or a `stream` for something else.
+    #[error("{surface} takes no {member:?}")]
+    MisplacedMember {
+        /// The surface.
+        surface: Surface,
+        /// The member.
+        member: &'static str,
+    },
+    /// An `after` that no page gave.
+    #[error("{found:?} is no place in a list of events; use the \"next\" of the page before")]
+    BadCursor {
+        /// The text.
+        found: String,
+    },
+    /// A `limit` outside its range.
+    #[error("a page has 1 to {limit} items, not {found}")]
+    PageLimit {
+        /// What was asked for.
+        found: usize,
+        /// The most.
+        limit: usize,
+    },
+    /// More subscriptions than one connection may have.
+    #[error("a connection has at most {limit} subscriptions")]
+    TooManySubscriptions {
+        /// The most.
+        limit: usize,
+    },
+    /// The node refused.
+    #[error(transparent)]
+    Node(Box<NodeError>),
+    /// The request ended without an answer.
+    #[error("the request ended without an answer")]
+    Lost,
+}
+
+impl ControlError {
+    /// The name of what went wrong, stable for programs.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::NotJson(_) => "NotJson",
+            Self::InvalidRequest(_) => "InvalidRequest",
+            Self::WrongJsonRpc { .. } => "WrongJsonRpc",
+            Self::RequestTooLong { .. } => "RequestTooLong",
+            Self::UnknownMethod { .. } => "UnknownMethod",
+            Self::InvalidParams { .. } => "InvalidParams",
+            Self::TooManyOps { .. } => "TooManyOps",
+            Self::OpRefused { source, .. } => source.kind(),
+            Self::Surface(error) => surface_kind(error),
+            Self::Payload(error) => payload_kind(error),
+            Self::Id { .. } => "BadId",
+            Self::BadScope(_) => "BadScope",
+            Self::UnknownScope { .. } => "UnknownScope",
+            Self::LedgerSurface { .. } => "LedgerSurface",
+            Self::MisplacedMember { .. } => "MisplacedMember",
+            Self::BadCursor { .. } => "BadCursor",
+            Self::PageLimit { .. } => "PageLimit",
+            Self::TooManySubscriptions { .. } => "TooManySubscriptions",
+            Self::Node(error) => node_kind(error),
+            Self::Lost => "Lost",
+        }
+    }
+
+    /// Who is to change something.
+    pub fn blame(&self) -> Blame {
+        match self {
+            Self::Node(error) => error.blame(),
+            _ => Blame::Local,
+        }
+    }
+
+    /// What to do, where the message does not say it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::RequestTooLong { .. } => Some("send the ops in several requests".into()),
+            Self::UnknownMethod { nearest: Some(method), .. } => {
+                Some(format!("did you mean {}?", method.name()))
+            }
+            Self::UnknownMethod { nearest: None, .. } => {
+                Some("node.version lists the methods this version answers".into())
+            }
+            Self::TooManyOps { .. } => Some("send them in several requests".into()),
+            Self::OpRefused { source, .. } => source.hint(),
+            Self::Payload(PayloadError::DuplicateKey { .. }) => {
+                Some("keep one of the two members, readers would disagree about the value".into())
+            }
+            Self::UnknownScope { .. } => Some("leave the scope out for the personal space".into()),
+            Self::Node(error) => node_hint(error),
+            _ => None,
+        }
+    }
+
+    fn code(&self) -> i64 {
+        match self {
+            Self::NotJson(_) => CODE_PARSE,
+            Self::InvalidRequest(_) | Self::WrongJsonRpc { .. } | Self::RequestTooLong { .. } => CODE_REQUEST,
+            Self::UnknownMethod { .. } => CODE_METHOD,
+            Self::InvalidParams { .. } | Self::PageLimit { .. } | Self::BadCursor { .. } => CODE_PARAMS,
+            Self::Lost => CODE_INTERNAL,
+            _ => CODE_REFUSED,
+        }
+    }
+
+    fn fields(&self) -> BTreeMap<String, Value> {
+        let mut fields = BTreeMap::new();
+        let mut field = |name: &str, value: Value| {
+            fields.insert(name.to_owned(), value);
+        };
+        match self {
+            Self::OpRefused { index, source } => {
+                fields.extend(source.fields());
+                fields.insert("index".into(), (*index).into());
+            }
+            Self::RequestTooLong { found, limit } => {
+                field("found", (*found).into());
+                field("limit", (*limit).into());
+            }
+            Self::TooManyOps { found, limit }
+            | Self::PageLimit { found, limit }
+            | Self::Payload(PayloadError::TooLong { found, limit }) => {
+                field("found", (*found).into());
+                field("limit", (*limit).into());
+            }
+            Self::TooManySubscriptions { limit } | Self::Payload(PayloadError::TooDeep { limit }) => {
+                field("limit", (*limit).into());
+            }
+            Self::Payload(PayloadError::DuplicateKey { key }) => field("key", key.as_str().into()),
+            Self::Node(error) => match &**error {
+                NodeError::KeyLength { found, limit } => {
+                    field("found", (*found).into());
+                    field("limit", (*limit).into());
+                }
+                NodeError::Lock { source: LockError::Held { pid }, .. } => field("pid", (*pid).into()),
+                _ => {}
+            },
+            _ => {}
+        }
+        fields
+    }
+}
+
+impl From<NodeError> for ControlError {
+    fn from(error: NodeError) -> Self {
+        Self::Node(Box::new(error))
+    }
+}
+
+/// An error as it stands in an answer.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, Error)]
+#[error("{message}")]
+pub struct RpcError {
+    /// The JSON-RPC code; -32000 for whatever is no fault of the protocol.
+    pub code: i64,
+    /// What happened.
+    pub message: String,
+    /// The rest.
+    pub data: Box<RpcErrorData>,
+}
+
+/// What an error says beside its message.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct RpcErrorData {
+    /// The name of what went wrong, stable for programs.
+    pub kind: String,
+    /// `local`, `peer` or `environment`: who is to change something.
+    pub blame: String,
+    /// What to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// The chain of causes, nearest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub causes: Vec<String>,
+    /// What was expected and found, by name.
+    #[serde(flatten)]
+    pub fields: BTreeMap<String, Value>,
+}
+
+impl RpcError {
+    /// Whether the same request may succeed later without anything being changed by the caller.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self.data.kind.as_str(), "TimedOut" | "HomeLocked" | "Lost" | "Stopped")
+    }
+}
+
+impl From<ControlError> for RpcError {
+    fn from(error: ControlError) -> Self {
+        let mut causes = Vec::new();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            causes.push(error.to_string());
+            cause = error.source();
+        }
+        let blame = match error.blame() {
+            Blame::Local => "local",
+            Blame::Peer => "peer",
+            Blame::Environment => "environment",
+        };
+        Self {
+            code: error.code(),
+            message: error.to_string(),
+            data: Box::new(RpcErrorData {
+                kind: error.kind().to_owned(),
+                blame: blame.to_owned(),
+                hint: error.hint(),
+                causes,
+                fields: error.fields(),
+            }),
+        }
+    }
+}
+
+impl From<NodeError> for RpcError {
+    fn from(error: NodeError) -> Self {
+        ControlError::from(error).into()
+    }
+}
+
+fn payload_kind(error: &PayloadError) -> &'static str {
+    match error {
+        PayloadError::NotJson(_) => "NotJson",
+        PayloadError::DuplicateKey { .. } => "DuplicateKey",
+        PayloadError::TooLong { .. } => "TooLong",
+        PayloadError::TooDeep { .. } => "TooDeep",
+    }
+}
+
+fn surface_kind(error: &SurfaceError) -> &'static str {
+    match error {
+        SurfaceError::Unknown { .. } => "UnknownSurface",
+        SurfaceError::RegistryKind { .. } => "RegistryKind",
+    }
+}
+
+fn node_kind(error: &NodeError) -> &'static str {
+    match error {
+        NodeError::NotInitialised { .. } => "NotInitialised",
+        NodeError::HomeInUse { .. } => "HomeInUse",
+        NodeError::Lock { source, .. } => match source {
+            LockError::Held { .. } => "HomeLocked",
+            LockError::ReadOnly(_) => "HomeReadOnly",
+            LockError::Io(_) => "HomeLockFailed",
+        },
+        NodeError::HomeFile { .. } => "HomeFile",
+        NodeError::IdentityDamaged { .. } => "IdentityDamaged",
+        NodeError::Store(_) => "Store",
+        NodeError::Read(_) => "Read",
+        NodeError::OpMissing { .. } => "OpMissing",
+        NodeError::Net(_) => "Net",
+        NodeError::Surface(error) => surface_kind(error),
+        NodeError::PeerAddress { .. } => "PeerAddress",
+        NodeError::Payload(error) => payload_kind(error),
+        NodeError::KeyLength { .. } => "KeyLength",
+        NodeError::WrongTier { .. } => "WrongTier",
+        NodeError::IdMissing { .. } => "IdMissing",
+        NodeError::Roster(_) => "Roster",
+        NodeError::Refused(error) => match error {
+            RequestError::NoSuchSpace => "NoSuchSpace",
+            RequestError::Storage => "Storage",
+            RequestError::NotAuthor => "NotAuthor",
+            RequestError::Roster(_) => "Roster",
+        },
+        NodeError::Engine(_) => "Engine",
+        NodeError::UnknownOp => "UnknownOp",
+        NodeError::TimedOut => "TimedOut",
+        NodeError::NotStarted => "NotStarted",
+        NodeError::Stopped => "Stopped",
+    }
+}
+
+fn node_hint(error: &NodeError) -> Option<String> {
+    match error {
+        NodeError::IdMissing { .. } => Some("add the member, or name the row with \"key\"".into()),
+        NodeError::UnknownOp => Some("op ids come from the answer to an append".into()),
+        NodeError::TimedOut => Some("`kinfold status` shows which device is not reachable".into()),
+        NodeError::HomeFile { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            Some("make the directory writable for this user, or choose another with --home".into())
+        }
+        _ => None,
+    }
+}
+
+/// Not JSON.
+pub(crate) const CODE_PARSE: i64 = -32700;
+/// No request.
+pub(crate) const CODE_REQUEST: i64 = -32600;
+/// No such method.
+pub(crate) const CODE_METHOD: i64 = -32601;
+/// Parameters that do not fit.
+pub(crate) const CODE_PARAMS: i64 = -32602;
+/// Our own fault.
+pub(crate) const CODE_INTERNAL: i64 = -32603;
+/// The protocol was fine, the request was refused.
+pub(crate) const CODE_REFUSED: i64 = -32000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_names_its_kind_its_cause_and_its_figures() {
+        let refused = ControlError::OpRefused {
+            index: 3,
+            source: Box::new(PayloadError::TooLong { found: 65_537, limit: 65_536 }.into()),
+        };
+
+        let form = serde_json::to_value(RpcError::from(refused)).unwrap();
+
+        assert_eq!(form["code"], -32000);
+        assert_eq!(form["data"]["kind"], "TooLong");
+        assert_eq!(form["data"]["blame"], "local");
+        assert_eq!(form["data"]["index"], 3);
+        assert_eq!(form["data"]["found"], 65_537);
+        assert_eq!(form["data"]["causes"].as_array().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn an_error_reads_back_from_its_form() {
+        let error = RpcError::from(ControlError::UnknownMethod {
+            found: "sync.statu".into(),
+            nearest: Method::nearest("sync.statu"),
+        });
+
+        let text = serde_json::to_string(&error).unwrap();
+
+        assert_eq!(serde_json::from_str::<RpcError>(&text).unwrap(), error);
+        assert!(text.contains("did you mean sync.status?"));
+    }
+
+    #[test]
+    fn what_passes_by_itself_is_temporary() {
+        assert!(RpcError::from(NodeError::TimedOut).is_temporary());
+        assert!(!RpcError::from(NodeError::UnknownOp).is_temporary());
+    }
+}

@@ -1,0 +1,369 @@
+//! What the methods answer, as programs read it.
+//!
+//! Names and meanings are stable; fields are added, never changed. Times are Unix milliseconds,
+//! spans milliseconds, hashes lower-case hexadecimal, devices their full text form.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::error::RpcError;
+use super::params::{RoleParam, RowPlace, ScopeParam};
+
+/// An op that is durable.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct AppendedForm {
+    /// Its public name.
+    pub op_id: String,
+    /// Its position in this device's log.
+    pub seq: u64,
+    /// Its stamp: 48 bits Unix milliseconds, 16 bits counter.
+    pub hlc: u64,
+}
+
+/// What became of many ops.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AppendManyForm {
+    /// The durable ones, in order.
+    pub appended: Vec<AppendedForm>,
+    /// The refused ones; empty unless `keep_good` was asked for.
+    pub refused: Vec<RefusedForm>,
+}
+
+/// One refused op of many.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RefusedForm {
+    /// Its position in the request, from 0.
+    pub index: usize,
+    /// Why.
+    pub error: RpcError,
+}
+
+/// A row with its shown value and those that lost.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RowForm {
+    /// The surface's text form.
+    pub surface: String,
+    /// The row's key.
+    pub id: String,
+    /// Whether the shown value is a removal (then `payload` is null).
+    pub deleted: bool,
+    /// The shown value.
+    pub payload: Box<RawValue>,
+    /// Who wrote it.
+    pub device_id: String,
+    /// In which life of that device's log, hexadecimal.
+    pub incarnation: String,
+    /// At which position of that log.
+    pub seq: u64,
+    /// Its stamp.
+    pub hlc: u64,
+    /// The wall-clock part of the stamp.
+    pub time_ms: u64,
+    /// Concurrent values that are not shown, newest first; not empty means a conflict.
+    pub others: Vec<ValueForm>,
+}
+
+/// A value that is not shown.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ValueForm {
+    /// Whether it is a removal (then `payload` is null).
+    pub deleted: bool,
+    /// The value.
+    pub payload: Box<RawValue>,
+    /// Who wrote it.
+    pub device_id: String,
+    /// In which life of that device's log, hexadecimal.
+    pub incarnation: String,
+    /// At which position of that log.
+    pub seq: u64,
+    /// Its stamp.
+    pub hlc: u64,
+    /// The wall-clock part of the stamp.
+    pub time_ms: u64,
+}
+
+/// An event.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct EventForm {
+    /// The surface's text form.
+    pub surface: String,
+    /// Its stream.
+    pub stream: String,
+    /// What happened.
+    pub payload: Box<RawValue>,
+    /// Who recorded it.
+    pub device_id: String,
+    /// In which life of that device's log, hexadecimal.
+    pub incarnation: String,
+    /// At which position of that log.
+    pub seq: u64,
+    /// Its stamp.
+    pub hlc: u64,
+    /// The wall-clock part of the stamp.
+    pub time_ms: u64,
+}
+
+/// A page of a surface: rows of registry and fact surfaces, events of event surfaces.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ListForm {
+    /// Rows in key order.
+    pub rows: Vec<RowForm>,
+    /// Events by stream, then in total order.
+    pub events: Vec<EventForm>,
+    /// Where to go on; null at the end.
+    pub next: Option<String>,
+}
+
+/// Surfaces that hold something.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SurfacesForm {
+    /// In text order.
+    pub surfaces: Vec<SurfaceForm>,
+}
+
+/// One surface.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SurfaceForm {
+    /// Its text form.
+    pub surface: String,
+    /// `rows` or `events`.
+    pub holds: String,
+    /// Live rows or events.
+    pub count: u64,
+}
+
+/// Rows in conflict.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ConflictsForm {
+    /// In (surface, key) order.
+    pub conflicts: Vec<RowForm>,
+    /// Where to go on; null at the end.
+    pub next: Option<RowPlace>,
+}
+
+/// A change, as a `sync.changed` notice tells it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ChangeForm {
+    /// Whose notice this is.
+    pub subscription: u64,
+    /// The surface's text form.
+    pub surface: String,
+    /// The row, entity or stream.
+    pub id: String,
+    /// Whether the op removed the row (then `payload` is null).
+    pub deleted: bool,
+    /// The op's value.
+    pub payload: Box<RawValue>,
+    /// Who wrote it.
+    pub device_id: String,
+    /// In which life of that device's log, hexadecimal.
+    pub incarnation: String,
+    /// At which position of that log.
+    pub seq: u64,
+    /// Its stamp.
+    pub hlc: u64,
+    /// The wall-clock part of the stamp.
+    pub time_ms: u64,
+}
+
+/// Changes a slow subscriber missed, as a `sync.lagged` notice tells it: read the surface again.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LaggedForm {
+    /// Whose notice this is.
+    pub subscription: u64,
+    /// How many changes were dropped.
+    pub missed: u64,
+}
+
+/// A subscription.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SubscribedForm {
+    /// Named in its notices and to `sync.unsubscribe`.
+    pub subscription: u64,
+}
+
+/// An ended subscription.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct UnsubscribedForm {
+    /// False where there was none with this number.
+    pub cancelled: bool,
+}
+
+/// One round with every reachable peer.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RoundForm {
+    /// Ops sent.
+    pub pushed: u64,
+    /// Ops not sent because the peer had them by then.
+    pub push_deduped: u64,
+    /// Ops received and folded.
+    pub folded: u64,
+    /// Acks that reached this device.
+    pub acked: u64,
+    /// Peers that took part.
+    pub peers: u32,
+    /// The state hash afterwards.
+    pub state_hash: Option<String>,
+}
+
+/// Who holds it durably.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct WaitForm {
+    /// Devices other than this one.
+    pub holders: Vec<String>,
+}
+
+/// Whether the lid may be closed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SafeToSleepForm {
+    /// Whether another device holds everything durably.
+    pub safe: bool,
+    /// The devices that hold everything.
+    pub holders: Vec<String>,
+    /// Ops nobody else holds, as far as this device knows.
+    pub unheld_ops: u64,
+}
+
+/// What a node is and has.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StatusForm {
+    /// This device.
+    pub device_id: String,
+    /// Its name.
+    pub name: String,
+    /// The version of the program that answers.
+    pub version: String,
+    /// The process that answers.
+    pub pid: u32,
+    /// The space.
+    pub space: String,
+    /// Its scope.
+    pub scope: ScopeParam,
+    /// Where it listens; null while the network is down.
+    pub listening: Option<String>,
+    /// The hash of the folded state.
+    pub state_hash: String,
+    /// Per log (`device/incarnation`) how far it is held here.
+    pub journal_frontier: BTreeMap<String, u64>,
+    /// Per log how far every active device has acknowledged; null until that is known.
+    pub stable_frontier: Option<BTreeMap<String, u64>>,
+    /// The checkpoint the state starts from; null where it starts from nothing.
+    pub base_checkpoint: Option<String>,
+    /// Ops held.
+    pub ops: u64,
+    /// Live rows.
+    pub rows: u64,
+    /// Events.
+    pub events: u64,
+    /// Rows in conflict.
+    pub conflicts: u64,
+    /// Ops that arrived stamped more than a minute ahead of this clock.
+    pub skewed: u64,
+    /// Bytes sent over the connections that are up, everything included.
+    pub sent_bytes: u64,
+    /// Bytes received over the connections that are up, everything included.
+    pub received_bytes: u64,
+    /// Whether the index over the logs is still being read.
+    pub loading: bool,
+    /// The devices of the space, this one first.
+    pub roster: Vec<DeviceForm>,
+    /// The other devices, with what is known of them.
+    pub peers: Vec<PeerForm>,
+    /// How it is.
+    pub health: HealthForm,
+}
+
+/// A device of the roster.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DeviceForm {
+    /// The device.
+    pub device_id: String,
+    /// Its name, where this device can read it.
+    pub name: Option<String>,
+    /// Its role.
+    pub role: RoleParam,
+    /// Whether it is this device.
+    #[serde(rename = "self")]
+    pub is_self: bool,
+}
+
+/// Another device as this one sees it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PeerForm {
+    /// The device.
+    pub device_id: String,
+    /// Its name, where this device can read it.
+    pub name: Option<String>,
+    /// Whether a connection is up.
+    pub connected: bool,
+    /// Its address while connected.
+    pub address: Option<String>,
+    /// How long ago it was heard of in this run; null if never.
+    pub last_contact_ms: Option<u64>,
+    /// Ops this device holds that the peer has not acknowledged; null before its first ack.
+    pub behind_by: Option<u64>,
+    /// Ops the peer has that this device does not hold.
+    pub ahead_by: u64,
+    /// The root it last signed.
+    pub root: Option<String>,
+}
+
+/// The devices of the space.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RosterForm {
+    /// This one first.
+    pub devices: Vec<DeviceForm>,
+}
+
+/// The other devices.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PeersForm {
+    /// In roster order.
+    pub peers: Vec<PeerForm>,
+}
+
+/// Something was added.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct AddedForm {
+    /// What: a device or an address.
+    pub added: String,
+}
+
+/// How a node is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HealthForm {
+    /// `healthy`, `degraded` or `unhealthy`.
+    pub state: String,
+    /// Empty means healthy.
+    pub reasons: Vec<ReasonForm>,
+}
+
+/// Why a node is not simply healthy.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ReasonForm {
+    /// The reason's name.
+    pub kind: String,
+    /// What it is about, for people.
+    pub message: String,
+    /// What to do.
+    pub hint: String,
+    /// The device it concerns.
+    pub device_id: Option<String>,
+}
+
+/// What answers.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct VersionForm {
+    /// `kinfold`.
+    pub name: String,
+    /// The crate's version.
+    pub version: String,
+    /// This device.
+    pub device_id: String,
+    /// The process that answers.
+    pub pid: u32,
+    /// Methods it answers.
+    pub methods: Vec<String>,
+}

@@ -1,0 +1,153 @@
+//! The methods this version answers, by name.
+
+/// A method of the control API.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Method {
+    /// `sync.status` {} → [`StatusForm`](super::forms::StatusForm).
+    Status,
+    /// `sync.append` {scope?, surface, payload, key?, stream?} → [`AppendedForm`](super::forms::AppendedForm).
+    Append,
+    /// `sync.append_many` {ops, keep_good?} → [`AppendManyForm`](super::forms::AppendManyForm).
+    AppendMany,
+    /// `sync.delete` {scope?, surface, id} → [`AppendedForm`](super::forms::AppendedForm).
+    Delete,
+    /// `sync.pump` {} → [`RoundForm`](super::forms::RoundForm).
+    Pump,
+    /// `sync.get` {scope?, surface, id} → [`RowForm`](super::forms::RowForm) or null.
+    Get,
+    /// `sync.list` {scope?, surface, stream?, after?, limit?} → [`ListForm`](super::forms::ListForm).
+    List,
+    /// `sync.surfaces` {scope?} → [`SurfacesForm`](super::forms::SurfacesForm).
+    Surfaces,
+    /// `sync.subscribe` {scope?, surface?} → {subscription}; then notices `sync.changed`, `sync.lagged`.
+    Subscribe,
+    /// `sync.unsubscribe` {subscription} → {cancelled}.
+    Unsubscribe,
+    /// `sync.wait` {op_id?, on, timeout_ms?} → [`WaitForm`](super::forms::WaitForm).
+    Wait,
+    /// `sync.safe_to_sleep` {} → [`SafeToSleepForm`](super::forms::SafeToSleepForm).
+    SafeToSleep,
+    /// `conflicts.list` {scope?, after?, limit?} → [`ConflictsForm`](super::forms::ConflictsForm).
+    Conflicts,
+    /// `peers.list` {} → {peers}.
+    Peers,
+    /// `peers.add` {address} → {added}.
+    AddPeer,
+    /// `roster.list` {} → {devices}.
+    Roster,
+    /// `roster.add` {device_id, name?, role?} → {added}.
+    AddDevice,
+    /// `health.get` {} → [`HealthForm`](super::forms::HealthForm).
+    Health,
+    /// `node.version` {} → [`VersionForm`](super::forms::VersionForm).
+    Version,
+}
+
+impl Method {
+    /// Every method.
+    pub const ALL: [Self; 19] = [
+        Self::Status,
+        Self::Append,
+        Self::AppendMany,
+        Self::Delete,
+        Self::Pump,
+        Self::Get,
+        Self::List,
+        Self::Surfaces,
+        Self::Subscribe,
+        Self::Unsubscribe,
+        Self::Wait,
+        Self::SafeToSleep,
+        Self::Conflicts,
+        Self::Peers,
+        Self::AddPeer,
+        Self::Roster,
+        Self::AddDevice,
+        Self::Health,
+        Self::Version,
+    ];
+
+    /// The name in a request.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Status => "sync.status",
+            Self::Append => "sync.append",
+            Self::AppendMany => "sync.append_many",
+            Self::Delete => "sync.delete",
+            Self::Pump => "sync.pump",
+            Self::Get => "sync.get",
+            Self::List => "sync.list",
+            Self::Surfaces => "sync.surfaces",
+            Self::Subscribe => "sync.subscribe",
+            Self::Unsubscribe => "sync.unsubscribe",
+            Self::Wait => "sync.wait",
+            Self::SafeToSleep => "sync.safe_to_sleep",
+            Self::Conflicts => "conflicts.list",
+            Self::Peers => "peers.list",
+            Self::AddPeer => "peers.add",
+            Self::Roster => "roster.list",
+            Self::AddDevice => "roster.add",
+            Self::Health => "health.get",
+            Self::Version => "node.version",
+        }
+    }
+
+    /// The method with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|method| method.name() == name)
+    }
+
+    /// The method whose name is closest to a mistyped one; `None` where none is near.
+    pub fn nearest(name: &str) -> Option<Self> {
+        if name.len() > NAME_BYTES_COMPARED {
+            return None;
+        }
+        let (distance, method) = Self::ALL
+            .into_iter()
+            .map(|method| (edit_distance(name, method.name()), method))
+            .min_by_key(|(distance, _)| *distance)?;
+        (distance <= NEAR_EDITS).then_some(method)
+    }
+}
+
+/// Levenshtein distance over bytes.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let replaced = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// A longer name is nobody's typing error.
+const NAME_BYTES_COMPARED: usize = 64;
+
+/// Further apart than this, a suggestion would be a guess.
+const NEAR_EDITS: usize = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_method_is_found_by_its_name() {
+        for method in Method::ALL {
+            assert_eq!(Method::from_name(method.name()), Some(method));
+        }
+        assert_eq!(Method::from_name("sync.nothing"), None);
+    }
+
+    #[test]
+    fn a_typing_error_finds_the_method_that_was_meant() {
+        assert_eq!(Method::nearest("sync.statsu"), Some(Method::Status));
+        assert_eq!(Method::nearest("sync.apend"), Some(Method::Append));
+        assert_eq!(Method::nearest("lease.acquire"), None);
+        assert_eq!(Method::nearest(&"x".repeat(100_000)), None);
+    }
+}

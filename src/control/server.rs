@@ -1,0 +1,258 @@
+//! The Unix socket `HOME/control.sock`: one JSON-RPC 2.0 message per line.
+//!
+//! Only processes of the same user are heard (mode 0600, and the peer's uid is asked for). A line
+//! that is too long, no JSON or no request is answered with an error; the connection is kept.
+//! Requests of one connection run concurrently, so answers may come in another order: they carry
+//! the id. A reader that does not read its answers stops being read from.
+
+use std::io;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::envelope::{Answer, Request, notice_line};
+use super::error::{ControlError, RpcError};
+use super::line::{Line, LineCutter};
+use super::session::{Notice, Session};
+use super::{CONCURRENT_REQUESTS_MAX, CONNECTIONS_MAX, REQUEST_BYTES_MAX};
+use crate::node::Node;
+
+/// Why there is no control socket.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SocketError {
+    /// The system allows shorter paths only.
+    #[error(
+        "the path {path:?} is too long for a socket ({found} bytes, at most {limit}); choose a shorter home"
+    )]
+    PathTooLong {
+        /// Where it would be.
+        path: PathBuf,
+        /// Its length.
+        found: usize,
+        /// The most that works everywhere.
+        limit: usize,
+    },
+    /// Something else is there.
+    #[error("{path:?} is not a socket; move it away")]
+    Occupied {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The system refused.
+    #[error("the socket {path:?} cannot be made")]
+    Bind {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A listening control socket. Dropping it stops answering; [`Server::stop`] also removes the file.
+pub struct Server {
+    path: PathBuf,
+    cancel: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl Server {
+    /// Where the socket of a home is.
+    pub fn path(home: &Path) -> PathBuf {
+        home.join("control.sock")
+    }
+
+    /// Listens in the node's home. A socket file left behind is replaced: the home's lock says that
+    /// no other process serves it. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`SocketError::PathTooLong`], [`SocketError::Occupied`], [`SocketError::Bind`].
+    pub fn start(node: Node) -> Result<Self, SocketError> {
+        let path = Self::path(node.home());
+        let listener = bind(&path)?;
+        let cancel = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(accept(listener, node, cancel.clone()));
+        Ok(Self { path, cancel, tasks })
+    }
+
+    /// Stops answering and removes the socket; returns within a second.
+    pub async fn stop(mut self) {
+        self.cancel.cancel();
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(STOP_WITHIN, all).await.is_err() {
+            self.tasks.abort_all();
+        }
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            debug!(%error, "the control socket was gone already");
+        }
+    }
+}
+
+fn bind(path: &Path) -> Result<UnixListener, SocketError> {
+    let refused = |source| SocketError::Bind { path: path.to_owned(), source };
+    let found = path.as_os_str().len();
+    if found > SOCKET_PATH_BYTES_MAX {
+        return Err(SocketError::PathTooLong { path: path.to_owned(), found, limit: SOCKET_PATH_BYTES_MAX });
+    }
+    match std::fs::symlink_metadata(path) {
+        Ok(left) if left.file_type().is_socket() => std::fs::remove_file(path).map_err(refused)?,
+        Ok(_) => return Err(SocketError::Occupied { path: path.to_owned() }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(refused(error)),
+    }
+    let listener = UnixListener::bind(path).map_err(refused)?;
+    // Between bind and this a connection could slip in; its uid is checked all the same.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(refused)?;
+    Ok(listener)
+}
+
+async fn accept(listener: UnixListener, node: Node, cancel: CancellationToken) {
+    let own = nix::unistd::geteuid().as_raw();
+    let mut connections = JoinSet::new();
+    loop {
+        let stream = tokio::select! {
+            () = cancel.cancelled() => break,
+            // Losing the race leaves the connection in the listener's queue.
+            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    warn!(%error, "a control connection could not be accepted");
+                    // Out of descriptors: accepting again at once would spin.
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            },
+            // Only counts down; nothing to lose.
+            Some(_) = connections.join_next() => continue,
+        };
+        match stream.peer_cred() {
+            Ok(peer) if peer.uid() == own => {
+                connections.spawn(connection(stream, node.clone(), cancel.clone()));
+            }
+            Ok(peer) => warn!(uid = peer.uid(), "a control connection of another user was refused"),
+            Err(error) => warn!(%error, "a control connection without credentials was refused"),
+        }
+    }
+    while connections.join_next().await.is_some() {}
+}
+
+async fn connection(stream: UnixStream, node: Node, cancel: CancellationToken) {
+    let (read, write) = stream.into_split();
+    let (session, notices) = Session::new(node);
+    let (answers, outgoing) = mpsc::channel(CONCURRENT_REQUESTS_MAX);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(write_lines(write, outgoing, notices));
+    tokio::select! {
+        () = cancel.cancelled() => {}
+        // A request cut off here is one whose connection is closing anyway.
+        ended = read_requests(read, Arc::new(session), answers) => {
+            if let Err(error) = ended {
+                debug!(%error, "a control connection ended");
+            }
+            // The reader is gone, so the writer ends once the answers under way are written.
+            let _ = tokio::time::timeout(STOP_WITHIN, tasks.join_next()).await;
+        }
+    }
+}
+
+async fn read_requests(
+    read: OwnedReadHalf,
+    session: Arc<Session>,
+    answers: mpsc::Sender<String>,
+) -> io::Result<()> {
+    let mut reader = BufReader::with_capacity(READ_BYTES, read);
+    let mut cutter = LineCutter::new(REQUEST_BYTES_MAX);
+    let mut running = JoinSet::new();
+    let slots = Arc::new(Semaphore::new(CONCURRENT_REQUESTS_MAX));
+    loop {
+        let chunk = reader.fill_buf().await?;
+        if chunk.is_empty() {
+            break;
+        }
+        let (used, line) = cutter.cut(chunk);
+        reader.consume(used);
+        let Some(line) = line else { continue };
+        let slot = Arc::clone(&slots).acquire_owned().await.expect("the semaphore is never closed");
+        while running.try_join_next().is_some() {}
+        let (session, answers) = (Arc::clone(&session), answers.clone());
+        running.spawn(async move {
+            if let Some(answer) = answer_line(&session, line).await {
+                // A writer that is gone has its own reason; there is nobody left to tell.
+                let _ = answers.send(answer).await;
+            }
+            drop(slot);
+        });
+    }
+    // A caller that half-closes still gets the answers to what it asked; one that died looks the
+    // same from here, and its `sync.wait` must not stay for ever.
+    let rest = async { while running.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(LAST_ANSWERS_WITHIN, rest).await;
+    Ok(())
+}
+
+/// The answer to one line; `None` for a blank line and a notification.
+async fn answer_line(session: &Session, line: Line) -> Option<String> {
+    let bytes = match line {
+        Line::Whole(bytes) if bytes.iter().all(u8::is_ascii_whitespace) => return None,
+        Line::Whole(bytes) => bytes,
+        Line::TooLong { bytes } => {
+            let error = ControlError::RequestTooLong { found: bytes, limit: REQUEST_BYTES_MAX };
+            return Some(Answer::new(None, &Err(RpcError::from(error))).to_line());
+        }
+    };
+    match Request::parse(&bytes) {
+        Ok(request) => {
+            let outcome = session.call(&request.method, request.params.as_deref()).await;
+            request.id.map(|id| Answer::new(Some(&id), &outcome).to_line())
+        }
+        Err((id, error)) => Some(Answer::new(id.as_deref(), &Err(error.into())).to_line()),
+    }
+}
+
+async fn write_lines(
+    mut write: OwnedWriteHalf,
+    mut answers: mpsc::Receiver<String>,
+    mut notices: mpsc::Receiver<Notice>,
+) {
+    loop {
+        let line = tokio::select! {
+            biased;
+            // Both receivers keep what they hold when they lose the race.
+            answer = answers.recv() => match answer {
+                Some(line) => line,
+                None => return,
+            },
+            Some(notice) = notices.recv() => notice_line(&notice.method, &notice.params),
+        };
+        if write.write_all(line.as_bytes()).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The shortest limit of the platforms (macOS: 104 with its end mark).
+const SOCKET_PATH_BYTES_MAX: usize = 103;
+
+/// How long answers under way may take when the node stops.
+const STOP_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long requests go on whose caller sends no more.
+const LAST_ANSWERS_WITHIN: Duration = Duration::from_secs(10);
+
+/// Between two attempts to accept when the system has no descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How much is read at once.
+const READ_BYTES: usize = 64 * 1024;

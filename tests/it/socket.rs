@@ -1,0 +1,156 @@
+//! The control socket, as a program uses it.
+
+use std::io::BufRead;
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::{Value, json};
+
+use crate::kin::{Caller, Home};
+
+#[test]
+fn a_bad_request_is_answered_and_the_connection_is_kept() {
+    let home = Home::init("a");
+    let _daemon = home.up(&[]);
+    let mut caller = Caller::connect(&home);
+    let mut check = |line: &[u8], code: i64, kind: &str, id: Value| {
+        caller.send(line);
+        let answer = caller.next();
+        assert_eq!(answer["error"]["code"], code, "{answer}");
+        assert_eq!(answer["error"]["data"]["kind"], kind, "{answer}");
+        assert_eq!(answer["error"]["data"]["blame"], "local", "{answer}");
+        assert_eq!(answer["id"], id, "{answer}");
+    };
+
+    check(b"nonsense", -32700, "NotJson", Value::Null);
+    check(b"\xff\xfe\x00", -32700, "NotJson", Value::Null);
+    check(b"[]", -32600, "InvalidRequest", Value::Null);
+    check(br#"{"id":5}"#, -32600, "InvalidRequest", 5.into());
+    check(br#"{"id":6,"method":"node.version","colour":1}"#, -32600, "InvalidRequest", 6.into());
+    check(br#"{"id":"x","method":"lease.acquire"}"#, -32601, "UnknownMethod", "x".into());
+    check(
+        br#"{"id":7,"method":"sync.get","params":{"surface":"skill","id":"a","x":1}}"#,
+        -32602,
+        "InvalidParams",
+        7.into(),
+    );
+    check(
+        br#"{"id":8,"method":"sync.get","params":{"surface":"nowhere","id":"a"}}"#,
+        -32000,
+        "UnknownSurface",
+        8.into(),
+    );
+    check(
+        br#"{"id":9,"method":"sync.append","params":{"scope":{"org":"acme"},"surface":"skill","payload":1}}"#,
+        -32000,
+        "UnknownScope",
+        9.into(),
+    );
+    check(
+        br#"{"id":10,"method":"sync.list","params":{"surface":"skill","limit":0}}"#,
+        -32602,
+        "PageLimit",
+        10.into(),
+    );
+    check(&vec![b' '; 1024 * 1024 + 1], -32600, "RequestTooLong", Value::Null);
+    let answer = caller.call("node.version", json!({}));
+
+    assert_eq!(answer["result"]["name"], "kinfold");
+    assert_eq!(answer["id"], 1);
+}
+
+#[test]
+fn every_method_for_programs_answers_in_its_form() {
+    let home = Home::init("a");
+    let daemon = home.up(&[]);
+    let mut caller = Caller::connect(&home);
+
+    let appended =
+        caller.call("sync.append", json!({"surface": "registry:note", "payload": {"id": "n", "v": 1}}));
+    assert_eq!(appended["result"]["seq"], 1);
+    assert_eq!(appended["result"]["op_id"].as_str().unwrap().len(), 64);
+    assert!(appended["result"]["hlc"].is_u64());
+    let many = caller.call(
+        "sync.append_many",
+        json!({"ops": [
+            {"surface": "skill", "payload": {"id": "s"}},
+            {"surface": "routing", "payload": {"stream": "r"}},
+        ]}),
+    );
+    assert_eq!(many["result"]["appended"][1]["seq"], 3);
+    let refused = caller.call(
+        "sync.append_many",
+        json!({"ops": [
+            {"surface": "skill", "payload": 1},
+            {"surface": "registry:note", "payload": 1},
+        ]}),
+    );
+    assert_eq!(refused["error"]["data"]["kind"], "IdMissing");
+    assert_eq!(refused["error"]["data"]["index"], 1);
+    let status = caller.call("sync.status", json!({}))["result"].clone();
+    for member in
+        ["state_hash", "journal_frontier", "stable_frontier", "base_checkpoint", "roster", "peers", "health"]
+    {
+        assert!(status.get(member).is_some(), "{member} is missing: {status}");
+    }
+    assert_eq!(status["device_id"], daemon.device);
+    assert_eq!(status["ops"], 3);
+    assert_eq!(
+        caller.call("sync.get", json!({"surface": "registry:note", "id": "n"}))["result"]["payload"]["v"],
+        1
+    );
+    assert_eq!(
+        caller.call("sync.get", json!({"surface": "registry:note", "id": "m"}))["result"],
+        Value::Null
+    );
+    assert_eq!(caller.call("sync.surfaces", json!({}))["result"]["surfaces"].as_array().unwrap().len(), 3);
+    assert_eq!(caller.call("conflicts.list", json!({}))["result"]["conflicts"], json!([]));
+    assert_eq!(caller.call("peers.list", json!({}))["result"]["peers"], json!([]));
+    assert_eq!(caller.call("roster.list", json!({}))["result"]["devices"][0]["self"], true);
+    assert_eq!(caller.call("health.get", json!({}))["result"]["reasons"], json!([]));
+    assert_eq!(caller.call("sync.safe_to_sleep", json!({}))["result"]["unheld_ops"], 3);
+    assert_eq!(caller.call("sync.pump", json!({}))["result"]["peers"], 0);
+    let waited = caller.call("sync.wait", json!({"on": 1, "timeout_ms": 1}));
+    assert_eq!(waited["error"]["data"]["kind"], "TimedOut");
+    assert_eq!(waited["error"]["data"]["blame"], "environment");
+}
+
+#[test]
+fn requests_of_one_connection_do_not_wait_for_each_other() {
+    let home = Home::init("a");
+    let _daemon = home.up(&[]);
+    let mut caller = Caller::connect(&home);
+
+    caller.call("sync.append", json!({"surface": "skill", "payload": 1}));
+    caller.send(br#"{"id":"slow","method":"sync.wait","params":{"on":1}}"#);
+    caller.send(br#"{"id":"quick","method":"node.version"}"#);
+
+    assert_eq!(caller.next()["id"], "quick");
+}
+
+#[test]
+fn a_subscriber_is_told_of_its_surface_until_it_has_enough() {
+    let home = Home::init("a");
+    let _daemon = home.up(&[]);
+    let mut caller = Caller::connect(&home);
+
+    let subscription =
+        caller.call("sync.subscribe", json!({"surface": "skill"}))["result"]["subscription"].clone();
+    caller.send(br#"{"method":"sync.append","params":{"surface":"run","payload":{"id":"r"}}}"#);
+    caller.send(br#"{"method":"sync.append","params":{"surface":"skill","payload":{"id":"s","n":1.50}}}"#);
+    let mut told = String::new();
+    caller.read.read_line(&mut told).unwrap();
+    let ended = caller.call("sync.unsubscribe", json!({"subscription": subscription}));
+
+    assert!(told.contains(r#""method":"sync.changed""#) && told.contains(r#""n":1.50"#), "{told}");
+    assert_eq!(ended["result"]["cancelled"], true);
+}
+
+#[test]
+fn the_socket_is_for_its_owner_only() {
+    let home = Home::init("a");
+    let _daemon = home.up(&[]);
+
+    let mode = std::fs::metadata(home.path().join("control.sock")).unwrap().permissions().mode();
+
+    assert_eq!(mode & 0o777, 0o600);
+}
