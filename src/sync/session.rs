@@ -206,6 +206,8 @@ impl Engine {
     /// Begins (or begins again) the exchange about one shared space: rosters first, then frontiers.
     pub(super) fn open_session(&mut self, now: &Now, peer: PeerId, hello: &SpaceHello) {
         self.doubt_own_logs(hello);
+        // Whoever takes part from here on waits for what nobody waited for before.
+        self.seal_drafts(hello.space);
         let Some(space) = self.spaces.get(&hello.space) else { return };
         let is_roster_equal = space.roster.digest() == hello.roster_digest;
         let is_frontier_equal = space.durable.digest() == hello.frontier_digest;
