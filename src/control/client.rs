@@ -187,4 +187,27 @@ mod tests {
 
         assert!(matches!(Client::connect(home.path()).await, Ok(None)));
     }
+
+    #[tokio::test]
+    async fn a_socket_that_may_not_be_used_is_an_error_and_not_an_absent_node() {
+        let home = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("control.sock", Server::path(home.path())).unwrap();
+
+        assert!(matches!(Client::connect(home.path()).await, Err(ClientError::Socket(_))));
+    }
+
+    #[tokio::test]
+    async fn a_refusal_reaches_its_caller_as_it_was_said() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (client, _) = Client::over(ours);
+        let refusal = RpcError::from(crate::control::ControlError::Lost);
+        let answer = serde_json::json!({ "jsonrpc": "2.0", "id": 1, "error": refusal });
+        let (_, mut write) = theirs.into_split();
+        write.write_all(format!("{answer}\n").as_bytes()).await.unwrap();
+        let none = RawValue::from_string("{}".into()).unwrap();
+
+        let refused = client.call("a", &none).await;
+
+        assert!(matches!(refused, Err(ClientError::Refused(error)) if error == refusal));
+    }
 }

@@ -256,3 +256,32 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How much is read at once.
 const READ_BYTES: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_path_that_cannot_be_a_socket_is_refused_by_name() {
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("control.sock");
+        std::fs::write(&file, b"").unwrap();
+        let long = home.path().join("x".repeat(SOCKET_PATH_BYTES_MAX));
+
+        assert!(matches!(bind(&file), Err(SocketError::Occupied { .. })));
+        assert!(matches!(bind(&long), Err(SocketError::PathTooLong { .. })));
+        assert!(matches!(bind(&home.path().join("none/control.sock")), Err(SocketError::Bind { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_socket_left_behind_is_replaced() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("control.sock");
+        drop(bind(&path).unwrap());
+
+        let again = bind(&path).unwrap();
+
+        assert!(UnixStream::connect(&path).await.is_ok());
+        drop(again);
+    }
+}

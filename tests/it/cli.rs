@@ -1,5 +1,6 @@
 //! The command line, as a person or a script uses it.
 
+use std::io::Write;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 
@@ -121,15 +122,66 @@ fn an_import_names_bad_lines_and_keeps_good_ones() {
     line(br#"{"surface":"knowledge","payload":{"body":"last"}}"#);
     input.pop();
 
-    let ended = home.run_with(&["--json", "import", "-"], &input).expect_code(1);
+    let ended = home.run_with(&["import", "-"], &input).expect_code(1);
 
-    let summary: Value = serde_json::from_str(&ended.stdout).unwrap();
-    assert_eq!((&summary["imported"], &summary["refused"]), (&3.into(), &8.into()));
+    assert_eq!(ended.stdout, "imported 3, refused 8\n");
     let ended = ended.says("line 2: ").says("line 4: ").says("line 5: ").says("line 6: unknown surface");
     let ended = ended.says("line 7: a payload of 65537 bytes").says("line 8: a line of 2097152 bytes");
     ended.says("line 9: ").says("line 10: ").says("8 of 11 lines were refused");
     assert_eq!(home.json(&["status"])["ops"], 3);
     home.run(&["get", "registry:file", "a"]).expect_code(1);
+}
+
+#[test]
+fn programs_read_refusals_as_json() {
+    let home = Home::init("a");
+
+    let import = home.run_with(&["--json", "import", "-"], b"1\n{}\n").expect_code(1);
+    let put = home.run(&["--json", "put", "notes", "a", "1"]).expect_code(1);
+    let get = home.run(&["--json", "get", "skill", "a"]).expect_code(1);
+
+    let lines: Vec<Value> =
+        import.stderr.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    assert_eq!((&lines[0]["line"], &lines[1]["line"]), (&1.into(), &2.into()));
+    assert_eq!(lines[2]["error"]["message"], "2 of 2 lines were refused");
+    assert_eq!(serde_json::from_str::<Value>(&import.stdout).unwrap()["refused"], 2);
+    let put: Value = serde_json::from_str(&put.stderr).unwrap();
+    assert_eq!(put["error"]["data"]["kind"], "UnknownSurface");
+    assert!(get.stdout.is_empty());
+}
+
+#[test]
+fn an_import_from_a_pipe_ends_when_it_is_told_to() {
+    let home = Home::init("a");
+    let mut import = command(&home.path());
+    let mut import = import
+        .args(["import", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program can be started");
+    let notes = lines(import.stderr.take().expect("a pipe was asked for"));
+    let mut input = import.stdin.take().expect("a pipe was asked for");
+    // One request's worth, with a bad line to tell when it is done.
+    let line = "{\"surface\":\"skill\",\"payload\":1}\n";
+    input.write_all(format!("bad\n{}", line.repeat(1_024)).as_bytes()).unwrap();
+    assert!(notes.recv_timeout(PATIENCE).unwrap().starts_with("line 1: "));
+
+    signal(import.id(), "INT");
+    let said = notes.recv_timeout(PATIENCE).unwrap();
+
+    drop(input);
+    assert_eq!(said, "kinfold: stopped on request after line 1025; the good lines up to it are recorded");
+    assert_eq!(import.wait().unwrap().code(), Some(1));
+    assert_eq!(home.json(&["status"])["ops"], 1_024);
+}
+
+#[test]
+fn looking_for_nobody_ends_in_time() {
+    let home = Home::init("a");
+
+    home.run(&["sync", "--timeout", "0"]).expect_code(75).says("no other device was reached");
 }
 
 #[test]

@@ -51,6 +51,23 @@ fn a_bad_request_is_answered_and_the_connection_is_kept() {
         "PageLimit",
         10.into(),
     );
+    let scope = br#"{"id":11,"method":"sync.append","params":{"scope":{"org":"Not A"},"surface":"skill","payload":1}}"#;
+    check(scope, -32000, "BadScope", 11.into());
+    let op = json!({"surface": "skill", "payload": 1});
+    let many = json!({"id": 12, "method": "sync.append_many", "params": {"ops": vec![op; 10_001]}});
+    check(many.to_string().as_bytes(), -32000, "TooManyOps", 12.into());
+    let events = br#"{"id":13,"method":"sync.list","params":{"surface":"routing","after":"nowhere"}}"#;
+    check(events, -32602, "BadCursor", 13.into());
+    check(
+        br#"{"id":14,"method":"sync.list","params":{"surface":"intent"}}"#,
+        -32000,
+        "LedgerSurface",
+        14.into(),
+    );
+    let address = br#"{"id":15,"method":"peers.add","params":{"address":"nowhere"}}"#;
+    check(address, -32000, "PeerAddress", 15.into());
+    let device = br#"{"id":16,"method":"roster.add","params":{"device_id":"abc"}}"#;
+    check(device, -32000, "BadId", 16.into());
     check(&vec![b' '; 1024 * 1024 + 1], -32600, "RequestTooLong", Value::Null);
     let answer = caller.call("node.version", json!({}));
 
@@ -143,6 +160,11 @@ fn a_subscriber_is_told_of_its_surface_until_it_has_enough() {
 
     assert!(told.contains(r#""method":"sync.changed""#) && told.contains(r#""n":1.50"#), "{told}");
     assert_eq!(ended["result"]["cancelled"], true);
+    for _ in 0..64 {
+        assert!(caller.call("sync.subscribe", json!({}))["result"].is_object());
+    }
+    let refused = caller.call("sync.subscribe", json!({}));
+    assert_eq!(refused["error"]["data"]["kind"], "TooManySubscriptions");
 }
 
 #[test]

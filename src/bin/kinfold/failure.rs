@@ -7,7 +7,10 @@ use std::process::ExitCode;
 
 use kinfold::control::{ClientError, ControlError, RpcError, SocketError};
 use kinfold::node::NodeError;
+use serde_json::{Value, json};
 use thiserror::Error;
+
+use crate::output::Output;
 
 /// Usage: what clap says too.
 pub const EXIT_USAGE: u8 = 2;
@@ -69,12 +72,25 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Tells the person and gives the exit code.
-    pub fn report(&self) -> ExitCode {
-        if !matches!(self, Self::Pipe) {
-            eprintln!("{}", self.text());
+    /// Tells the person, or the program that asked for JSON, and gives the exit code.
+    pub fn report(&self, output: &Output) -> ExitCode {
+        match self {
+            Self::Pipe => {}
+            _ if output.is_json() => eprintln!("{}", self.form()),
+            _ => eprintln!("{}", self.text()),
         }
         ExitCode::from(self.exit_code())
+    }
+
+    /// The error object of an answer; what only this program refuses has no kind of its own.
+    fn form(&self) -> Value {
+        match self {
+            Self::Refused(error) => json!({ "error": error }),
+            _ => json!({ "error": {
+                "message": self.to_string(),
+                "data": { "causes": self.causes(), "hint": self.hint() },
+            }}),
+        }
     }
 
     /// What happened, why, and what to do.
@@ -180,6 +196,8 @@ mod tests {
             Failure::Input { path: "notes.jsonl".into(), source: io::Error::from(io::ErrorKind::NotFound) };
         assert_eq!(failure.text(), "kinfold: \"notes.jsonl\" cannot be read: entity not found");
         assert_eq!(failure.exit_code(), 1);
+
+        assert_eq!(failure.form()["error"]["data"]["causes"][0], "entity not found");
 
         let failure = Failure::NoRow { surface: "skill".into(), id: "x".into() };
         assert!(failure.text().ends_with("\nhint: `kinfold list skill` shows what is there"));

@@ -39,14 +39,14 @@ fn main() -> ExitCode {
     let output = Output::new(args.json);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(source) => return Failure::Runtime { source }.report(),
+        Err(source) => return Failure::Runtime { source }.report(&output),
     };
     let outcome = runtime.block_on(run(args, &output));
     // What still blocks a thread (a read from a terminal) must not hold the exit.
     runtime.shutdown_background();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(),
+        Err(failure) => failure.report(&output),
     }
 }
 
