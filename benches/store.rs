@@ -273,8 +273,13 @@ impl Author {
 
 fn open(dir: &Path, author: &Author) -> Store {
     let (store, _) = Store::open(dir, &LOCAL_KEY).unwrap();
-    let write =
-        Write::Space { space: author.space, scope: Scope::Personal, own_log: author.log, is_active: true, carried: Seq::ZERO };
+    let write = Write::Space {
+        space: author.space,
+        scope: Scope::Personal,
+        own_log: author.log,
+        is_active: true,
+        carried: Seq::ZERO,
+    };
     store.commit(&[Txn { id: TxnId::new(0), writes: vec![write] }]).unwrap();
     store
 }

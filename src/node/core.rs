@@ -50,9 +50,12 @@ pub(super) enum Job {
     Stop { reply: oneshot::Sender<()> },
 }
 
+/// How many ops of a joint append are whose.
+type Share = (usize, oneshot::Sender<Result<Vec<Appended>, NodeError>>);
+
 /// Who waits for a token.
 enum Waiting {
-    Append(Vec<(usize, oneshot::Sender<Result<Vec<Appended>, NodeError>>)>),
+    Append(Vec<Share>),
     Unit(oneshot::Sender<Result<(), NodeError>>),
     Internal,
 }
@@ -224,8 +227,7 @@ impl Core {
 
     /// Joins the appends of one turn into one request per space: one transaction, one batch.
     fn appends(&mut self, jobs: &mut VecDeque<Job>) {
-        let mut groups: BTreeMap<SpaceId, (Vec<Authored>, Vec<(usize, oneshot::Sender<_>)>)> =
-            BTreeMap::new();
+        let mut groups: BTreeMap<SpaceId, (Vec<Authored>, Vec<Share>)> = BTreeMap::new();
         let mut others = VecDeque::new();
         for job in std::mem::take(&mut self.postponed).into_iter().chain(jobs.drain(..)) {
             let Job::Append { space, ops, reply } = job else {
@@ -396,7 +398,7 @@ impl Core {
                     warn!(%error, "a batch cannot be looked up");
                     None
                 });
-                self.inputs.push_back(Input::Found { token, batch });
+                self.inputs.push_back(Input::Found { token, batch: batch.map(Box::new) });
             }
             Effect::Close { peer, why } => {
                 if let Some(link) = self.links.get(&peer) {

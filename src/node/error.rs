@@ -53,7 +53,7 @@ pub enum NodeError {
     Store(#[from] crate::store::StoreError),
     /// A stored op cannot be read back.
     #[error("a stored op cannot be read")]
-    Read(#[from] crate::store::ReadError),
+    Read(#[source] Box<crate::store::ReadError>),
     /// The state shows an op that the store does not hold.
     #[error("op {} of the log of {} is shown but not in the store; run a refold, or fetch it from a peer", .dot.seq, .dot.log.device.short())]
     OpMissing {
@@ -107,10 +107,10 @@ pub enum NodeError {
     #[error(
         "the store's content contradicts itself; restore this home from a peer: init another directory and add it"
     )]
-    Engine(#[from] crate::sync::EngineError),
+    Engine(#[source] Box<crate::sync::EngineError>),
     /// The new space cannot be founded.
     #[error("the space cannot be founded")]
-    Roster(#[from] crate::roster::RosterError),
+    Roster(#[source] Box<crate::roster::RosterError>),
     /// An op id that names no op held here.
     #[error("no op with this id is held here")]
     UnknownOp,
@@ -133,4 +133,21 @@ impl NodeError {
             _ => Blame::Local,
         }
     }
+}
+
+macro_rules! boxed_from {
+    ($($source:ty => $variant:ident),*) => {$(
+        impl From<$source> for NodeError {
+            fn from(source: $source) -> Self {
+                Self::$variant(Box::new(source))
+            }
+        }
+    )*};
+}
+
+// Boxed, because every answer of a node carries the size of its largest error.
+boxed_from! {
+    crate::store::ReadError => Read,
+    crate::sync::EngineError => Engine,
+    crate::roster::RosterError => Roster
 }

@@ -32,7 +32,13 @@ fn every_kind_of_write_is_there_after_opening_again() {
         Write::Ack { space, device, bytes: bytes("ack") },
         Write::Key { space, key: EpochKey::from_bytes([5; 32]) },
         Write::ForkProof { space, log: other.log, bytes: bytes("proof") },
-        Write::Space { space, scope: Scope::Shared("org".into()), own_log: author.log, is_active: false, carried: Seq::ZERO },
+        Write::Space {
+            space,
+            scope: Scope::Shared("org".into()),
+            own_log: author.log,
+            is_active: false,
+            carried: Seq::ZERO,
+        },
     ];
     author.commit(&store, writes);
     drop(store);

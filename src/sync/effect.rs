@@ -149,7 +149,7 @@ pub enum Input {
         /// The look-up.
         token: Token,
         /// The batch that holds the position, where there is one.
-        batch: Option<SealedBatch>,
+        batch: Option<Box<SealedBatch>>,
     },
     /// One round with every peer: everybody says what they have.
     Round {

@@ -28,7 +28,7 @@ pub enum EngineError {
         space: SpaceId,
         /// Why.
         #[source]
-        source: RosterError,
+        source: Box<RosterError>,
     },
     /// Drafts cannot be read.
     #[error("the stored drafts of space {space} cannot be read")]
@@ -136,7 +136,7 @@ impl Engine {
                     self.acknowledge(now, space);
                 }
             }
-            Input::Found { token, batch } => self.found(token, batch),
+            Input::Found { token, batch } => self.found(token, batch.map(|batch| *batch)),
             Input::Round { token } => self.round(token),
             Input::Seal { space } => self.seal_drafts(space),
             Input::Tick => self.tick(now),
@@ -302,7 +302,7 @@ fn draw(source: &blake3::Hasher, drawn: &mut u64) -> [u8; 32] {
 fn load_space(loaded: LoadedSpace) -> Result<SpaceState, EngineError> {
     let id = loaded.space;
     let roster = Roster::load(id, loaded.records.into_iter().map(|(_, bytes)| bytes))
-        .map_err(|source| EngineError::Roster { space: id, source })?;
+        .map_err(|source| EngineError::Roster { space: id, source: Box::new(source) })?;
     let mut author = Author::new(loaded.own_log, loaded.frontier.tip(&loaded.own_log));
     for group in loaded.drafts {
         author

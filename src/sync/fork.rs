@@ -20,7 +20,7 @@ pub(super) struct LookUp {
 
 pub(super) enum LookUpReason {
     /// A batch at or below the tip: is it the one that is held?
-    Compare { peer: PeerId, batch: SealedBatch },
+    Compare { peer: PeerId, batch: Box<SealedBatch> },
     /// The peer's history differs: it is to be shown this device's.
     Show { peer: PeerId },
     /// The peer showed its history: does it contradict this device's?

@@ -66,7 +66,7 @@ impl Engine {
         self.duplicate_ops += admitted.duplicate_count;
         if let Some(batch) = admitted.to_compare.into_iter().next() {
             let (log, seq) = (batch.header().log, batch.header().first);
-            self.look_up(space, log, seq, LookUpReason::Compare { peer, batch });
+            self.look_up(space, log, seq, LookUpReason::Compare { peer, batch: Box::new(batch) });
         }
         self.take(now, peer, space, log, admitted.batches);
         match admitted.refused {

@@ -3,5 +3,6 @@
 mod cli;
 mod corpus;
 mod kin;
+mod layers;
 mod pair;
 mod socket;
