@@ -42,9 +42,8 @@ impl Engine {
         let own = self.identity.device();
         let Some(connection) = self.peers.get(&peer) else { return };
         let device = connection.device;
-        let Some(hello) = connection.hello.values().find(|hello| hello.scope == scope) else {
-            return self.close(peer, Refusal::WrongSpace);
-        };
+        // Not announced any more: the peer has left that space since it was asked.
+        let Some(hello) = connection.hello.values().find(|hello| hello.scope == scope) else { return };
         let (space, kind) = (hello.space, hello.kind.clone());
         if self.spaces.contains_key(&space) {
             return;
@@ -68,7 +67,7 @@ impl Engine {
     /// Hands a key to a member that may hold it, over this authenticated connection only.
     pub(super) fn key_request(&mut self, peer: PeerId, scope: ScopeTag, key_id: KeyId) {
         let Some(space) = self.shared_space(peer, &scope) else {
-            return self.close(peer, Refusal::WrongSpace);
+            return self.not_shared(peer, &scope);
         };
         let (Some(state), Some(connection)) = (self.spaces.get(&space), self.peers.get(&peer)) else {
             return;
@@ -146,6 +145,15 @@ impl Engine {
         self.tags.insert(state.tag, id);
         self.spaces.insert(id, state);
         self.then(Then::Adopted { from: old, to: id });
+    }
+
+    /// The change-over did not become durable: everything is as before.
+    pub(super) fn stay(&mut self, from: SpaceId, to: SpaceId) {
+        self.spaces.remove(&to);
+        self.tags.remove(&to.tag());
+        if let Some(space) = self.spaces.get_mut(&from) {
+            space.is_active = true;
+        }
     }
 
     /// The change-over is durable.

@@ -63,7 +63,6 @@ impl Engine {
         if let Some(state) = self.spaces.get_mut(&space) {
             // The fold is told right here, before any later append asks what it shows.
             state.author.folded();
-            state.author.settle();
         }
         self.emit(Effect::Fold { space, runs });
         self.emit(Effect::Appended { token, placed });
@@ -113,7 +112,7 @@ impl Engine {
     pub(super) fn sealed(&mut self, now: &Now, space: SpaceId, tips: Vec<SealedTip>) {
         let Some(last) = tips.last() else { return };
         let Some(state) = self.spaces.get_mut(&space) else { return };
-        state.author.settle();
+        state.author.settle(last.tip.seq);
         assert!(last.tip.seq > state.durable.tip(&last.log).seq, "a frontier never retreats");
         state.durable.set(last.log, last.tip);
         self.offer(space, &tips);

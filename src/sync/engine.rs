@@ -208,6 +208,14 @@ impl Engine {
         (space.is_active && space.roster.role_of(&device).is_some()).then_some(space.id)
     }
 
+    /// A message of a space that is not shared with the peer: wrong, unless the two have crossed
+    /// with a change of rosters or with this device leaving the space.
+    pub(super) fn not_shared(&mut self, peer: PeerId, tag: &ScopeTag) {
+        if !self.tags.contains_key(tag) {
+            self.close(peer, Refusal::WrongSpace);
+        }
+    }
+
     /// Everything written in this step becomes one transaction.
     fn finish_step(&mut self) -> Vec<Effect> {
         if !self.writes.is_empty() || !self.thens.is_empty() {
@@ -225,7 +233,7 @@ impl Engine {
                 Then::Ingested(ingested) => self.ingested(now, ingested),
                 Then::Appended(appended) => self.appended(now, appended),
                 Then::Sealed { space, tips } => self.sealed(now, space, tips),
-                Then::Records { space } => self.records_stored(now, space),
+                Then::Records { space, .. } => self.records_stored(now, space),
                 Then::Added { space, token, .. } => {
                     self.records_stored(now, space);
                     self.emit(Effect::Done { token });
@@ -235,7 +243,7 @@ impl Engine {
                     self.emit(Effect::CatchUp { space });
                 }
                 Then::Adopted { from, to } => self.adopted(now, from, to),
-                Then::NewLog { space, log } => self.new_log_begun(space, log),
+                Then::NewLog { space, log, .. } => self.new_log_begun(space, log),
             }
         }
     }
@@ -270,8 +278,26 @@ impl Engine {
                         space.author.retract(next, tip);
                     }
                 }
-                Then::Records { .. } | Then::Key { .. } | Then::Adopted { .. } | Then::NewLog { .. } => {
-                    is_peer_data_lost = true
+                Then::Records { space, records } => {
+                    self.forget_records(space, &records);
+                    is_peer_data_lost = true;
+                }
+                Then::Key { space, key } => {
+                    if let Some(space) = self.spaces.get_mut(&space) {
+                        space.keys.remove(&key.id());
+                    }
+                    is_peer_data_lost = true;
+                }
+                Then::Adopted { from, to } => {
+                    self.stay(from, to);
+                    is_peer_data_lost = true;
+                }
+                Then::NewLog { space, log: _, old } => {
+                    if let Some(space) = self.spaces.get_mut(&space) {
+                        space.logs.remove(&old.log());
+                        space.author = old;
+                    }
+                    is_peer_data_lost = true;
                 }
             }
         }

@@ -40,7 +40,7 @@ impl Engine {
         let Some(head) = run.first().map(|batch| batch.header().clone()) else { return };
         let log = head.log;
         let Some(space) = self.shared_space(peer, &head.scope) else {
-            return self.close(peer, Refusal::WrongSpace);
+            return self.not_shared(peer, &head.scope);
         };
         let Some(state) = self.spaces.get_mut(&space) else { return };
         if log == state.author.log() {

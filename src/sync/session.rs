@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::effect::{Deadline, DeadlineReason, Effect, Notice, PeerId, Refusal, Token};
 use super::engine::{Engine, PROTOCOL_VERSION, START};
-use super::space::{SealedTip, Then};
+use super::space::{HeldAck, SealedTip, Then};
 use super::txn::Write;
 use crate::model::limits::FORWARD_DELAY;
 use crate::model::{DeviceId, Frontier, LogId, Now, RecordHash, Scope, ScopeTag, Seq, SpaceId, Tip, TipHash};
@@ -44,6 +44,8 @@ pub(super) struct Session {
     pub acks_sent: BTreeMap<DeviceId, (u64, Frontier)>,
     /// The acks received on this connection: what deltas refer to.
     pub acks_received: BTreeMap<DeviceId, (u64, Frontier)>,
+    /// Acks of devices that are not in the roster here yet.
+    pub acks_early: BTreeMap<DeviceId, HeldAck>,
     pub ack_gossip_at: Option<Duration>,
     /// Whether this device said once what it holds because something did not continue it.
     is_gap_told: bool,
@@ -230,7 +232,7 @@ impl Engine {
 
     fn roster_have(&mut self, peer: PeerId, scope: ScopeTag, held: &[RecordHash]) {
         let Some(id) = self.shared_space(peer, &scope) else {
-            return self.close(peer, Refusal::WrongSpace);
+            return self.not_shared(peer, &scope);
         };
         let missing = self.spaces[&id].roster.missing_from(held);
         for message in Message::records(scope, missing) {
@@ -260,7 +262,7 @@ impl Engine {
             .collect();
         if !writes.is_empty() {
             writes.into_iter().for_each(|write| self.write(write));
-            self.then(Then::Records { space: id });
+            self.then(Then::Records { space: id, records: admitted });
         }
         let is_awaited = self.session(peer, id).is_some_and(|session| session.is_roster_awaited);
         if is_last && is_awaited {
@@ -275,6 +277,7 @@ impl Engine {
     /// New records are durable: who may connect has changed, and others want to know.
     pub(super) fn records_stored(&mut self, now: &Now, space: SpaceId) {
         self.notice(Notice::Roster { space });
+        self.keep_early_acks(now, space);
         let Some(state) = self.spaces.get(&space) else { return };
         let (tag, digest) = (state.tag, state.roster.digest());
         let all = state.roster.missing_from(&[]);
@@ -331,7 +334,7 @@ impl Engine {
         is_full: bool,
     ) {
         let Some(space) = self.shared_space(peer, &scope) else {
-            return self.close(peer, Refusal::WrongSpace);
+            return self.not_shared(peer, &scope);
         };
         let Some(session) = self.session(peer, space) else { return };
         let mut known = if is_full { Frontier::new() } else { session.known.take().unwrap_or_default() };
