@@ -128,6 +128,7 @@ impl Engine {
             acks: std::collections::BTreeMap::new(),
             ack_number: 0,
             proofs: std::collections::BTreeMap::new(),
+            seal_again_at: None,
             skewed_count: 0,
             parked_count: 0,
         };
@@ -186,11 +187,14 @@ impl Engine {
             .collect()
     }
 
-    /// The write that records how far a space that was left has been carried over.
-    pub fn carried(&mut self, from: SpaceId, through: Seq) -> Option<Write> {
-        let state = self.spaces.get_mut(&from)?;
-        state.carried = through;
-        Some(space_write(state))
+    /// The write that records how far a space that was left has been carried over. It counts once
+    /// the append it goes along with is durable.
+    pub fn carried(&self, from: SpaceId, through: Seq) -> Option<Write> {
+        let mut write = space_write(self.spaces.get(&from)?);
+        if let Write::Space { carried, .. } = &mut write {
+            *carried = through;
+        }
+        Some(write)
     }
 
     /// A log of this device that nobody has seen.

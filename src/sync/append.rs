@@ -53,13 +53,22 @@ impl Engine {
             }
             Vec::new()
         };
+        let carried = also.iter().find_map(|write| match write {
+            Write::Space { space, carried, .. } => Some((*space, *carried)),
+            _ => None,
+        });
         also.into_iter().for_each(|write| self.write(write));
-        self.then(Then::Appended(Appended { space, token, placed, first, runs, tips }));
+        self.then(Then::Appended(Appended { space, token, placed, first, runs, tips, carried }));
     }
 
     /// Own ops are durable.
     pub(super) fn appended(&mut self, now: &Now, appended: Appended) {
-        let Appended { space, token, placed, runs, tips, .. } = appended;
+        let Appended { space, token, placed, runs, tips, carried, first: _ } = appended;
+        if let Some((from, through)) = carried
+            && let Some(left) = self.spaces.get_mut(&from)
+        {
+            left.carried = through;
+        }
         if let Some(state) = self.spaces.get_mut(&space) {
             // The fold is told right here, before any later append asks what it shows.
             state.author.folded();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::effect::{Deadline, Effect, Input, Notice, PeerId, Refusal, RequestError, Token};
+use super::effect::{Deadline, DeadlineReason, Effect, Input, Notice, PeerId, Refusal, RequestError, Token};
 use super::fork::LookUp;
 use super::session::Peer;
 use super::space::{Candidate, Folded, HeldAck, SpaceState, Then};
@@ -128,7 +128,7 @@ impl Engine {
                 self.add_device(now, space, device, role, &name, token);
             }
             Input::Persisted(txn) => self.persisted(now, txn),
-            Input::PersistFailed(txn) => self.persist_failed(txn),
+            Input::PersistFailed(txn) => self.persist_failed(now, txn),
             Input::Folded { space, applied, root, unknown_count } => {
                 if let Some(state) = self.spaces.get_mut(&space) {
                     let applied = applied.into_iter().collect();
@@ -146,7 +146,9 @@ impl Engine {
 
     /// The next moment the engine wants an [`Input::Tick`].
     pub fn deadline(&self) -> Option<Deadline> {
-        self.peers.values().filter_map(Peer::deadline).min_by_key(|deadline| deadline.at)
+        let seal = self.spaces.values().filter_map(|space| space.seal_again_at);
+        let seal = seal.map(|at| Deadline { at, why: DeadlineReason::SealAgain });
+        self.peers.values().filter_map(Peer::deadline).chain(seal).min_by_key(|deadline| deadline.at)
     }
 
     /// This device.
@@ -250,7 +252,7 @@ impl Engine {
 
     /// Takes back what the failed transaction was about. Peers are cut off: they come back and
     /// send again from this device's frontier, which never moved.
-    fn persist_failed(&mut self, txn: TxnId) {
+    fn persist_failed(&mut self, now: &Now, txn: TxnId) {
         let mut is_peer_data_lost = false;
         for then in self.in_flight.remove(&txn).unwrap_or_default() {
             match then {
@@ -264,6 +266,7 @@ impl Engine {
                     if let Some(space) = self.spaces.get_mut(&appended.space) {
                         let tip = space.durable.tip(&space.author.log());
                         space.author.retract(appended.first, tip);
+                        space.seal_again_at = Some(now.uptime + SEAL_AGAIN_AFTER);
                     }
                     self.emit(Effect::Failed { token: appended.token, why: RequestError::Storage });
                 }
@@ -276,6 +279,7 @@ impl Engine {
                         let tip = space.durable.tip(&space.author.log());
                         let next = space.author.next_seq();
                         space.author.retract(next, tip);
+                        space.seal_again_at = Some(now.uptime + SEAL_AGAIN_AFTER);
                     }
                 }
                 Then::Records { space, records } => {
@@ -364,6 +368,7 @@ fn load_space(loaded: LoadedSpace) -> Result<SpaceState, EngineError> {
         acks,
         ack_number,
         proofs,
+        seal_again_at: None,
         skewed_count: 0,
         parked_count: 0,
     })
@@ -371,6 +376,9 @@ fn load_space(loaded: LoadedSpace) -> Result<SpaceState, EngineError> {
 
 /// The protocol version of the Hello.
 pub(super) const PROTOCOL_VERSION: u16 = 1;
+
+/// How long drafts wait that could not be sealed because the store refused.
+pub(super) const SEAL_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// How long acks of others are collected before they are passed on.
 pub(super) const ACK_GOSSIP_DELAY: Duration = Duration::from_millis(250);

@@ -47,8 +47,9 @@ pub(super) struct Session {
     /// Acks of devices that are not in the roster here yet.
     pub acks_early: BTreeMap<DeviceId, HeldAck>,
     pub ack_gossip_at: Option<Duration>,
-    /// Whether this device said once what it holds because something did not continue it.
-    is_gap_told: bool,
+    /// Logs of which something did not continue what this device holds, and how often since it said
+    /// what that is.
+    gaps: BTreeMap<LogId, u32>,
     /// Whether roster records are awaited before this device tells its frontier.
     is_roster_awaited: bool,
 }
@@ -208,6 +209,8 @@ impl Engine {
     /// Begins (or begins again) the exchange about one shared space: rosters first, then frontiers.
     pub(super) fn open_session(&mut self, now: &Now, peer: PeerId, hello: &SpaceHello) {
         self.doubt_own_logs(hello);
+        // The peer may not have been a member when this device greeted it.
+        self.seal_drafts(hello.space);
         let Some(space) = self.spaces.get(&hello.space) else { return };
         let is_roster_equal = space.roster.digest() == hello.roster_digest;
         let is_frontier_equal = space.durable.digest() == hello.frontier_digest;
@@ -215,7 +218,7 @@ impl Engine {
         let (tag, hashes) = (space.tag, space.roster.record_hashes().collect());
         let Some(state) = self.peers.get_mut(&peer) else { return };
         let session = state.spaces.entry(hello.space).or_default();
-        session.is_gap_told = false;
+        session.gaps.clear();
         session.is_roster_awaited = !is_roster_equal;
         session.told = None;
         if is_frontier_equal {
@@ -429,6 +432,9 @@ impl Engine {
     pub(super) fn forward_later(&mut self, now: &Now, space: SpaceId, log: LogId, from: PeerId) {
         let Some(tip) = self.spaces.get(&space).map(|state| state.durable.tip(&log)) else { return };
         let due = now.uptime + FORWARD_DELAY;
+        if let Some(session) = self.session(from, space) {
+            session.gaps.remove(&log);
+        }
         for (peer, connection) in &mut self.peers {
             let Some(session) = connection.spaces.get_mut(&space) else { continue };
             if *peer == from {
@@ -446,18 +452,40 @@ impl Engine {
         }
     }
 
-    /// Asks for what is missing in front of a batch by saying, once, what is held.
-    pub(super) fn ask_again(&mut self, peer: PeerId, space: SpaceId, expected: Seq, found: Seq) {
+    /// Asks for what is missing in front of a batch by saying, once, what is held. What was on its
+    /// way by then is dropped; the peer sends it again from there.
+    pub(super) fn ask_again(&mut self, peer: PeerId, space: SpaceId, log: LogId, expected: Seq, found: Seq) {
         let Some(session) = self.session(peer, space) else { return };
-        if session.is_gap_told {
+        let gap_count = session.gaps.entry(log).or_default();
+        *gap_count += 1;
+        if *gap_count > GAPS_MAX {
             return self.close(peer, Refusal::GapAgain { expected, found });
         }
-        session.is_gap_told = true;
-        session.told = None;
-        self.tell_frontier(peer, space);
+        if *gap_count == 1 {
+            session.told = None;
+            self.tell_frontier(peer, space);
+        }
+    }
+
+    /// Batches of a device that is not in the roster here: it may have come later, and lanes overtake
+    /// each other. The peer's roster is asked for, and with it the batches again.
+    pub(super) fn ask_roster(&mut self, peer: PeerId, space: SpaceId) {
+        let Some(state) = self.spaces.get(&space) else { return };
+        let (scope, hashes) = (state.tag, state.roster.record_hashes().collect());
+        let Some(session) = self.session(peer, space) else { return };
+        if !std::mem::replace(&mut session.is_roster_awaited, true) {
+            session.told = None;
+            self.send(peer, &Message::RosterHave { scope, hashes });
+        }
     }
 
     pub(super) fn tick(&mut self, now: &Now) {
+        for space in self.spaces.keys().copied().collect::<Vec<_>>() {
+            let Some(state) = self.spaces.get_mut(&space) else { continue };
+            if state.seal_again_at.take_if(|at| *at <= now.uptime).is_some() && self.is_awaited(space) {
+                self.seal_drafts(space);
+            }
+        }
         for peer in self.peers.keys().copied().collect::<Vec<_>>() {
             let Some(connection) = self.peers.get_mut(&peer) else { continue };
             let mut due = Vec::new();
@@ -559,6 +587,10 @@ impl Engine {
         self.peers.get(&peer).map(|peer| peer.spaces.keys().copied().collect()).unwrap_or_default()
     }
 }
+
+/// Parcels of a log that may be on their way when this device says that it lacks what is before them:
+/// as many as a sender's queues hold for one peer, and some more.
+const GAPS_MAX: u32 = 2_048;
 
 /// Marks a round's question as answered; numbers never reach it.
 const ANSWERED: u64 = u64::MAX;

@@ -1,6 +1,7 @@
 //! One space as the engine holds it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::effect::Token;
 use crate::crypto::EpochKey;
@@ -27,6 +28,8 @@ pub(super) struct SpaceState {
     pub acks: BTreeMap<DeviceId, HeldAck>,
     pub ack_number: u64,
     pub proofs: BTreeMap<LogId, ForkProof>,
+    /// When to seal again what the store refused.
+    pub seal_again_at: Option<Duration>,
     pub skewed_count: u64,
     pub parked_count: u64,
 }
@@ -157,6 +160,8 @@ pub(super) struct Appended {
     pub first: Seq,
     pub runs: Vec<super::effect::FoldRun>,
     pub tips: Vec<SealedTip>,
+    /// How far a space that was left is carried over with this.
+    pub carried: Option<(SpaceId, Seq)>,
 }
 
 /// A batch this device sealed and what goes out of it.
