@@ -6,6 +6,8 @@ pub mod manual;
 pub mod model;
 pub mod oplog;
 pub mod roster;
+#[cfg(any(feature = "sim", test))]
+pub mod sim;
 pub mod sync;
 pub mod wire;
 

@@ -162,9 +162,9 @@ impl Author {
         draft
     }
 
-    /// Everything drafted so far is durable, as a draft or in a batch.
-    pub fn settle(&mut self) {
-        self.unsettled.clear();
+    /// Batches up to this position are durable.
+    pub fn settle(&mut self, through: Seq) {
+        self.unsettled.retain(|draft| draft.seq > through);
     }
 
     /// Forgets which own ops the fold did not show: it shows them all now.

@@ -2,10 +2,11 @@
 
 use bytes::Bytes;
 
-use super::effect::{Notice, PeerId, Refusal};
+use super::effect::{Notice, PeerId};
 use super::engine::{ACK_GOSSIP_DELAY, Engine};
 use super::space::HeldAck;
 use super::txn::Write;
+use crate::model::limits::DEVICES_MAX;
 use crate::model::{DeviceId, Frontier, LogId, Now, Root, SpaceId, Tip};
 use crate::wire::{Ack, AckFields, AckFrame, Message};
 
@@ -28,7 +29,7 @@ impl Engine {
                 && said.root == folded.root
         });
         if !is_said {
-            state.ack_number += 1;
+            state.ack_number = (state.ack_number + 1).max(state.acknowledged_count());
             let ack = Ack::sign(
                 &self.identity,
                 AckFields {
@@ -95,16 +96,16 @@ impl Engine {
         let Ok(ack) = Ack::parse(&frame.bytes) else { return };
         let said = *ack.fields();
         let Some(space) = self.shared_space(peer, &said.scope) else {
-            return self.close(peer, Refusal::WrongSpace);
+            return self.not_shared(peer, &said.scope);
         };
         let Some(state) = self.spaces.get_mut(&space) else { return };
         let is_member = state.roster.role_of(&said.device).is_some();
-        let is_newer = state.acks.get(&said.device).is_none_or(|held| held.ack.fields().number < said.number);
         let own = self.identity.device();
         let Some(connection) = self.peers.get_mut(&peer) else { return };
         let is_sender = connection.device == said.device;
         let Some(session) = connection.spaces.get_mut(&space) else { return };
-        if !is_member || said.device == own || ack.verify().is_err() {
+        let is_counted = is_member || session.acks_received.len() < DEVICES_MAX;
+        if !is_counted || said.device == own || ack.verify().is_err() {
             return;
         }
         let base = session.acks_received.get(&said.device).map(|(_, frontier)| frontier);
@@ -126,20 +127,48 @@ impl Engine {
             }
         }
         self.ack_count += 1;
-        if is_newer && let Some(state) = self.spaces.get_mut(&space) {
-            state.acks.insert(said.device, HeldAck { ack, frontier, is_stored: false });
-            self.notice(Notice::Ack { space, device: said.device });
-            let at = now.uptime + ACK_GOSSIP_DELAY;
-            for (other, connection) in &mut self.peers {
-                if *other != peer
-                    && let Some(session) = connection.spaces.get_mut(&space)
-                {
-                    session.ack_gossip_at.get_or_insert(at);
-                }
-            }
+        if is_member {
+            self.keep_ack(now, peer, space, HeldAck { ack, frontier, is_stored: false });
+        } else {
+            // The record that makes it a member may be on its way; it will not be said again.
+            session.acks_early.insert(said.device, HeldAck { ack, frontier, is_stored: false });
         }
         self.push_all(now, peer, space);
         self.check_rounds();
+    }
+
+    /// Keeps an ack if it is newer than the one held, and passes it on after a moment.
+    fn keep_ack(&mut self, now: &Now, from: PeerId, space: SpaceId, held: HeldAck) {
+        let (device, number) = (held.ack.fields().device, held.ack.fields().number);
+        let Some(state) = self.spaces.get_mut(&space) else { return };
+        if state.acks.get(&device).is_some_and(|held| held.ack.fields().number >= number) {
+            return;
+        }
+        state.acks.insert(device, held);
+        self.notice(Notice::Ack { space, device });
+        let at = now.uptime + ACK_GOSSIP_DELAY;
+        for (other, connection) in &mut self.peers {
+            if *other != from
+                && let Some(session) = connection.spaces.get_mut(&space)
+            {
+                session.ack_gossip_at.get_or_insert(at);
+            }
+        }
+    }
+
+    /// Takes up acks that came before the record that made their signer a member.
+    pub(super) fn keep_early_acks(&mut self, now: &Now, space: SpaceId) {
+        let Some(state) = self.spaces.get(&space) else { return };
+        let mut kept = Vec::new();
+        for (peer, connection) in &mut self.peers {
+            let Some(session) = connection.spaces.get_mut(&space) else { continue };
+            let is_member = |device: &DeviceId| state.roster.role_of(device).is_some();
+            let now_members = session.acks_early.extract_if(.., |device, _| is_member(device));
+            kept.extend(now_members.map(|(_, held)| (*peer, held)));
+        }
+        for (peer, held) in kept {
+            self.keep_ack(now, peer, space, held);
+        }
     }
 
     /// Acks that are not in the store yet; they ride with the next transaction of the shell's

@@ -42,9 +42,8 @@ impl Engine {
         let own = self.identity.device();
         let Some(connection) = self.peers.get(&peer) else { return };
         let device = connection.device;
-        let Some(hello) = connection.hello.values().find(|hello| hello.scope == scope) else {
-            return self.close(peer, Refusal::WrongSpace);
-        };
+        // Not announced any more: the peer has left that space since it was asked.
+        let Some(hello) = connection.hello.values().find(|hello| hello.scope == scope) else { return };
         let (space, kind) = (hello.space, hello.kind.clone());
         if self.spaces.contains_key(&space) {
             return;
@@ -68,7 +67,7 @@ impl Engine {
     /// Hands a key to a member that may hold it, over this authenticated connection only.
     pub(super) fn key_request(&mut self, peer: PeerId, scope: ScopeTag, key_id: KeyId) {
         let Some(space) = self.shared_space(peer, &scope) else {
-            return self.close(peer, Refusal::WrongSpace);
+            return self.not_shared(peer, &scope);
         };
         let (Some(state), Some(connection)) = (self.spaces.get(&space), self.peers.get(&peer)) else {
             return;
@@ -129,6 +128,7 @@ impl Engine {
             acks: std::collections::BTreeMap::new(),
             ack_number: 0,
             proofs: std::collections::BTreeMap::new(),
+            seal_again_at: None,
             skewed_count: 0,
             parked_count: 0,
         };
@@ -146,6 +146,15 @@ impl Engine {
         self.tags.insert(state.tag, id);
         self.spaces.insert(id, state);
         self.then(Then::Adopted { from: old, to: id });
+    }
+
+    /// The change-over did not become durable: everything is as before.
+    pub(super) fn stay(&mut self, from: SpaceId, to: SpaceId) {
+        self.spaces.remove(&to);
+        self.tags.remove(&to.tag());
+        if let Some(space) = self.spaces.get_mut(&from) {
+            space.is_active = true;
+        }
     }
 
     /// The change-over is durable.
@@ -178,11 +187,14 @@ impl Engine {
             .collect()
     }
 
-    /// The write that records how far a space that was left has been carried over.
-    pub fn carried(&mut self, from: SpaceId, through: Seq) -> Option<Write> {
-        let state = self.spaces.get_mut(&from)?;
-        state.carried = through;
-        Some(space_write(state))
+    /// The write that records how far a space that was left has been carried over. It counts once
+    /// the append it goes along with is durable.
+    pub fn carried(&self, from: SpaceId, through: Seq) -> Option<Write> {
+        let mut write = space_write(self.spaces.get(&from)?);
+        if let Write::Space { carried, .. } = &mut write {
+            *carried = through;
+        }
+        Some(write)
     }
 
     /// A log of this device that nobody has seen.

@@ -53,17 +53,25 @@ impl Engine {
             }
             Vec::new()
         };
+        let carried = also.iter().find_map(|write| match write {
+            Write::Space { space, carried, .. } => Some((*space, *carried)),
+            _ => None,
+        });
         also.into_iter().for_each(|write| self.write(write));
-        self.then(Then::Appended(Appended { space, token, placed, first, runs, tips }));
+        self.then(Then::Appended(Appended { space, token, placed, first, runs, tips, carried }));
     }
 
     /// Own ops are durable.
     pub(super) fn appended(&mut self, now: &Now, appended: Appended) {
-        let Appended { space, token, placed, runs, tips, .. } = appended;
+        let Appended { space, token, placed, runs, tips, carried, first: _ } = appended;
+        if let Some((from, through)) = carried
+            && let Some(left) = self.spaces.get_mut(&from)
+        {
+            left.carried = through;
+        }
         if let Some(state) = self.spaces.get_mut(&space) {
             // The fold is told right here, before any later append asks what it shows.
             state.author.folded();
-            state.author.settle();
         }
         self.emit(Effect::Fold { space, runs });
         self.emit(Effect::Appended { token, placed });
@@ -113,7 +121,7 @@ impl Engine {
     pub(super) fn sealed(&mut self, now: &Now, space: SpaceId, tips: Vec<SealedTip>) {
         let Some(last) = tips.last() else { return };
         let Some(state) = self.spaces.get_mut(&space) else { return };
-        state.author.settle();
+        state.author.settle(last.tip.seq);
         assert!(last.tip.seq > state.durable.tip(&last.log).seq, "a frontier never retreats");
         state.durable.set(last.log, last.tip);
         self.offer(space, &tips);

@@ -446,4 +446,6 @@ pub enum DeadlineReason {
     Forward,
     /// Acks are due to be passed on.
     AckGossip,
+    /// Drafts are due to be sealed that the store refused to take sealed.
+    SealAgain,
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::effect::{Deadline, Effect, Input, Notice, PeerId, Refusal, RequestError, Token};
+use super::effect::{Deadline, DeadlineReason, Effect, Input, Notice, PeerId, Refusal, RequestError, Token};
 use super::fork::LookUp;
 use super::session::Peer;
 use super::space::{Candidate, Folded, HeldAck, SpaceState, Then};
@@ -128,7 +128,7 @@ impl Engine {
                 self.add_device(now, space, device, role, &name, token);
             }
             Input::Persisted(txn) => self.persisted(now, txn),
-            Input::PersistFailed(txn) => self.persist_failed(txn),
+            Input::PersistFailed(txn) => self.persist_failed(now, txn),
             Input::Folded { space, applied, root, unknown_count } => {
                 if let Some(state) = self.spaces.get_mut(&space) {
                     let applied = applied.into_iter().collect();
@@ -146,7 +146,9 @@ impl Engine {
 
     /// The next moment the engine wants an [`Input::Tick`].
     pub fn deadline(&self) -> Option<Deadline> {
-        self.peers.values().filter_map(Peer::deadline).min_by_key(|deadline| deadline.at)
+        let seal = self.spaces.values().filter_map(|space| space.seal_again_at);
+        let seal = seal.map(|at| Deadline { at, why: DeadlineReason::SealAgain });
+        self.peers.values().filter_map(Peer::deadline).chain(seal).min_by_key(|deadline| deadline.at)
     }
 
     /// This device.
@@ -208,6 +210,14 @@ impl Engine {
         (space.is_active && space.roster.role_of(&device).is_some()).then_some(space.id)
     }
 
+    /// A message of a space that is not shared with the peer: wrong, unless the two have crossed
+    /// with a change of rosters or with this device leaving the space.
+    pub(super) fn not_shared(&mut self, peer: PeerId, tag: &ScopeTag) {
+        if !self.tags.contains_key(tag) {
+            self.close(peer, Refusal::WrongSpace);
+        }
+    }
+
     /// Everything written in this step becomes one transaction.
     fn finish_step(&mut self) -> Vec<Effect> {
         if !self.writes.is_empty() || !self.thens.is_empty() {
@@ -225,7 +235,7 @@ impl Engine {
                 Then::Ingested(ingested) => self.ingested(now, ingested),
                 Then::Appended(appended) => self.appended(now, appended),
                 Then::Sealed { space, tips } => self.sealed(now, space, tips),
-                Then::Records { space } => self.records_stored(now, space),
+                Then::Records { space, .. } => self.records_stored(now, space),
                 Then::Added { space, token, .. } => {
                     self.records_stored(now, space);
                     self.emit(Effect::Done { token });
@@ -235,14 +245,14 @@ impl Engine {
                     self.emit(Effect::CatchUp { space });
                 }
                 Then::Adopted { from, to } => self.adopted(now, from, to),
-                Then::NewLog { space, log } => self.new_log_begun(space, log),
+                Then::NewLog { space, log, .. } => self.new_log_begun(space, log),
             }
         }
     }
 
     /// Takes back what the failed transaction was about. Peers are cut off: they come back and
     /// send again from this device's frontier, which never moved.
-    fn persist_failed(&mut self, txn: TxnId) {
+    fn persist_failed(&mut self, now: &Now, txn: TxnId) {
         let mut is_peer_data_lost = false;
         for then in self.in_flight.remove(&txn).unwrap_or_default() {
             match then {
@@ -256,6 +266,7 @@ impl Engine {
                     if let Some(space) = self.spaces.get_mut(&appended.space) {
                         let tip = space.durable.tip(&space.author.log());
                         space.author.retract(appended.first, tip);
+                        space.seal_again_at = Some(now.uptime + SEAL_AGAIN_AFTER);
                     }
                     self.emit(Effect::Failed { token: appended.token, why: RequestError::Storage });
                 }
@@ -268,10 +279,29 @@ impl Engine {
                         let tip = space.durable.tip(&space.author.log());
                         let next = space.author.next_seq();
                         space.author.retract(next, tip);
+                        space.seal_again_at = Some(now.uptime + SEAL_AGAIN_AFTER);
                     }
                 }
-                Then::Records { .. } | Then::Key { .. } | Then::Adopted { .. } | Then::NewLog { .. } => {
-                    is_peer_data_lost = true
+                Then::Records { space, records } => {
+                    self.forget_records(space, &records);
+                    is_peer_data_lost = true;
+                }
+                Then::Key { space, key } => {
+                    if let Some(space) = self.spaces.get_mut(&space) {
+                        space.keys.remove(&key.id());
+                    }
+                    is_peer_data_lost = true;
+                }
+                Then::Adopted { from, to } => {
+                    self.stay(from, to);
+                    is_peer_data_lost = true;
+                }
+                Then::NewLog { space, log: _, old } => {
+                    if let Some(space) = self.spaces.get_mut(&space) {
+                        space.logs.remove(&old.log());
+                        space.author = old;
+                    }
+                    is_peer_data_lost = true;
                 }
             }
         }
@@ -338,6 +368,7 @@ fn load_space(loaded: LoadedSpace) -> Result<SpaceState, EngineError> {
         acks,
         ack_number,
         proofs,
+        seal_again_at: None,
         skewed_count: 0,
         parked_count: 0,
     })
@@ -345,6 +376,9 @@ fn load_space(loaded: LoadedSpace) -> Result<SpaceState, EngineError> {
 
 /// The protocol version of the Hello.
 pub(super) const PROTOCOL_VERSION: u16 = 1;
+
+/// How long drafts wait that could not be sealed because the store refused.
+pub(super) const SEAL_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// How long acks of others are collected before they are passed on.
 pub(super) const ACK_GOSSIP_DELAY: Duration = Duration::from_millis(250);

@@ -69,7 +69,7 @@ impl Engine {
         witness: &[u8; ForkWitness::BYTES],
     ) {
         let Some(space) = self.shared_space(peer, &scope) else {
-            return self.close(peer, Refusal::WrongSpace);
+            return self.not_shared(peer, &scope);
         };
         let (witness, header) = match ForkWitness::parse(witness) {
             Ok(parsed) => parsed,
@@ -96,7 +96,7 @@ impl Engine {
 
     pub(super) fn fork_proof(&mut self, peer: PeerId, scope: ScopeTag, bytes: &[u8]) {
         let Some(space) = self.shared_space(peer, &scope) else {
-            return self.close(peer, Refusal::WrongSpace);
+            return self.not_shared(peer, &scope);
         };
         if let Ok(proof) = ForkProof::parse(bytes) {
             self.keep_proof(space, proof, Some(peer));
@@ -162,19 +162,20 @@ impl Engine {
         let mut author = Author::new(log, Tip::NONE);
         let moved = author.take_drafts_of(&state.author);
         let old = std::mem::replace(&mut state.author, author);
+        let old_end = old.drafts().last().map(|draft| draft.seq);
         let chain = LogChain::at(state.durable.tip(&old.log()));
         state.logs.insert(old.log(), LogState { chain, blocked: None, is_parked: false });
         let groups = fold_runs(log, &moved);
         let space_write = space_write(state);
         self.write(space_write);
-        if let Some(last) = old.drafts().last() {
-            self.write(Write::DraftsSealed { space, through: last.seq });
+        if let Some(through) = old_end {
+            self.write(Write::DraftsSealed { space, through });
         }
         for run in groups {
             let group = DraftGroup { log, first: run.first, op_count: run.op_count, body: run.body.to_vec() };
             self.write(Write::Drafts { space, group });
         }
-        self.then(Then::NewLog { space, log });
+        self.then(Then::NewLog { space, log, old });
     }
 
     /// The new log is durable. The fold still shows moved drafts under their old places.

@@ -11,7 +11,6 @@ use crate::crypto::SealedBatch;
 use crate::model::{Hlc, LogId, Now, SpaceId, Tip};
 use crate::oplog::{AdmitError, VerifiedBatch};
 use crate::wire::BodyReader;
-use crate::wire::Message;
 
 impl Engine {
     pub(super) fn batches(&mut self, now: &Now, peer: PeerId, batches: Vec<Bytes>) {
@@ -40,7 +39,7 @@ impl Engine {
         let Some(head) = run.first().map(|batch| batch.header().clone()) else { return };
         let log = head.log;
         let Some(space) = self.shared_space(peer, &head.scope) else {
-            return self.close(peer, Refusal::WrongSpace);
+            return self.not_shared(peer, &head.scope);
         };
         let Some(state) = self.spaces.get_mut(&space) else { return };
         if log == state.author.log() {
@@ -54,10 +53,7 @@ impl Engine {
         }
         let Some(state) = self.spaces.get_mut(&space) else { return };
         if state.roster.may_author(&log.device).is_err() {
-            // Perhaps the roster here is behind: ask for the peer's and, with it, for the log again.
-            let (scope, hashes) = (state.tag, state.roster.record_hashes().collect());
-            self.send(peer, &Message::RosterHave { scope, hashes });
-            return self.ask_again(peer, space, state_next(self, space, log), head.first);
+            return self.ask_roster(peer, space);
         }
         if state.log(log).blocked.is_some() {
             return;
@@ -71,7 +67,7 @@ impl Engine {
         self.take(now, peer, space, log, admitted.batches);
         match admitted.refused {
             None => {}
-            Some(AdmitError::Gap { expected, found }) => self.ask_again(peer, space, expected, found),
+            Some(AdmitError::Gap { expected, found }) => self.ask_again(peer, space, log, expected, found),
             Some(AdmitError::OtherBranch { shared, .. }) => self.ask_fork(peer, space, log, shared),
             Some(AdmitError::Signature { first, source }) => {
                 self.close(peer, Refusal::Signature { author: log.device, first, source });
@@ -159,8 +155,4 @@ fn open(
         greatest = greatest.max(frame.map_err(|_| BlockedBy::Body)?.hlc);
     }
     Ok((body.into(), greatest))
-}
-
-fn state_next(engine: &Engine, space: SpaceId, log: LogId) -> crate::model::Seq {
-    engine.spaces.get(&space).map_or(crate::model::Seq::ZERO, |state| state.durable.tip(&log).seq).next()
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::effect::{Deadline, DeadlineReason, Effect, Notice, PeerId, Refusal, Token};
 use super::engine::{Engine, PROTOCOL_VERSION, START};
-use super::space::{SealedTip, Then};
+use super::space::{HeldAck, SealedTip, Then};
 use super::txn::Write;
 use crate::model::limits::FORWARD_DELAY;
 use crate::model::{DeviceId, Frontier, LogId, Now, RecordHash, Scope, ScopeTag, Seq, SpaceId, Tip, TipHash};
@@ -44,9 +44,12 @@ pub(super) struct Session {
     pub acks_sent: BTreeMap<DeviceId, (u64, Frontier)>,
     /// The acks received on this connection: what deltas refer to.
     pub acks_received: BTreeMap<DeviceId, (u64, Frontier)>,
+    /// Acks of devices that are not in the roster here yet.
+    pub acks_early: BTreeMap<DeviceId, HeldAck>,
     pub ack_gossip_at: Option<Duration>,
-    /// Whether this device said once what it holds because something did not continue it.
-    is_gap_told: bool,
+    /// Logs of which something did not continue what this device holds, and how often since it said
+    /// what that is.
+    gaps: BTreeMap<LogId, u32>,
     /// Whether roster records are awaited before this device tells its frontier.
     is_roster_awaited: bool,
 }
@@ -215,7 +218,7 @@ impl Engine {
         let (tag, hashes) = (space.tag, space.roster.record_hashes().collect());
         let Some(state) = self.peers.get_mut(&peer) else { return };
         let session = state.spaces.entry(hello.space).or_default();
-        session.is_gap_told = false;
+        session.gaps.clear();
         session.is_roster_awaited = !is_roster_equal;
         session.told = None;
         if is_frontier_equal {
@@ -232,7 +235,7 @@ impl Engine {
 
     fn roster_have(&mut self, peer: PeerId, scope: ScopeTag, held: &[RecordHash]) {
         let Some(id) = self.shared_space(peer, &scope) else {
-            return self.close(peer, Refusal::WrongSpace);
+            return self.not_shared(peer, &scope);
         };
         let missing = self.spaces[&id].roster.missing_from(held);
         for message in Message::records(scope, missing) {
@@ -262,7 +265,7 @@ impl Engine {
             .collect();
         if !writes.is_empty() {
             writes.into_iter().for_each(|write| self.write(write));
-            self.then(Then::Records { space: id });
+            self.then(Then::Records { space: id, records: admitted });
         }
         let is_awaited = self.session(peer, id).is_some_and(|session| session.is_roster_awaited);
         if is_last && is_awaited {
@@ -277,6 +280,7 @@ impl Engine {
     /// New records are durable: who may connect has changed, and others want to know.
     pub(super) fn records_stored(&mut self, now: &Now, space: SpaceId) {
         self.notice(Notice::Roster { space });
+        self.keep_early_acks(now, space);
         let Some(state) = self.spaces.get(&space) else { return };
         let (tag, digest) = (state.tag, state.roster.digest());
         let all = state.roster.missing_from(&[]);
@@ -333,7 +337,7 @@ impl Engine {
         is_full: bool,
     ) {
         let Some(space) = self.shared_space(peer, &scope) else {
-            return self.close(peer, Refusal::WrongSpace);
+            return self.not_shared(peer, &scope);
         };
         let Some(session) = self.session(peer, space) else { return };
         let mut known = if is_full { Frontier::new() } else { session.known.take().unwrap_or_default() };
@@ -428,6 +432,9 @@ impl Engine {
     pub(super) fn forward_later(&mut self, now: &Now, space: SpaceId, log: LogId, from: PeerId) {
         let Some(tip) = self.spaces.get(&space).map(|state| state.durable.tip(&log)) else { return };
         let due = now.uptime + FORWARD_DELAY;
+        if let Some(session) = self.session(from, space) {
+            session.gaps.remove(&log);
+        }
         for (peer, connection) in &mut self.peers {
             let Some(session) = connection.spaces.get_mut(&space) else { continue };
             if *peer == from {
@@ -445,18 +452,40 @@ impl Engine {
         }
     }
 
-    /// Asks for what is missing in front of a batch by saying, once, what is held.
-    pub(super) fn ask_again(&mut self, peer: PeerId, space: SpaceId, expected: Seq, found: Seq) {
+    /// Asks for what is missing in front of a batch by saying, once, what is held. What was on its
+    /// way by then is dropped; the peer sends it again from there.
+    pub(super) fn ask_again(&mut self, peer: PeerId, space: SpaceId, log: LogId, expected: Seq, found: Seq) {
         let Some(session) = self.session(peer, space) else { return };
-        if session.is_gap_told {
+        let gap_count = session.gaps.entry(log).or_default();
+        *gap_count += 1;
+        if *gap_count > GAPS_MAX {
             return self.close(peer, Refusal::GapAgain { expected, found });
         }
-        session.is_gap_told = true;
-        session.told = None;
-        self.tell_frontier(peer, space);
+        if *gap_count == 1 {
+            session.told = None;
+            self.tell_frontier(peer, space);
+        }
+    }
+
+    /// Batches of a device that is not in the roster here: it may have come later, and lanes overtake
+    /// each other. The peer's roster is asked for, and with it the batches again.
+    pub(super) fn ask_roster(&mut self, peer: PeerId, space: SpaceId) {
+        let Some(state) = self.spaces.get(&space) else { return };
+        let (scope, hashes) = (state.tag, state.roster.record_hashes().collect());
+        let Some(session) = self.session(peer, space) else { return };
+        if !std::mem::replace(&mut session.is_roster_awaited, true) {
+            session.told = None;
+            self.send(peer, &Message::RosterHave { scope, hashes });
+        }
     }
 
     pub(super) fn tick(&mut self, now: &Now) {
+        for space in self.spaces.keys().copied().collect::<Vec<_>>() {
+            let Some(state) = self.spaces.get_mut(&space) else { continue };
+            if state.seal_again_at.take_if(|at| *at <= now.uptime).is_some() && self.is_awaited(space) {
+                self.seal_drafts(space);
+            }
+        }
         for peer in self.peers.keys().copied().collect::<Vec<_>>() {
             let Some(connection) = self.peers.get_mut(&peer) else { continue };
             let mut due = Vec::new();
@@ -558,6 +587,10 @@ impl Engine {
         self.peers.get(&peer).map(|peer| peer.spaces.keys().copied().collect()).unwrap_or_default()
     }
 }
+
+/// Parcels of a log that may be on their way when this device says that it lacks what is before them:
+/// as many as a sender's queues hold for one peer, and some more.
+const GAPS_MAX: u32 = 2_048;
 
 /// Marks a round's question as answered; numbers never reach it.
 const ANSWERED: u64 = u64::MAX;

@@ -1,6 +1,7 @@
 //! One space as the engine holds it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::effect::Token;
 use crate::crypto::EpochKey;
@@ -27,6 +28,8 @@ pub(super) struct SpaceState {
     pub acks: BTreeMap<DeviceId, HeldAck>,
     pub ack_number: u64,
     pub proofs: BTreeMap<LogId, ForkProof>,
+    /// When to seal again what the store refused.
+    pub seal_again_at: Option<Duration>,
     pub skewed_count: u64,
     pub parked_count: u64,
 }
@@ -95,6 +98,12 @@ impl SpaceState {
             && self.durable.iter().all(|(log, tip)| folded.applied.get(log) == Some(&tip.seq))
     }
 
+    /// How much an ack of now speaks of: ops and roster records. Both only grow, also over a crash
+    /// that takes the last ack away, so an ack numbered by it is newer than every one before.
+    pub fn acknowledged_count(&self) -> u64 {
+        self.durable.op_count().saturating_add(self.roster.generation())
+    }
+
     /// Devices that have written or acknowledged something here, this one included.
     pub fn proven_count(&self, own: DeviceId) -> u32 {
         let mut devices: BTreeSet<DeviceId> = self.durable.iter().map(|(log, _)| log.device).collect();
@@ -103,11 +112,13 @@ impl SpaceState {
         u32::try_from(devices.len()).unwrap_or(u32::MAX)
     }
 
-    /// Forgets chain ends that did not become durable.
+    /// Forgets chain ends that did not become durable, and a mistake found beyond them: it will be
+    /// found again.
     pub fn rewind(&mut self, log: LogId) {
         let tip = self.durable.tip(&log);
         if let Some(state) = self.logs.get_mut(&log) {
             state.chain = LogChain::at(tip);
+            state.blocked = None;
         }
     }
 }
@@ -121,7 +132,7 @@ pub(super) enum Then {
     /// Drafts were sealed.
     Sealed { space: SpaceId, tips: Vec<SealedTip> },
     /// Roster records were stored.
-    Records { space: SpaceId },
+    Records { space: SpaceId, records: Vec<RecordHash> },
     /// A device was added.
     Added { space: SpaceId, token: Token, records: Vec<RecordHash> },
     /// A key was stored.
@@ -129,7 +140,7 @@ pub(super) enum Then {
     /// Another space took the place of the own one.
     Adopted { from: SpaceId, to: SpaceId },
     /// The own log was begun anew.
-    NewLog { space: SpaceId, log: LogId },
+    NewLog { space: SpaceId, log: LogId, old: Author },
 }
 
 /// See [`Then::Ingested`].
@@ -149,6 +160,8 @@ pub(super) struct Appended {
     pub first: Seq,
     pub runs: Vec<super::effect::FoldRun>,
     pub tips: Vec<SealedTip>,
+    /// How far a space that was left is carried over with this.
+    pub carried: Option<(SpaceId, Seq)>,
 }
 
 /// A batch this device sealed and what goes out of it.

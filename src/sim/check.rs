@@ -1,0 +1,344 @@
+//! What must hold, whatever happens: the checkers, and what they remember of a whole run.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::disk::{self, Disk, DiskError};
+use crate::crypto::SealedBatch;
+use crate::fold::State;
+use crate::model::{DeviceId, Dot, Frontier, LogId, OpId, Root, Seq, SpaceId, TipHash};
+use crate::sync::{Placed, Txn, Write};
+
+/// A promise that was broken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Violation {
+    /// Two states of the same ops have different roots.
+    #[error("device {device} folds the same ops of {space:?} to {found:?}, another to {expected:?}")]
+    RootsDiffer {
+        /// Where.
+        device: usize,
+        /// The space.
+        space: SpaceId,
+        /// The first root seen for these ops.
+        expected: Root,
+        /// This device's.
+        found: Root,
+    },
+    /// The incremental root is not the root of the rows.
+    #[error("device {device}: the incremental root of {space:?} is not that of its rows")]
+    RootDrifted {
+        /// Where.
+        device: usize,
+        /// The space.
+        space: SpaceId,
+    },
+    /// The engine sees a peer's ack with another root for the same ops.
+    #[error("device {device} raises the divergence alarm for {space:?}")]
+    Diverged {
+        /// Where.
+        device: usize,
+        /// The space.
+        space: SpaceId,
+    },
+    /// An op that was answered for is gone.
+    #[error("device {device} answered for op {dot:?} and has lost it")]
+    AnsweredOpLost {
+        /// Where.
+        device: usize,
+        /// The op.
+        dot: Dot,
+    },
+    /// Content that was answered for is not there in the end, or more than once.
+    #[error("content {marker}, answered for on device {device}, is there {found} times in the end")]
+    ContentCount {
+        /// Where it was written.
+        device: usize,
+        /// The content.
+        marker: u64,
+        /// How often it is there.
+        found: usize,
+    },
+    /// An op whose write was refused is there in the end.
+    #[error("content {marker} was refused with nothing recorded, and is there in the end")]
+    RefusedContent {
+        /// The content.
+        marker: u64,
+    },
+    /// An ack claims what its signer's disk does not hold.
+    #[error("device {device} has acknowledged more of {space:?} than its disk holds")]
+    AckOverDisk {
+        /// The signer.
+        device: DeviceId,
+        /// The space.
+        space: SpaceId,
+    },
+    /// A frontier went back.
+    #[error("the frontier of {space:?} on device {device} went back")]
+    FrontierRetreated {
+        /// Where.
+        device: usize,
+        /// The space.
+        space: SpaceId,
+    },
+    /// One place of a log holds two contents.
+    #[error("position {dot:?} was written with two contents, the second on device {device}")]
+    SeqReused {
+        /// Where the second was met.
+        device: usize,
+        /// The place.
+        dot: Dot,
+    },
+    /// Plaintext left a device.
+    #[error("plaintext of device {device} is in bytes it sent or stored")]
+    Plaintext {
+        /// Where.
+        device: usize,
+    },
+    /// The engine asked the store for something that does not fit.
+    #[error("device {device} asks its store for the impossible")]
+    Disk {
+        /// Where.
+        device: usize,
+        /// What.
+        #[source]
+        source: DiskError,
+    },
+    /// A device could not start from its own disk.
+    #[error("device {device} cannot start from its disk: {why}")]
+    Start {
+        /// Where.
+        device: usize,
+        /// What its engine says.
+        why: String,
+    },
+    /// An honest device was blamed by another.
+    #[error("device {device} closes the connection to an honest peer: {why}")]
+    HonestPeerBlamed {
+        /// Who blames.
+        device: usize,
+        /// For what.
+        why: String,
+    },
+    /// An honest device doubts its own past, or that of another.
+    #[error("device {device} sees a fork that no device has made")]
+    ForkSeen {
+        /// Where.
+        device: usize,
+    },
+    /// A log of an honest device counts as wrongly made.
+    #[error("device {device} blocks the log of an honest device")]
+    LogBlocked {
+        /// Where.
+        device: usize,
+    },
+    /// After everything healed, the devices did not arrive at one state in time.
+    #[error("not settled {seconds} s after everything healed: {why}")]
+    NotSettled {
+        /// The bound.
+        seconds: u64,
+        /// What is missing.
+        why: String,
+    },
+    /// Somebody waits for an answer that never comes.
+    #[error("device {device} leaves {count} requests without an answer")]
+    Unanswered {
+        /// Where.
+        device: usize,
+        /// How many.
+        count: usize,
+    },
+    /// Another order of arrival gives another root.
+    #[error("another order of arrival gives root {found:?} instead of {expected:?}")]
+    OrderMatters {
+        /// The root all devices have.
+        expected: Root,
+        /// The other.
+        found: Root,
+    },
+    /// The code under test panicked.
+    #[error("panic: {message}")]
+    Panic {
+        /// What it said.
+        message: String,
+    },
+}
+
+/// An op some device has answered for.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The device.
+    pub device: usize,
+    /// The space at that time.
+    pub space: SpaceId,
+    /// Where it was put.
+    pub placed: Placed,
+    /// Its content, for ops that have one.
+    pub marker: Option<u64>,
+}
+
+/// What the checkers remember.
+#[derive(Debug, Default)]
+pub struct Checks {
+    roots: BTreeMap<[u8; 32], Root>,
+    contents: BTreeMap<(SpaceId, Dot), OpId>,
+    links: BTreeMap<(SpaceId, LogId, Seq), TipHash>,
+    frontiers: BTreeMap<(usize, SpaceId), Frontier>,
+    /// Everything answered for.
+    pub answers: Vec<Answer>,
+    /// Content whose write was refused.
+    pub refused: BTreeSet<u64>,
+    /// Roots compared so far.
+    pub compared_count: u64,
+}
+
+impl Checks {
+    /// Same ops, same root.
+    pub fn root(&mut self, device: usize, state: &mut State, is_thorough: bool) -> Result<(), Violation> {
+        let space = *state.space();
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(space.as_bytes());
+        for (log, seq) in state.applied_all() {
+            hasher.update(&log.to_bytes());
+            hasher.update(&seq.get().to_be_bytes());
+        }
+        let found = state.root();
+        let expected = *self.roots.entry(*hasher.finalize().as_bytes()).or_insert(found);
+        self.compared_count += 1;
+        if expected != found {
+            return Err(Violation::RootsDiffer { device, space, expected, found });
+        }
+        if is_thorough && state.recomputed_root() != found {
+            return Err(Violation::RootDrifted { device, space });
+        }
+        Ok(())
+    }
+
+    /// What is about to be durable: one content per place, and nothing to read.
+    pub fn commit(&mut self, device: usize, own: DeviceId, disk: &Disk, txns: &[Txn]) -> Result<(), Violation> {
+        for write in txns.iter().flat_map(|txn| &txn.writes) {
+            match write {
+                Write::Batches { space, log, batches } => {
+                    for batch in batches {
+                        hide(device, batch.bytes())?;
+                        self.batch(device, own, disk, *space, log, batch)?;
+                    }
+                }
+                // The store seals drafts and keys under a key of the device.
+                Write::Drafts { space, group } => {
+                    self.contents(device, *space, disk::ops(group.log, group.first, group.op_count, &group.body))?;
+                }
+                Write::Record { bytes, .. } | Write::Ack { bytes, .. } | Write::ForkProof { bytes, .. } => {
+                    hide(device, bytes)?;
+                }
+                Write::Key { .. } | Write::Space { .. } | Write::DraftsSealed { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn batch(
+        &mut self,
+        device: usize,
+        own: DeviceId,
+        disk: &Disk,
+        space: SpaceId,
+        log: &LogId,
+        batch: &SealedBatch,
+    ) -> Result<(), Violation> {
+        let header = batch.header();
+        let link = *self.links.entry((space, *log, header.first)).or_insert(batch.link());
+        if link != batch.link() {
+            return Err(Violation::SeqReused { device, dot: Dot { log: *log, seq: header.first } });
+        }
+        if log.device == own
+            && let Some(key) = disk.key(&header.key_id)
+            && let Ok(body) = crate::crypto::Opener::new().open(key, batch)
+        {
+            self.contents(device, space, disk::ops(*log, header.first, header.op_count, &body))?;
+        }
+        Ok(())
+    }
+
+    fn contents(
+        &mut self,
+        device: usize,
+        space: SpaceId,
+        ops: Vec<disk::StoredOp>,
+    ) -> Result<(), Violation> {
+        for op in ops {
+            let id = OpId::of(&space, op.dot, op.hlc, op.kind, op.flags, &op.body);
+            if *self.contents.entry((space, op.dot)).or_insert(id) != id {
+                return Err(Violation::SeqReused { device, dot: op.dot });
+            }
+        }
+        Ok(())
+    }
+
+    /// A frontier only grows, also over a crash.
+    pub fn frontier(&mut self, device: usize, space: SpaceId, now: &Frontier) -> Result<(), Violation> {
+        let last = self.frontiers.entry((device, space)).or_default();
+        if last == now {
+            return Ok(());
+        }
+        if !now.covers_all(last) {
+            return Err(Violation::FrontierRetreated { device, space });
+        }
+        last.clone_from(now);
+        Ok(())
+    }
+
+    /// Everything a device has answered for is on its disk.
+    pub fn answered(&self, device: usize, disk: &Disk) -> Result<(), Violation> {
+        let lost = self.answers.iter().find(|answer| {
+            answer.device == device && !disk.holds(&answer.space, &answer.placed.dot)
+        });
+        match lost {
+            Some(answer) => Err(Violation::AnsweredOpLost { device, dot: answer.placed.dot }),
+            None => Ok(()),
+        }
+    }
+
+    /// In the end: all content answered for is there once, and none that was refused.
+    pub fn end(&self, disk: &Disk, space: &SpaceId) -> Result<(), Violation> {
+        let mut found: BTreeMap<u64, usize> = BTreeMap::new();
+        for log in disk.logs(space) {
+            for op in disk.ops_from(space, &log, Seq::new(1)) {
+                if let Some(marker) = marker_of(&op.body) {
+                    *found.entry(marker).or_default() += 1;
+                }
+            }
+        }
+        for answer in &self.answers {
+            let Some(marker) = answer.marker else { continue };
+            let count = found.get(&marker).copied().unwrap_or(0);
+            if count != 1 {
+                return Err(Violation::ContentCount { device: answer.device, marker, found: count });
+            }
+        }
+        if let Some(marker) = self.refused.iter().find(|marker| found.contains_key(marker)) {
+            return Err(Violation::RefusedContent { marker: *marker });
+        }
+        Ok(())
+    }
+}
+
+/// No plaintext in bytes that leave the memory of a device.
+pub fn hide(device: usize, bytes: &[u8]) -> Result<(), Violation> {
+    match bytes.windows(CANARY.len()).any(|window| window == CANARY.as_bytes()) {
+        true => Err(Violation::Plaintext { device }),
+        false => Ok(()),
+    }
+}
+
+/// The content a payload carries.
+fn marker_of(body: &[u8]) -> Option<u64> {
+    let at = body.windows(MARKER.len()).position(|window| window == MARKER.as_bytes())? + MARKER.len();
+    let digits = body[at..].iter().take_while(|byte| byte.is_ascii_digit());
+    Some(digits.fold(0, |value, digit| value * 10 + u64::from(digit - b'0')))
+}
+
+/// Stands in every payload, key and name that a run writes.
+pub const CANARY: &str = "CaNaRy";
+
+/// Stands before the number of a content.
+pub const MARKER: &str = "CaNaRy no ";

@@ -1,0 +1,314 @@
+//! A durable store in memory: what is applied survives every crash, what is not is gone.
+//!
+//! It checks what the real store checks, so an engine that asks for the impossible is found here.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::crypto::{EpochKey, Opener, SealedBatch};
+use crate::model::{DeviceId, Dot, Frontier, Hlc, KeyId, LogId, RecordHash, Scope, Seq, SpaceId, Tip};
+use crate::sync::{DraftGroup, Loaded, LoadedSpace, Txn, Write};
+use crate::wire::{BodyReader, BodyWriter};
+
+/// A write that does not fit what is stored.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DiskError {
+    /// A space nobody has written.
+    #[error("a write to space {space:?}, which does not exist")]
+    UnknownSpace {
+        /// The space.
+        space: SpaceId,
+    },
+    /// Batches or drafts that do not continue their log.
+    #[error("positions from {found} written to {log:?}, which ends at {end}")]
+    NotContiguous {
+        /// The log.
+        log: LogId,
+        /// Where it ends.
+        end: Seq,
+        /// What was written.
+        found: Seq,
+    },
+    /// Drafts forgotten that are in no batch.
+    #[error("drafts up to {through} forgotten, but the log {log:?} is sealed up to {tip}")]
+    DraftsUnsealed {
+        /// The log.
+        log: LogId,
+        /// What was to be forgotten.
+        through: Seq,
+        /// What is sealed.
+        tip: Seq,
+    },
+}
+
+/// Everything one device has made durable.
+#[derive(Clone, Debug, Default)]
+pub struct Disk {
+    spaces: BTreeMap<SpaceId, DiskSpace>,
+}
+
+#[derive(Clone, Debug)]
+struct DiskSpace {
+    scope: Scope,
+    own_log: LogId,
+    is_active: bool,
+    carried: Seq,
+    logs: BTreeMap<LogId, DiskLog>,
+    records: BTreeMap<RecordHash, Bytes>,
+    acks: BTreeMap<DeviceId, Bytes>,
+    keys: BTreeMap<KeyId, EpochKey>,
+    proofs: BTreeMap<LogId, Bytes>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct DiskLog {
+    batches: Vec<SealedBatch>,
+    drafts: Vec<DraftGroup>,
+}
+
+/// One stored op.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StoredOp {
+    /// Its place.
+    pub dot: Dot,
+    /// Its stamp.
+    pub hlc: Hlc,
+    /// Its kind number.
+    pub kind: u16,
+    /// Its flags.
+    pub flags: u8,
+    /// Its bytes.
+    pub body: Vec<u8>,
+}
+
+impl Disk {
+    /// Applies a commit: all of its transactions.
+    ///
+    /// # Errors
+    /// Every variant of [`DiskError`]; the disk is of no use then.
+    pub fn commit(&mut self, txns: &[Txn]) -> Result<(), DiskError> {
+        txns.iter().flat_map(|txn| &txn.writes).try_for_each(|write| self.apply(write))
+    }
+
+    fn apply(&mut self, write: &Write) -> Result<(), DiskError> {
+        match write {
+            Write::Space { space, scope, own_log, is_active, carried } => {
+                let row = self.spaces.entry(*space).or_insert_with(|| DiskSpace {
+                    scope: scope.clone(),
+                    own_log: *own_log,
+                    is_active: *is_active,
+                    carried: *carried,
+                    logs: BTreeMap::new(),
+                    records: BTreeMap::new(),
+                    acks: BTreeMap::new(),
+                    keys: BTreeMap::new(),
+                    proofs: BTreeMap::new(),
+                });
+                (row.own_log, row.is_active, row.carried) = (*own_log, *is_active, *carried);
+            }
+            Write::Batches { space, log, batches } => self.batches(space, log, batches)?,
+            Write::Drafts { space, group } => {
+                let log = self.space(space)?.logs.entry(group.log).or_default();
+                let end = log.drafts.last().map_or(log.tip().seq, DraftGroup::last);
+                if group.first != end.next() {
+                    return Err(DiskError::NotContiguous { log: group.log, end, found: group.first });
+                }
+                log.drafts.push(group.clone());
+            }
+            Write::DraftsSealed { space, through } => {
+                let row = self.space(space)?;
+                let id = row.own_log;
+                let log = row.logs.entry(id).or_default();
+                let tip = log.tip().seq;
+                if *through > tip {
+                    return Err(DiskError::DraftsUnsealed { log: id, through: *through, tip });
+                }
+                let drafts = std::mem::take(&mut log.drafts);
+                log.drafts = drafts.into_iter().filter_map(|group| beyond(group, *through)).collect();
+            }
+            Write::Record { space, hash, bytes } => {
+                self.space(space)?.records.insert(*hash, bytes.clone());
+            }
+            Write::Ack { space, device, bytes } => {
+                self.space(space)?.acks.insert(*device, bytes.clone());
+            }
+            Write::Key { space, key } => {
+                self.space(space)?.keys.insert(key.id(), key.clone());
+            }
+            Write::ForkProof { space, log, bytes } => {
+                self.space(space)?.proofs.insert(*log, bytes.clone());
+            }
+        }
+        Ok(())
+    }
+
+    fn batches(&mut self, space: &SpaceId, id: &LogId, batches: &[SealedBatch]) -> Result<(), DiskError> {
+        let log = self.space(space)?.logs.entry(*id).or_default();
+        for batch in batches {
+            let (header, tip) = (batch.header(), log.tip());
+            if header.log != *id || header.first != tip.seq.next() || header.prev != tip.hash {
+                return Err(DiskError::NotContiguous { log: *id, end: tip.seq, found: header.first });
+            }
+            log.batches.push(batch.clone());
+        }
+        Ok(())
+    }
+
+    fn space(&mut self, space: &SpaceId) -> Result<&mut DiskSpace, DiskError> {
+        self.spaces.get_mut(space).ok_or(DiskError::UnknownSpace { space: *space })
+    }
+
+    /// What an engine begins with.
+    pub fn load(&self) -> Loaded {
+        let spaces = self.spaces.iter().map(|(space, row)| LoadedSpace {
+            space: *space,
+            scope: row.scope.clone(),
+            own_log: row.own_log,
+            is_active: row.is_active,
+            carried: row.carried,
+            frontier: row.frontier(),
+            drafts: row.logs.get(&row.own_log).map(|log| log.drafts.clone()).unwrap_or_default(),
+            records: row.records.iter().map(|(hash, bytes)| (*hash, bytes.clone())).collect(),
+            acks: row.acks.iter().map(|(device, bytes)| (*device, bytes.clone())).collect(),
+            keys: row.keys.values().cloned().collect(),
+            fork_proofs: row.proofs.iter().map(|(log, bytes)| (*log, bytes.clone())).collect(),
+        });
+        Loaded { spaces: spaces.collect() }
+    }
+
+    /// The spaces, and whether the device takes part in each.
+    pub fn spaces(&self) -> impl Iterator<Item = (SpaceId, bool)> {
+        self.spaces.iter().map(|(space, row)| (*space, row.is_active))
+    }
+
+    /// What is sealed and stored of a space.
+    pub fn frontier(&self, space: &SpaceId) -> Frontier {
+        self.spaces.get(space).map(DiskSpace::frontier).unwrap_or_default()
+    }
+
+    /// Whether a position is stored, sealed or not.
+    pub fn holds(&self, space: &SpaceId, dot: &Dot) -> bool {
+        self.log(space, &dot.log).is_some_and(|log| dot.seq <= log.end())
+    }
+
+    /// The batch that contains a position.
+    pub fn batch_at(&self, space: &SpaceId, log: &LogId, seq: Seq) -> Option<SealedBatch> {
+        let batches = &self.log(space, log)?.batches;
+        let index = batches.partition_point(|batch| batch.header().last() < seq);
+        batches.get(index).filter(|batch| batch.header().first <= seq).cloned()
+    }
+
+    /// Batches that begin after `after`, up to `through`, of about `bytes_max` together.
+    pub fn run(
+        &self,
+        space: &SpaceId,
+        log: &LogId,
+        after: Seq,
+        through: Seq,
+        bytes_max: usize,
+    ) -> Vec<SealedBatch> {
+        let Some(log) = self.log(space, log) else { return Vec::new() };
+        let start = log.batches.partition_point(|batch| batch.header().first <= after);
+        let mut bytes = 0;
+        log.batches[start..]
+            .iter()
+            .take_while(|batch| {
+                let is_within = bytes < bytes_max && batch.header().first <= through;
+                bytes += batch.bytes().len();
+                is_within
+            })
+            .cloned()
+            .collect()
+    }
+
+    /// One op, sealed or not, where its key is held.
+    pub fn op(&self, space: &SpaceId, dot: &Dot) -> Option<StoredOp> {
+        self.ops_from(space, &dot.log, dot.seq).next()
+    }
+
+    /// Every op of a log from a position on, as far as keys are held.
+    pub fn ops_from(&self, space: &SpaceId, log: &LogId, from: Seq) -> impl Iterator<Item = StoredOp> {
+        let mut opener = Opener::new();
+        let keys = self.spaces.get(space).map(|row| &row.keys);
+        let held = self.log(space, log);
+        let batches = held.map_or(&[][..], |log| &log.batches);
+        let drafts = held.map_or(&[][..], |log| &log.drafts);
+        let sealed = batches.iter().filter(move |batch| batch.header().last() >= from).map_while(move |batch| {
+            let header = batch.header();
+            let body = opener.open(keys?.get(&header.key_id)?, batch).ok()?;
+            Some((header.first, header.op_count, body))
+        });
+        let drafts = drafts.iter().filter(move |group| group.last() >= from);
+        let bodies = sealed.chain(drafts.map(|group| (group.first, group.op_count, group.body.clone())));
+        let log = *log;
+        bodies
+            .flat_map(move |(first, op_count, body)| ops(log, first, op_count, &body))
+            .filter(move |op| op.dot.seq >= from)
+    }
+
+    /// The key of this name, in whichever space.
+    pub fn key(&self, id: &KeyId) -> Option<&EpochKey> {
+        self.spaces.values().find_map(|row| row.keys.get(id))
+    }
+
+    fn log(&self, space: &SpaceId, log: &LogId) -> Option<&DiskLog> {
+        self.spaces.get(space)?.logs.get(log)
+    }
+
+    /// Every log of a space with anything in it.
+    pub fn logs(&self, space: &SpaceId) -> Vec<LogId> {
+        self.spaces.get(space).map(|row| row.logs.keys().copied().collect()).unwrap_or_default()
+    }
+}
+
+impl DiskSpace {
+    fn frontier(&self) -> Frontier {
+        self.logs.iter().map(|(id, log)| (*id, log.tip())).collect()
+    }
+}
+
+impl DiskLog {
+    fn tip(&self) -> Tip {
+        self.batches
+            .last()
+            .map_or(Tip::NONE, |batch| Tip { seq: batch.header().last(), hash: batch.link() })
+    }
+
+    fn end(&self) -> Seq {
+        self.drafts.last().map_or(self.tip().seq, DraftGroup::last)
+    }
+}
+
+/// The ops of a body.
+pub fn ops(log: LogId, first: Seq, op_count: u32, body: &[u8]) -> Vec<StoredOp> {
+    let frames = BodyReader::new(body, first, op_count).into_iter().flatten().flatten();
+    frames
+        .map(|frame| StoredOp {
+            dot: Dot { log, seq: frame.seq },
+            hlc: frame.hlc,
+            kind: frame.kind,
+            flags: frame.flags,
+            body: frame.body.to_vec(),
+        })
+        .collect()
+}
+
+/// What of a group lies beyond a position.
+fn beyond(group: DraftGroup, through: Seq) -> Option<DraftGroup> {
+    if group.first > through {
+        return Some(group);
+    }
+    if group.last() <= through {
+        return None;
+    }
+    let mut writer = BodyWriter::new();
+    for op in ops(group.log, group.first, group.op_count, &group.body) {
+        if op.dot.seq > through {
+            writer.push(op.hlc, op.kind, op.flags, &op.body);
+        }
+    }
+    let (body, op_count) = writer.finish();
+    Some(DraftGroup { log: group.log, first: through.next(), op_count, body })
+}

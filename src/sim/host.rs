@@ -1,0 +1,629 @@
+//! One device: a real engine, real folds, and a shell that performs the effects as `node` does,
+//! on a disk in memory and with a clock that may lie.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::check::{Answer, CANARY, Checks, Violation};
+use super::disk::Disk;
+use super::rng::Rng;
+use crate::crypto::{EpochKey, Identity};
+use crate::fold::State;
+use crate::model::{
+    Blame, DeviceId, Frontier, Hlc, Incarnation, LogId, Now, Op, RecordHash, Scope, Seq, SpaceId, TipHash, Wall,
+};
+use crate::oplog::Seen;
+use crate::roster::{Author, Role, Roster};
+use crate::sync::{
+    Authored, Effect, Engine, FoldRun, Input, Notice, PeerId, RequestError, Token, Txn, TxnId, Write,
+};
+use crate::wire::{BodyReader, OpView};
+
+/// What a device asks of the world.
+#[derive(Debug)]
+pub(super) enum Out {
+    /// Send on the control lane.
+    Frame(PeerId, Bytes),
+    /// Send on the live lane.
+    Live(PeerId, Bytes),
+    /// Read from the disk and send on the backlog lane.
+    Push(PeerId, Order),
+    /// End a connection.
+    Close(PeerId),
+    /// A commit is under way: say when it is done.
+    Commit,
+    /// Who may connect has changed.
+    Repin,
+}
+
+/// Batches of one log to be read and sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Order {
+    pub space: SpaceId,
+    pub log: LogId,
+    pub after: Seq,
+    pub through: Seq,
+}
+
+/// What a person or an application asks of a device.
+#[derive(Clone, Debug)]
+pub(super) enum Request {
+    /// Write ops, each with its content's number.
+    Append(Vec<(Op, Option<u64>)>),
+    /// Name another device.
+    Name(DeviceId),
+    /// One round with every peer.
+    Round,
+}
+
+/// What a step may touch.
+pub(super) struct Env<'a> {
+    pub now: Duration,
+    pub rng: &'a mut Rng,
+    pub out: &'a mut Vec<Out>,
+    pub checks: &'a mut Checks,
+    pub trace: &'a mut dyn FnMut(String),
+    pub is_traced: bool,
+    /// Whether somebody in this world lies, so that closing a connection may be right.
+    pub is_hostile: bool,
+}
+
+/// One device.
+pub(super) struct Host {
+    pub index: usize,
+    pub identity: Arc<Identity>,
+    pub disk: Disk,
+    pub life: Option<Life>,
+    /// How far its wall clock is off, in milliseconds.
+    pub skew_ms: i64,
+    /// Commits that fail, of a thousand.
+    pub commit_fails: u64,
+    /// Devices it has been told of and has not recorded yet.
+    pub to_name: BTreeSet<DeviceId>,
+}
+
+/// What a crash takes away.
+pub(super) struct Life {
+    pub number: u64,
+    pub engine: Engine,
+    pub links: BTreeMap<PeerId, DeviceId>,
+    pub inbox: VecDeque<Input>,
+    pub committing: Option<Vec<Txn>>,
+    pub is_turn_due: bool,
+    pub tick_at: Option<Duration>,
+    booted: Duration,
+    indexes: BTreeMap<SpaceId, Option<State>>,
+    inputs: VecDeque<Input>,
+    requests: VecDeque<Request>,
+    is_asking: bool,
+    txns: Vec<Txn>,
+    folded: BTreeSet<SpaceId>,
+    carries: VecDeque<(SpaceId, SpaceId)>,
+    waiting: BTreeMap<Token, Waiting>,
+    is_storage_failed: bool,
+    token_last: u64,
+    acks_stored: Duration,
+}
+
+enum Waiting {
+    Append(SpaceId, Vec<Option<u64>>),
+    Name(DeviceId),
+    Round,
+    Carry,
+}
+
+impl Host {
+    /// A fresh device with a personal space of its own.
+    pub fn new(index: usize, rng: &mut Rng) -> Self {
+        let identity = Arc::new(Identity::from_secret(&rng.bytes()));
+        let mut host = Self {
+            index,
+            identity,
+            disk: Disk::default(),
+            life: None,
+            skew_ms: 0,
+            commit_fails: 0,
+            to_name: BTreeSet::new(),
+        };
+        if rng.happens(400) {
+            host.jump(rng);
+        }
+        let key = EpochKey::from_bytes(rng.bytes());
+        let wall = host.wall(Duration::ZERO);
+        let author = Author { identity: &host.identity, key: &key, hlc: Hlc::at(wall), entropy: rng.bytes() };
+        let (roster, genesis) = Roster::found(&author, &Scope::Personal, &format!("{CANARY} device {index}"))
+            .expect("the name is good");
+        let space = roster.space();
+        let own_log = LogId { device: host.device(), incarnation: Incarnation::new(rng.next()) };
+        let writes = vec![
+            Write::Space { space, scope: Scope::Personal, own_log, is_active: true, carried: Seq::ZERO },
+            Write::Record { space, hash: RecordHash::from_bytes(*space.as_bytes()), bytes: genesis },
+            Write::Key { space, key },
+        ];
+        host.disk.commit(&[Txn { id: TxnId::new(0), writes }]).expect("the disk is empty");
+        host
+    }
+
+    pub fn device(&self) -> DeviceId {
+        self.identity.device()
+    }
+
+    /// The wall clock jumps by up to forty days, or comes right.
+    pub fn jump(&mut self, rng: &mut Rng) {
+        const DAY_MS: i64 = 86_400_000;
+        let reach = [1_000, 90_000, DAY_MS, 40 * DAY_MS][rng.index(4)];
+        self.skew_ms = match rng.below(3) {
+            0 => 0,
+            _ => rng.below(2 * reach.unsigned_abs()).cast_signed() - reach,
+        };
+    }
+
+    fn wall(&self, now: Duration) -> Wall {
+        let true_ms = 1_700_000_000_000 + u64::try_from(now.as_millis()).expect("runs are short");
+        Wall::from_millis(true_ms.saturating_add_signed(self.skew_ms))
+    }
+
+    /// Starts from what is on the disk.
+    pub fn boot(&mut self, number: u64, env: &mut Env<'_>) -> Result<(), Violation> {
+        env.checks.answered(self.index, &self.disk)?;
+        for (space, _) in self.disk.spaces().collect::<Vec<_>>() {
+            env.checks.frontier(self.index, space, &self.disk.frontier(&space))?;
+        }
+        let engine = Engine::new(self.identity.clone(), *b"sixteen bytes ok", self.disk.load())
+            .map_err(|error| Violation::Start { device: self.index, why: error.to_string() })?;
+        let indexes = self.disk.spaces().map(|(space, _)| (space, None)).collect();
+        self.life = Some(Life {
+            number,
+            engine,
+            links: BTreeMap::new(),
+            inbox: VecDeque::new(),
+            committing: None,
+            is_turn_due: false,
+            tick_at: None,
+            booted: env.now,
+            indexes,
+            inputs: VecDeque::new(),
+            requests: VecDeque::new(),
+            is_asking: false,
+            txns: Vec::new(),
+            folded: BTreeSet::new(),
+            carries: VecDeque::new(),
+            waiting: BTreeMap::new(),
+            is_storage_failed: false,
+            token_last: 0,
+            acks_stored: env.now,
+        });
+        Ok(())
+    }
+
+    /// The power goes. A commit under way is on the disk or it is not.
+    pub fn crash(&mut self, env: &mut Env<'_>) -> Result<(), Violation> {
+        let Some(life) = self.life.take() else { return Ok(()) };
+        if let Some(txns) = life.committing
+            && env.rng.happens(500)
+        {
+            self.store(&txns, env)?;
+        }
+        Ok(())
+    }
+
+    fn store(&mut self, txns: &[Txn], env: &mut Env<'_>) -> Result<(), Violation> {
+        env.checks.commit(self.index, self.device(), &self.disk, txns)?;
+        self.disk.commit(txns).map_err(|source| Violation::Disk { device: self.index, source })
+    }
+
+    /// The devices this one lets in.
+    pub fn pins(&self) -> BTreeSet<DeviceId> {
+        let Some(life) = &self.life else { return BTreeSet::new() };
+        let spaces = life.engine.active_spaces();
+        spaces
+            .iter()
+            .filter_map(|space| life.engine.space(*space))
+            .flat_map(|view| view.roster.members().map(|member| member.device).collect::<Vec<_>>())
+            .filter(|device| *device != self.device())
+            .collect()
+    }
+
+    /// Takes what has arrived and works it off, as far as the next commit.
+    pub fn turn(&mut self, env: &mut Env<'_>) -> Result<(), Violation> {
+        let Some(life) = &mut self.life else { return Ok(()) };
+        life.is_turn_due = false;
+        if life.committing.is_some() {
+            return Ok(());
+        }
+        for input in life.inbox.drain(..) {
+            match (life.inputs.back_mut(), input) {
+                (Some(Input::Batches { peer: last, batches: queued }), Input::Batches { peer, batches })
+                    if *last == peer =>
+                {
+                    queued.extend(batches);
+                }
+                (_, input) => life.inputs.push_back(input),
+            }
+        }
+        life.is_asking = true;
+        self.settle(env)
+    }
+
+    pub fn request(&mut self, request: Request) {
+        if let Some(life) = &mut self.life {
+            life.requests.push_back(request);
+        }
+    }
+
+    /// The commit under way has come to its end.
+    pub fn committed(&mut self, env: &mut Env<'_>) -> Result<(), Violation> {
+        let Some(txns) = self.life.as_mut().and_then(|life| life.committing.take()) else { return Ok(()) };
+        let is_failed = env.rng.happens(self.commit_fails);
+        if !is_failed {
+            self.store(&txns, env)?;
+        }
+        if let Some(life) = &mut self.life {
+            if life.is_storage_failed && !is_failed {
+                life.carries.extend(life.engine.to_carry_over());
+            }
+            life.is_storage_failed = is_failed;
+        }
+        for txn in &txns {
+            let input =
+                if is_failed { Input::PersistFailed(txn.id) } else { Input::Persisted(txn.id) };
+            self.step(input, env)?;
+        }
+        self.settle(env)
+    }
+
+    /// The index of a space has been built beside.
+    pub fn loaded(&mut self, space: SpaceId, env: &mut Env<'_>) -> Result<(), Violation> {
+        let Some(life) = &mut self.life else { return Ok(()) };
+        if life.committing.is_some() {
+            // The loop is at its commit; the job waits in its queue.
+            life.inbox.push_back(Input::Tick);
+        }
+        life.indexes.insert(space, Some(State::new(space)));
+        self.catch_up(space);
+        if let Some(life) = &mut self.life {
+            life.carries.extend(life.engine.to_carry_over());
+        }
+        if self.life.as_ref().is_some_and(|life| life.committing.is_none()) { self.settle(env) } else { Ok(()) }
+    }
+
+    pub fn spaces_to_load(&self) -> Vec<SpaceId> {
+        let indexes = self.life.as_ref().map(|life| &life.indexes);
+        indexes.into_iter().flatten().filter(|(_, state)| state.is_none()).map(|(space, _)| *space).collect()
+    }
+
+    fn settle(&mut self, env: &mut Env<'_>) -> Result<(), Violation> {
+        loop {
+            while let Some(input) = self.life.as_mut().and_then(|life| life.inputs.pop_front()) {
+                self.step(input, env)?;
+            }
+            let Some(life) = &mut self.life else { return Ok(()) };
+            if !life.txns.is_empty() {
+                let mut txns = std::mem::take(&mut life.txns);
+                if env.now - life.acks_stored > ACKS_STORED_EVERY {
+                    life.acks_stored = env.now;
+                    txns.push(Txn { id: TxnId::new(0), writes: life.engine.unstored_acks() });
+                }
+                life.committing = Some(txns);
+                env.out.push(Out::Commit);
+                return Ok(());
+            } else if let Some(space) = life.folded.pop_first() {
+                self.report(space, env)?;
+            } else if let Some((from, to)) = life.carries.pop_front() {
+                self.carry_over(from, to);
+            } else if life.is_asking {
+                life.is_asking = false;
+                self.ask();
+            } else {
+                return Ok(());
+            }
+        }
+    }
+
+    fn step(&mut self, input: Input, env: &mut Env<'_>) -> Result<(), Violation> {
+        let wall = self.wall(env.now);
+        let Some(life) = &mut self.life else { return Ok(()) };
+        match &input {
+            Input::Connected { peer, device } => drop(life.links.insert(*peer, *device)),
+            Input::Closed { peer } => drop(life.links.remove(peer)),
+            _ => {}
+        }
+        if env.is_traced {
+            (env.trace)(format!("{} < {}", self.index, brief(&input)));
+        }
+        let now = Now { uptime: env.now - life.booted, wall, entropy: env.rng.bytes() };
+        let effects = life.engine.step(&now, input);
+        for effect in effects {
+            self.perform(effect, env)?;
+        }
+        let Some(life) = &self.life else { return Ok(()) };
+        for (space, _) in self.disk.spaces() {
+            if let Some(view) = life.engine.space(space) {
+                env.checks.frontier(self.index, space, view.frontier)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn perform(&mut self, effect: Effect, env: &mut Env<'_>) -> Result<(), Violation> {
+        let index = self.index;
+        let Some(life) = &mut self.life else { return Ok(()) };
+        match effect {
+            Effect::Persist(txn) => life.txns.push(txn),
+            Effect::Fold { space, runs } => {
+                if let Some(Some(state)) = life.indexes.get_mut(&space) {
+                    runs.iter().for_each(|run| fold_run(state, run));
+                    life.folded.insert(space);
+                }
+            }
+            Effect::CatchUp { space } => self.catch_up(space),
+            Effect::Refold { space } => {
+                life.indexes.insert(space, Some(State::new(space)));
+                self.catch_up(space);
+            }
+            Effect::Send { peer, frame } => {
+                super::check::hide(index, &frame)?;
+                env.out.push(Out::Frame(peer, frame));
+            }
+            Effect::SendLive { peer, batch } => {
+                super::check::hide(index, &batch)?;
+                env.out.push(Out::Live(peer, batch));
+            }
+            Effect::Push { peer, space, log, after, after_link, through } => {
+                if continues(&self.disk, &space, &log, after, after_link) {
+                    env.out.push(Out::Push(peer, Order { space, log, after, through }));
+                } else {
+                    life.inputs.push_back(Input::PushForked { peer, space, log, at: after });
+                }
+            }
+            Effect::LookUp { space, log, seq, token } => {
+                let batch = self.disk.batch_at(&space, &log, seq);
+                life.inputs.push_back(Input::Found { token, batch });
+            }
+            Effect::Close { peer, why } => {
+                (env.trace)(format!("{index} > closes {}: {why}", peer.get()));
+                if why.blame() == Blame::Peer && !env.is_hostile {
+                    return Err(Violation::HonestPeerBlamed { device: index, why: format!("{why}") });
+                }
+                env.out.push(Out::Close(peer));
+            }
+            Effect::Appended { token, placed } => {
+                if let Some(Waiting::Append(space, markers)) = life.waiting.remove(&token) {
+                    let answers = markers.into_iter().zip(placed);
+                    env.checks.answers.extend(
+                        answers.map(|(marker, placed)| Answer { device: index, space, placed, marker }),
+                    );
+                }
+            }
+            Effect::Failed { token, why } => {
+                (env.trace)(format!("{index} > refuses a request: {why}"));
+                match life.waiting.remove(&token) {
+                    Some(Waiting::Append(_, markers)) => {
+                        env.checks.refused.extend(markers.into_iter().flatten());
+                    }
+                    // Said again until it is recorded; a device that is a member already is named.
+                    Some(Waiting::Name(device)) => {
+                        if matches!(why, RequestError::Roster(_)) {
+                            self.to_name.remove(&device);
+                        }
+                    }
+                    Some(Waiting::Round | Waiting::Carry) | None => {}
+                }
+            }
+            Effect::Done { token } => {
+                if let Some(Waiting::Name(device)) = life.waiting.remove(&token) {
+                    self.to_name.remove(&device);
+                }
+            }
+            Effect::CarryOver { from, to } => life.carries.push_back((from, to)),
+            Effect::Notice(notice) => self.notice(notice, env)?,
+        }
+        Ok(())
+    }
+
+    fn notice(&mut self, notice: Notice, env: &mut Env<'_>) -> Result<(), Violation> {
+        let device = self.index;
+        let Some(life) = &mut self.life else { return Ok(()) };
+        match notice {
+            Notice::Roster { .. } | Notice::Key { .. } => env.out.push(Out::Repin),
+            Notice::Adopted { from, to } => {
+                (env.trace)(format!("{device} > leaves {from:?} for {to:?}"));
+                life.indexes.insert(to, Some(State::new(to)));
+            }
+            Notice::Fork { .. } | Notice::NewIncarnation { .. } => return Err(Violation::ForkSeen { device }),
+            Notice::LogBlocked { .. } if !env.is_hostile => return Err(Violation::LogBlocked { device }),
+            Notice::Ack { .. } | Notice::PeerUp { .. } | Notice::PeerDown { .. } | Notice::LogBlocked { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn report(&mut self, space: SpaceId, env: &mut Env<'_>) -> Result<(), Violation> {
+        let Some(life) = &mut self.life else { return Ok(()) };
+        let Some(Some(state)) = life.indexes.get_mut(&space) else { return Ok(()) };
+        let is_thorough = env.rng.happens(60);
+        env.checks.root(self.index, state, is_thorough)?;
+        let root = state.root();
+        let applied = state.applied_all().into_iter().collect();
+        let unknown_count = state.counts().unknown;
+        life.inputs.push_back(Input::Folded { space, applied, root, unknown_count });
+        if !life.engine.diverged(space).is_empty() {
+            return Err(Violation::Diverged { device: self.index, space });
+        }
+        Ok(())
+    }
+
+    /// What the people at the device have asked for, once the network has been heard.
+    fn ask(&mut self) {
+        let Some(life) = &mut self.life else { return };
+        let Some(space) = life.engine.personal() else { return };
+        let Some(Some(state)) = life.indexes.get(&space) else { return };
+        let mut all = (Vec::new(), Vec::new());
+        for request in std::mem::take(&mut life.requests) {
+            life.token_last += 1;
+            let token = Token(life.token_last);
+            match request {
+                Request::Append(ops) => {
+                    for (op, marker) in ops {
+                        let seen = seen(state, &op);
+                        all.0.push(Authored { op, seen, stamp: None });
+                        all.1.push(marker);
+                    }
+                }
+                Request::Name(device) => {
+                    life.waiting.insert(token, Waiting::Name(device));
+                    let name = format!("{CANARY} other").into();
+                    life.inputs.push_back(Input::AddDevice { space, device, role: Role::Admin, name, token });
+                }
+                Request::Round => {
+                    life.waiting.insert(token, Waiting::Round);
+                    life.inputs.push_back(Input::Round { token });
+                }
+            }
+        }
+        if !all.0.is_empty() {
+            life.token_last += 1;
+            let token = Token(life.token_last);
+            life.waiting.insert(token, Waiting::Append(space, all.1));
+            life.inputs.push_back(Input::Append { space, ops: all.0, token, also: Vec::new() });
+        }
+    }
+
+    fn catch_up(&mut self, space: SpaceId) {
+        let Some(life) = &mut self.life else { return };
+        let Some(Some(state)) = life.indexes.get_mut(&space) else { return };
+        let Some(frontier) = life.engine.space(space).map(|view| view.frontier.clone()) else { return };
+        fold_disk(state, &space, &self.disk, &frontier);
+        life.engine.draft_runs(space).iter().for_each(|run| fold_run(state, run));
+        life.folded.insert(space);
+    }
+
+    fn carry_over(&mut self, from: SpaceId, to: SpaceId) {
+        let Some(life) = &mut self.life else { return };
+        let (Some(Some(state)), Some(left)) = (life.indexes.get(&to), life.engine.carry(from)) else { return };
+        if left.next > left.last || life.is_storage_failed {
+            return;
+        }
+        let own_log = life.engine.space(to).map(|view| view.own_log);
+        let end = left.last.min(left.next.plus(CARRIED_PER_STEP));
+        let ops = self.disk.ops_from(&from, &left.log, left.next).take_while(|stored| stored.dot.seq <= end);
+        let ops = ops.filter_map(|stored| {
+            let op = OpView::decode(stored.kind, stored.flags, &stored.body).ok()?.to_op(&left.log)?;
+            let mut seen = seen(state, &op);
+            seen.heads.retain(|head| Some(head.log) == own_log);
+            Some(Authored { op, seen, stamp: Some(stored.hlc) })
+        });
+        let ops = ops.collect();
+        let also = life.engine.carried(from, end).into_iter().collect();
+        life.token_last += 1;
+        let token = Token(life.token_last);
+        life.waiting.insert(token, Waiting::Carry);
+        life.inputs.push_back(Input::Append { space: to, ops, token, also });
+        life.carries.push_back((from, to));
+    }
+
+    /// The fold of a space, once it is there.
+    pub fn state(&mut self, space: &SpaceId) -> Option<&mut State> {
+        self.life.as_mut()?.indexes.get_mut(space)?.as_mut()
+    }
+}
+
+impl Life {
+    /// When the engine wants to be woken.
+    pub fn deadline(&self, _now: Duration) -> Option<Duration> {
+        self.engine.deadline().map(|deadline| self.booted + deadline.at)
+    }
+
+    /// Whether the loop has something to take up.
+    pub fn has_work(&self) -> bool {
+        !self.inbox.is_empty() || !self.requests.is_empty() && self.is_ready()
+    }
+
+    /// Whether what an author sees is known.
+    fn is_ready(&self) -> bool {
+        let space = self.engine.personal();
+        space.is_some_and(|space| self.indexes.get(&space).is_some_and(Option::is_some))
+    }
+
+    /// Requests that wait for an answer.
+    pub fn waiting_count(&self) -> usize {
+        self.requests.len() + self.waiting.values().filter(|waiting| !matches!(waiting, Waiting::Carry)).count()
+    }
+
+    /// Whether nothing is left to do before the next thing happens.
+    pub fn is_idle(&self) -> bool {
+        self.committing.is_none() && self.inbox.is_empty() && self.requests.is_empty()
+    }
+}
+
+/// What an author sees.
+fn seen(state: &State, op: &Op) -> Seen {
+    let seen = state.seen(op.surface(), op.key());
+    Seen { heads: seen.heads, greatest: seen.greatest }
+}
+
+/// Whether what follows `after` on the disk names `link` as its predecessor.
+fn continues(disk: &Disk, space: &SpaceId, log: &LogId, after: Seq, link: TipHash) -> bool {
+    if after == Seq::ZERO || link == TipHash::NONE {
+        return true;
+    }
+    let next = disk.batch_at(space, log, after.next());
+    next.is_some_and(|batch| batch.header().first == after.next() && batch.header().prev == link)
+}
+
+/// Folds every log from where the state has it to where the disk has it, as far as keys are held.
+pub(super) fn fold_disk(state: &mut State, space: &SpaceId, disk: &Disk, through: &Frontier) {
+    for (log, tip) in through.iter() {
+        let from = state.applied(log).next();
+        for op in disk.ops_from(space, log, from).take_while(|op| op.dot.seq <= tip.seq) {
+            let frame = crate::wire::FrameView {
+                seq: op.dot.seq,
+                hlc: op.hlc,
+                kind: op.kind,
+                flags: op.flags,
+                body: &op.body,
+            };
+            state.apply(log, &frame);
+        }
+    }
+}
+
+/// Folds the part of a run that follows what is folded.
+fn fold_run(state: &mut State, run: &FoldRun) {
+    let applied = state.applied(&run.log);
+    if run.first > applied.next() {
+        return;
+    }
+    let Ok(reader) = BodyReader::new(&run.body, run.first, run.op_count) else { return };
+    for frame in reader.flatten().filter(|frame| frame.seq > applied) {
+        state.apply(&run.log, &frame);
+    }
+}
+
+/// An input in few words.
+fn brief(input: &Input) -> String {
+    match input {
+        Input::Frame { peer, bytes } => {
+            let name = crate::wire::Message::decode(bytes).map_or("garbage", |message| message.name());
+            format!("{name} on {}", peer.get())
+        }
+        Input::Batches { peer, batches } => {
+            let headers = batches.iter().filter_map(|bytes| crate::crypto::BatchHeader::parse(bytes).ok());
+            let runs: Vec<String> = headers
+                .map(|header| format!("{}:{}..={}", header.log.device.short(), header.first, header.last()))
+                .collect();
+            format!("batches {} on {}", runs.join(" "), peer.get())
+        }
+        Input::Append { ops, .. } => format!("append of {}", ops.len()),
+        Input::Found { batch, .. } => format!("found {}", batch.is_some()),
+        other => format!("{other:?}"),
+    }
+}
+
+/// How often acks are written, as in the real shell.
+const ACKS_STORED_EVERY: Duration = Duration::from_secs(5);
+
+/// Ops carried over in one transaction: few, so that crashes fall between them.
+const CARRIED_PER_STEP: u64 = 6;
