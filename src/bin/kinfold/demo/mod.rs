@@ -114,7 +114,9 @@ impl Running<'_> {
         let started = Instant::now();
         self.introduce().await?;
         self.converged(written).await?;
-        phases.push(Phase::new("met and exchanged", apart, started.elapsed()));
+        if apart > 0 {
+            phases.push(Phase::new("met and exchanged", apart, started.elapsed()));
+        }
 
         self.bar.set_message("writing together");
         let together = input.together_count();

@@ -145,8 +145,11 @@ impl Report {
         }
         output.line(format!("conflicts  {}", count(self.alpha.conflicts)))?;
         if self.handovers > 0 {
+            let together: f64 = self.phases.iter().map(|phase| phase.seconds).sum();
+            let each = together * 1_000.0 / self.handovers as f64;
+            let handovers = count(self.handovers);
             output
-                .line(format!("handovers  {}, each acknowledged by the other side", count(self.handovers)))?;
+                .line(format!("handovers  {handovers}, each acknowledged by the other side: {each:.1} ms"))?;
         }
         match &self.tree {
             Some(Tree { commit, files, differing: 0 }) => {
