@@ -749,8 +749,8 @@ const JOBS_PER_TURN: usize = 4_096;
 /// Network events taken in one turn.
 const EVENTS_PER_TURN: usize = 256;
 
-/// Batch chunks taken in one turn, about 4 MiB: some 20 ms of work, one transaction.
-const CREDITS_PER_TURN: usize = 8;
+/// Batch chunks taken in one turn, about 2 MiB: some 20 ms of work, one transaction.
+const CREDITS_PER_TURN: usize = 4;
 
 /// Ops after which a fresh index snapshot is written once the network is quiet.
 const OPS_PER_SNAPSHOT: u64 = 100_000;
