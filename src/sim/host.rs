@@ -18,7 +18,7 @@ use crate::model::{
 use crate::oplog::Seen;
 use crate::roster::{Author, Role, Roster};
 use crate::sync::{
-    Authored, Effect, Engine, FoldRun, Input, Notice, PeerId, RequestError, Token, Txn, TxnId, Write,
+    Authored, Effect, Engine, FoldRun, Input, Notice, Origin, PeerId, RequestError, Token, Txn, TxnId, Write,
 };
 use crate::wire::{BodyReader, OpView};
 
@@ -102,6 +102,8 @@ pub(super) struct Life {
     txns: Vec<Txn>,
     folded: BTreeSet<SpaceId>,
     carries: VecDeque<(SpaceId, SpaceId)>,
+    /// What of this device's ops is in a space that ops are carried into.
+    carried_here: Option<(SpaceId, BTreeSet<Origin>)>,
     waiting: BTreeMap<Token, Waiting>,
     is_storage_failed: bool,
     token_last: u64,
@@ -191,6 +193,7 @@ impl Host {
             txns: Vec::new(),
             folded: BTreeSet::new(),
             carries: VecDeque::new(),
+            carried_here: None,
             waiting: BTreeMap::new(),
             is_storage_failed: false,
             token_last: 0,
@@ -503,14 +506,29 @@ impl Host {
     fn carry_over(&mut self, from: SpaceId, to: SpaceId) {
         let Some(life) = &mut self.life else { return };
         let (Some(Some(state)), Some(left)) = (life.indexes.get(&to), life.engine.carry(from)) else { return };
-        if left.next > left.last || life.is_storage_failed {
+        if left.next > left.last || life.is_storage_failed || life.engine.personal() != Some(to) {
+            life.carried_here = None;
             return;
         }
+        if life.carried_here.as_ref().is_none_or(|(space, _)| *space != to) {
+            let own = self.identity.device();
+            let logs = self.disk.logs(&to).into_iter().filter(|log| log.device == own);
+            let ops = logs.flat_map(|log| self.disk.ops_from(&to, &log, Seq::new(1)).collect::<Vec<_>>());
+            let origins = ops.filter_map(|op| {
+                Some(Origin::of(op.hlc, &OpView::decode(op.kind, op.flags, &op.body).ok()?))
+            });
+            life.carried_here = Some((to, origins.collect()));
+        }
+        let (_, carried_here) = life.carried_here.as_mut().expect("just made");
         let own_log = life.engine.space(to).map(|view| view.own_log);
         let end = left.last.min(left.next.plus(CARRIED_PER_STEP));
         let ops = self.disk.ops_from(&from, &left.log, left.next).take_while(|stored| stored.dot.seq <= end);
         let ops = ops.filter_map(|stored| {
-            let op = OpView::decode(stored.kind, stored.flags, &stored.body).ok()?.to_op(&left.log)?;
+            let view = OpView::decode(stored.kind, stored.flags, &stored.body).ok()?;
+            if !carried_here.insert(Origin::of(stored.hlc, &view)) {
+                return None;
+            }
+            let op = view.to_op(&left.log)?;
             let mut seen = seen(state, &op);
             seen.heads.retain(|head| Some(head.log) == own_log);
             Some(Authored { op, seen, stamp: Some(stored.hlc) })

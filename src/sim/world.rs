@@ -134,6 +134,7 @@ impl World {
                 match self.unsettled() {
                     None => return self.end(),
                     Some(why) if self.now - self.healed_at > self.knobs.settle_within => {
+                        self.tell_standings();
                         let seconds = self.knobs.settle_within.as_secs();
                         return Err(Violation::NotSettled { seconds, why });
                     }
@@ -584,6 +585,44 @@ impl World {
             }
         }
         None
+    }
+
+    /// Says where every device stands, for whoever reads the trace.
+    fn tell_standings(&mut self) {
+        for host in &self.hosts {
+            let Some(engine) = host.life.as_ref().map(|life| &life.engine) else { continue };
+            for space in engine.active_spaces() {
+                let Some(view) = engine.space(space) else { continue };
+                let tips = |frontier: &crate::model::Frontier| -> Vec<String> {
+                    let tips = frontier.iter();
+                    tips.map(|(log, tip)| format!("{}:{}", log.device.short(), tip.seq)).collect()
+                };
+                let members: Vec<String> = view.roster.members().map(|member| member.device.short()).collect();
+                self.trace.push_back(format!(
+                    "{} {} in {space:?}: holds {} members {}",
+                    host.index,
+                    host.device().short(),
+                    tips(view.frontier).join(" "),
+                    members.join(" ")
+                ));
+                for device in view.roster.members().map(|member| member.device) {
+                    if let Some(ack) = engine.ack_of(space, &device) {
+                        let line = format!("    ack of {}: {}", device.short(), tips(ack.frontier).join(" "));
+                        self.trace.push_back(line);
+                    }
+                }
+                for peer in engine.peers() {
+                    let line = format!(
+                        "    {} is {}, greeted {}, settled {}",
+                        peer.peer.get(),
+                        peer.device.short(),
+                        peer.is_greeted,
+                        peer.is_settled
+                    );
+                    self.trace.push_back(line);
+                }
+            }
+        }
     }
 
     /// The last checks, once everything has settled.

@@ -94,6 +94,9 @@ impl Engine {
     fn seal_to_txn(&mut self, space: SpaceId) -> Vec<SealedTip> {
         let mut entropy = self.entropy_source();
         let Some(state) = self.spaces.get_mut(&space) else { return Vec::new() };
+        if state.author.drafts().is_empty() {
+            return Vec::new();
+        }
         let Some(key) = state.sealing_key().cloned() else { return Vec::new() };
         let (log, tag, generation) = (state.author.log(), state.tag, state.roster.generation());
         let mut before = state.author.tip().seq;

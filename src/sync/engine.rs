@@ -244,7 +244,7 @@ impl Engine {
                     self.notice(Notice::Key { space, key });
                     self.emit(Effect::CatchUp { space });
                 }
-                Then::Adopted { from, to } => self.adopted(now, from, to),
+                Then::Adopted { from, to, before: _ } => self.adopted(now, from, to),
                 Then::NewLog { space, log, .. } => self.new_log_begun(space, log),
             }
         }
@@ -292,8 +292,8 @@ impl Engine {
                     }
                     is_peer_data_lost = true;
                 }
-                Then::Adopted { from, to } => {
-                    self.stay(from, to);
+                Then::Adopted { from, to, before } => {
+                    self.stay(from, to, before);
                     is_peer_data_lost = true;
                 }
                 Then::NewLog { space, log: _, old } => {

@@ -200,7 +200,7 @@ impl Engine {
         for hello in &heard {
             if self.shared_space(peer, &hello.scope) == Some(hello.space) {
                 self.open_session(now, peer, hello);
-            } else if hello.kind == Scope::Personal && !self.spaces.contains_key(&hello.space) {
+            } else if hello.kind == Scope::Personal && !self.takes_part(hello.space) {
                 self.weigh_space(peer, hello);
             }
         }

@@ -138,7 +138,7 @@ pub(super) enum Then {
     /// A key was stored.
     Key { space: SpaceId, key: EpochKey },
     /// Another space took the place of the own one.
-    Adopted { from: SpaceId, to: SpaceId },
+    Adopted { from: SpaceId, to: SpaceId, before: Option<(Roster, Seq)> },
     /// The own log was begun anew.
     NewLog { space: SpaceId, log: LogId, old: Author },
 }
