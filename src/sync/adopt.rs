@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::effect::{Effect, Notice, PeerId, Refusal};
+use super::effect::{Effect, Notice, PeerId};
 use super::engine::Engine;
 use super::space::{Candidate, SpaceState, Then};
 use super::txn::Write;
@@ -55,16 +55,15 @@ impl Engine {
         if self.takes_part(space) {
             return;
         }
-        let Ok(roster) = Roster::load(space, records) else {
-            return self.close(peer, Refusal::WrongSpace);
-        };
+        // What does not make a roster was meant for this device as a member, before it left.
+        let Ok(roster) = Roster::load(space, records) else { return };
         let holds_keys = roster.role_of(&own).is_some_and(Role::holds_keys);
         if *roster.scope() != kind
             || kind != Scope::Personal
             || !holds_keys
             || roster.role_of(&device).is_none()
         {
-            return self.close(peer, Refusal::WrongSpace);
+            return;
         }
         let key_id = roster.genesis_key_id();
         self.candidates.insert(space, Candidate { roster, scope: kind });
@@ -140,7 +139,7 @@ impl Engine {
         }
         state.keys.insert(key.id(), key.clone());
         self.tags.insert(state.tag, id);
-        self.name_again(now, old, &mut state, key);
+        self.name_again(now, &mut state, key);
         let Some(left) = self.spaces.get_mut(&old) else { return };
         left.is_active = false;
         let left = space_write(left);
@@ -156,16 +155,15 @@ impl Engine {
         self.then(Then::Adopted { from: old, to: id, before });
     }
 
-    /// Names the devices that this device had named in the space it leaves also in the one it
-    /// joins: nobody there may know them.
-    fn name_again(&mut self, now: &Now, old: SpaceId, state: &mut SpaceState, key: &EpochKey) {
+    /// Names the devices that this device has ever named also in the space it joins: nobody there
+    /// may know them.
+    fn name_again(&mut self, now: &Now, state: &mut SpaceState, key: &EpochKey) {
         let own = self.identity.device();
-        let Some(left) = self.spaces.get(&old) else { return };
-        let named: Vec<_> = left
-            .roster
-            .members()
-            .filter(|member| member.added_by == own && member.device != own)
-            .map(|member| {
+        let personal = self.spaces.values().filter(|space| space.scope == Scope::Personal);
+        let named: Vec<_> = personal
+            .flat_map(|left| left.roster.members().map(move |member| (left, member)))
+            .filter(|(_, member)| member.added_by == own && member.device != own)
+            .map(|(left, member)| {
                 let name = left.roster.name_of(&member.device, |key| left.keys.get(key).cloned());
                 (member.device, member.role, name)
             })

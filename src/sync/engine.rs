@@ -141,6 +141,7 @@ impl Engine {
             Input::Seal { space } => self.seal_drafts(space),
             Input::Tick => self.tick(now),
         }
+        self.greet_apart(now);
         self.finish_step()
     }
 

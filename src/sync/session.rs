@@ -121,11 +121,7 @@ impl Engine {
                 scope: space.tag,
                 space: space.id,
                 kind: space.scope.clone(),
-                standing: Standing {
-                    proven_count: space.proven_count(own),
-                    member_count: u32::try_from(space.roster.member_count()).unwrap_or(u32::MAX),
-                    founded: space.roster.founded(),
-                },
+                standing: space.standing(own),
                 roster_digest: space.roster.digest(),
                 frontier_digest: space.durable.digest(),
                 echo: space
@@ -219,6 +215,8 @@ impl Engine {
         let Some(state) = self.peers.get_mut(&peer) else { return };
         let session = state.spaces.entry(hello.space).or_default();
         session.gaps.clear();
+        // The peer may have been away from the space and have forgotten what it was told.
+        session.acks_sent.clear();
         session.is_roster_awaited = !is_roster_equal;
         session.told = None;
         if is_frontier_equal {
@@ -301,6 +299,26 @@ impl Engine {
             }
         }
         self.acknowledge(now, space);
+    }
+
+    /// Greets peers again that are in another personal space, once there is more to say for the own
+    /// one: which of the two gives way is weighed by what was said last.
+    pub(super) fn greet_apart(&mut self, now: &Now) {
+        let Some(personal) = self.personal() else { return };
+        let is_apart = |peer: &Peer| {
+            peer.is_greeted && peer.said.contains_key(&personal) && !peer.hello.contains_key(&personal)
+        };
+        let apart: Vec<PeerId> =
+            self.peers.iter().filter(|(_, peer)| is_apart(peer)).map(|(id, _)| *id).collect();
+        if apart.is_empty() {
+            return;
+        }
+        let Some(standing) = self.spaces.get(&personal).map(|space| space.standing(self.device())) else { return };
+        for peer in apart {
+            if self.peers.get(&peer).is_some_and(|peer| peer.said.get(&personal) != Some(&standing)) {
+                self.greet(now, peer);
+            }
+        }
     }
 
     /// Opens the session of a space from what the peer said of it before this device took part.

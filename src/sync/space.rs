@@ -8,7 +8,7 @@ use crate::crypto::EpochKey;
 use crate::model::{DeviceId, Frontier, KeyId, LogId, RecordHash, Root, Scope, ScopeTag, Seq, SpaceId, Tip};
 use crate::oplog::{Author, ForkProof, LogChain};
 use crate::roster::Roster;
-use crate::wire::Ack;
+use crate::wire::{Ack, Standing};
 
 /// A space: its roster, its keys, the ends of its logs, what others acknowledged.
 pub(super) struct SpaceState {
@@ -104,8 +104,17 @@ impl SpaceState {
         self.durable.op_count().saturating_add(self.roster.generation())
     }
 
+    /// What is said for this space where two are weighed against each other.
+    pub fn standing(&self, own: DeviceId) -> Standing {
+        Standing {
+            proven_count: self.proven_count(own),
+            member_count: u32::try_from(self.roster.member_count()).unwrap_or(u32::MAX),
+            founded: self.roster.founded(),
+        }
+    }
+
     /// Devices that have written or acknowledged something here, this one included.
-    pub fn proven_count(&self, own: DeviceId) -> u32 {
+    fn proven_count(&self, own: DeviceId) -> u32 {
         let mut devices: BTreeSet<DeviceId> = self.durable.iter().map(|(log, _)| log.device).collect();
         devices.extend(self.acks.keys());
         devices.insert(own);
