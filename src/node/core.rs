@@ -54,7 +54,7 @@ pub(super) enum Job {
 enum Waiting {
     Append(Vec<(usize, oneshot::Sender<Result<Vec<Appended>, NodeError>>)>),
     Unit(oneshot::Sender<Result<(), NodeError>>),
-    Internal,
+    Carry(SpaceId, SpaceId),
 }
 
 /// The indexes, shared with readers.
@@ -347,9 +347,6 @@ impl Core {
             txns.push(Txn { id: TxnId::new(0), writes: self.engine.unstored_acks() });
         }
         let outcome = self.store.commit(&txns);
-        if self.storage_failed.is_some() && outcome.is_ok() {
-            self.carries.extend(self.engine.to_carry_over());
-        }
         self.storage_failed = outcome.as_ref().err().map(|error| chain_of(error));
         if let Some(why) = &self.storage_failed {
             error!(%why, "the store refused a write");
@@ -415,8 +412,8 @@ impl Core {
                     link.close(code, &why_text);
                 }
             }
-            Effect::Appended { token, placed } => {
-                if let Some(Waiting::Append(replies)) = self.waiting.remove(&token) {
+            Effect::Appended { token, placed } => match self.waiting.remove(&token) {
+                Some(Waiting::Append(replies)) => {
                     let mut placed = placed.into_iter();
                     for (count, reply) in replies {
                         let own = placed.by_ref().take(count);
@@ -425,13 +422,16 @@ impl Core {
                         let _ = reply.send(Ok(own));
                     }
                 }
-            }
+                Some(Waiting::Carry(from, to)) => self.carries.push_back((from, to)),
+                Some(Waiting::Unit(_)) | None => {}
+            },
             Effect::Failed { token, why } => match self.waiting.remove(&token) {
                 Some(Waiting::Append(replies)) => replies.into_iter().for_each(|(_, reply)| {
                     let _ = reply.send(Err(why.clone().into()));
                 }),
                 Some(Waiting::Unit(reply)) => drop(reply.send(Err(why.into()))),
-                Some(Waiting::Internal) | None => {}
+                Some(Waiting::Carry(..)) => self.carried_here = None,
+                None => {}
             },
             Effect::Done { token } => {
                 if let Some(Waiting::Unit(reply)) = self.waiting.remove(&token) {
@@ -571,7 +571,7 @@ impl Core {
     fn carry_over(&mut self, from: SpaceId, to: SpaceId) {
         let (Some(index), Some(left)) = (self.index(&to), self.engine.carry(from)) else { return };
         let is_current = self.engine.personal() == Some(to);
-        if left.next > left.last || !is_current || !index.is_ready() || self.storage_failed.is_some() {
+        if left.next > left.last || !is_current || !index.is_ready() {
             self.carried_here = None;
             return;
         }
@@ -602,9 +602,8 @@ impl Core {
         }
         self.carried_here = Some((to, carried_here));
         let also = self.engine.carried(from, end).into_iter().collect();
-        let token = self.token(Waiting::Internal);
+        let token = self.token(Waiting::Carry(from, to));
         self.inputs.push_back(Input::Append { space: to, ops, token, also });
-        self.carries.push_back((from, to));
     }
 
     /// This device's ops in a space, so that none is carried into it twice.

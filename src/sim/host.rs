@@ -105,7 +105,6 @@ pub(super) struct Life {
     /// What of this device's ops is in a space that ops are carried into.
     carried_here: Option<(SpaceId, BTreeSet<Origin>)>,
     waiting: BTreeMap<Token, Waiting>,
-    is_storage_failed: bool,
     token_last: u64,
     acks_stored: Duration,
 }
@@ -114,7 +113,7 @@ enum Waiting {
     Append(SpaceId, Vec<Option<u64>>),
     Name(DeviceId),
     Round,
-    Carry,
+    Carry(SpaceId, SpaceId),
 }
 
 impl Host {
@@ -195,7 +194,6 @@ impl Host {
             carries: VecDeque::new(),
             carried_here: None,
             waiting: BTreeMap::new(),
-            is_storage_failed: false,
             token_last: 0,
             acks_stored: env.now,
         });
@@ -264,12 +262,6 @@ impl Host {
         if !is_failed {
             self.store(&txns, env)?;
         }
-        if let Some(life) = &mut self.life {
-            if life.is_storage_failed && !is_failed {
-                life.carries.extend(life.engine.to_carry_over());
-            }
-            life.is_storage_failed = is_failed;
-        }
         for txn in &txns {
             let input =
                 if is_failed { Input::PersistFailed(txn.id) } else { Input::Persisted(txn.id) };
@@ -281,16 +273,16 @@ impl Host {
     /// The index of a space has been built beside.
     pub fn loaded(&mut self, space: SpaceId, env: &mut Env<'_>) -> Result<(), Violation> {
         let Some(life) = &mut self.life else { return Ok(()) };
-        if life.committing.is_some() {
-            // The loop is at its commit; the job waits in its queue.
-            life.inbox.push_back(Input::Tick);
-        }
         life.indexes.insert(space, Some(State::new(space)));
         self.catch_up(space);
         if let Some(life) = &mut self.life {
             life.carries.extend(life.engine.to_carry_over());
         }
-        if self.life.as_ref().is_some_and(|life| life.committing.is_none()) { self.settle(env) } else { Ok(()) }
+        self.settle(env)
+    }
+
+    pub fn is_committing(&self) -> bool {
+        self.life.as_ref().is_some_and(|life| life.committing.is_some())
     }
 
     pub fn spaces_to_load(&self) -> Vec<SpaceId> {
@@ -394,11 +386,15 @@ impl Host {
                 env.out.push(Out::Close(peer));
             }
             Effect::Appended { token, placed } => {
-                if let Some(Waiting::Append(space, markers)) = life.waiting.remove(&token) {
-                    let answers = markers.into_iter().zip(placed);
-                    env.checks.answers.extend(
-                        answers.map(|(marker, placed)| Answer { device: index, space, placed, marker }),
-                    );
+                match life.waiting.remove(&token) {
+                    Some(Waiting::Append(space, markers)) => {
+                        let answers = markers.into_iter().zip(placed);
+                        env.checks.answers.extend(
+                            answers.map(|(marker, placed)| Answer { device: index, space, placed, marker }),
+                        );
+                    }
+                    Some(Waiting::Carry(from, to)) => life.carries.push_back((from, to)),
+                    Some(Waiting::Name(_) | Waiting::Round) | None => {}
                 }
             }
             Effect::Failed { token, why } => {
@@ -413,7 +409,8 @@ impl Host {
                             self.to_name.remove(&device);
                         }
                     }
-                    Some(Waiting::Round | Waiting::Carry) | None => {}
+                    Some(Waiting::Carry(..)) => life.carried_here = None,
+                    Some(Waiting::Round) | None => {}
                 }
             }
             Effect::Done { token } => {
@@ -506,7 +503,7 @@ impl Host {
     fn carry_over(&mut self, from: SpaceId, to: SpaceId) {
         let Some(life) = &mut self.life else { return };
         let (Some(Some(state)), Some(left)) = (life.indexes.get(&to), life.engine.carry(from)) else { return };
-        if left.next > left.last || life.is_storage_failed || life.engine.personal() != Some(to) {
+        if left.next > left.last || life.engine.personal() != Some(to) {
             life.carried_here = None;
             return;
         }
@@ -537,9 +534,8 @@ impl Host {
         let also = life.engine.carried(from, end).into_iter().collect();
         life.token_last += 1;
         let token = Token(life.token_last);
-        life.waiting.insert(token, Waiting::Carry);
+        life.waiting.insert(token, Waiting::Carry(from, to));
         life.inputs.push_back(Input::Append { space: to, ops, token, also });
-        life.carries.push_back((from, to));
     }
 
     /// The fold of a space, once it is there.
@@ -567,7 +563,7 @@ impl Life {
 
     /// Requests that wait for an answer.
     pub fn waiting_count(&self) -> usize {
-        self.requests.len() + self.waiting.values().filter(|waiting| !matches!(waiting, Waiting::Carry)).count()
+        self.requests.len() + self.waiting.values().filter(|waiting| !matches!(waiting, Waiting::Carry(..))).count()
     }
 
     /// Whether nothing is left to do before the next thing happens.

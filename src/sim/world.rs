@@ -161,6 +161,11 @@ impl World {
                 Ok(())
             }
             Event::Committed { host, life } => self.with_host(host, Some(life), Host::committed),
+            // The loop is at its commit; the job waits in its queue.
+            Event::Loaded { host, life, space } if self.hosts[host].is_committing() => {
+                self.soon(1, 1, Event::Loaded { host, life, space });
+                Ok(())
+            }
             Event::Loaded { host, life, space } => {
                 self.with_host(host, Some(life), |host, env| host.loaded(space, env))
             }

@@ -20,8 +20,19 @@ use crate::roster::{Author as RosterAuthor, NewDevice, Role, Roster};
 use crate::wire::{Message, SpaceHello, Standing};
 
 impl Engine {
+    /// Weighs every personal space a peer has announced that this device does not take part in.
+    pub(super) fn weigh_spaces(&mut self, peer: PeerId) {
+        let Some(connection) = self.peers.get(&peer) else { return };
+        let announced: Vec<SpaceHello> = connection.hello.values().cloned().collect();
+        for hello in announced {
+            if hello.kind == Scope::Personal && !self.takes_part(hello.space) {
+                self.weigh_space(peer, &hello);
+            }
+        }
+    }
+
     /// Compares a peer's personal space with the own one and asks for it if it takes precedence.
-    pub(super) fn weigh_space(&mut self, peer: PeerId, theirs: &SpaceHello) {
+    fn weigh_space(&mut self, peer: PeerId, theirs: &SpaceHello) {
         let Some(own) = self.personal() else { return };
         // What this device said on this connection counts, so that both sides compare the same.
         let Some(ours) = self.peers.get(&peer).and_then(|peer| peer.said.get(&own)).copied() else { return };
@@ -126,10 +137,13 @@ impl Engine {
             acks: BTreeMap::new(),
             ack_number: 0,
             proofs: BTreeMap::new(),
-            seal_again_at: None,
+            proven_floor: 0,
+            store_again_at: None,
             skewed_count: 0,
             parked_count: 0,
         });
+        let said = self.peers.values().filter_map(|peer| peer.hello.get(&id));
+        state.proven_floor = said.map(|hello| hello.standing.proven_count).max().unwrap_or(0);
         // Whatever was carried out of it is carried again should it be left again; what is there
         // already by then is recognised.
         (state.is_active, state.carried) = (true, Seq::ZERO);
@@ -214,6 +228,7 @@ impl Engine {
             }
             self.greet(now, peer);
             self.reopen(now, peer, to);
+            self.weigh_spaces(peer);
         }
     }
 

@@ -266,7 +266,8 @@ pub enum Effect {
         /// Who waits.
         token: Token,
     },
-    /// Carry the own log of a space this device has left into the one that took its place.
+    /// Carry the own log of a space this device has left into the one that took its place, as
+    /// appends one after the other; where one fails, stop: this comes again.
     CarryOver {
         /// The space that was left.
         from: SpaceId,
@@ -446,6 +447,6 @@ pub enum DeadlineReason {
     Forward,
     /// Acks are due to be passed on.
     AckGossip,
-    /// Drafts are due to be sealed that the store refused to take sealed.
-    SealAgain,
+    /// What the store refused is due to be tried again: sealing drafts, carrying ops over.
+    StoreAgain,
 }

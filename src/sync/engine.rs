@@ -147,8 +147,8 @@ impl Engine {
 
     /// The next moment the engine wants an [`Input::Tick`].
     pub fn deadline(&self) -> Option<Deadline> {
-        let seal = self.spaces.values().filter_map(|space| space.seal_again_at);
-        let seal = seal.map(|at| Deadline { at, why: DeadlineReason::SealAgain });
+        let seal = self.spaces.values().filter_map(|space| space.store_again_at);
+        let seal = seal.map(|at| Deadline { at, why: DeadlineReason::StoreAgain });
         self.peers.values().filter_map(Peer::deadline).chain(seal).min_by_key(|deadline| deadline.at)
     }
 
@@ -267,7 +267,7 @@ impl Engine {
                     if let Some(space) = self.spaces.get_mut(&appended.space) {
                         let tip = space.durable.tip(&space.author.log());
                         space.author.retract(appended.first, tip);
-                        space.seal_again_at = Some(now.uptime + SEAL_AGAIN_AFTER);
+                        space.store_again_at = Some(now.uptime + STORE_AGAIN_AFTER);
                     }
                     self.emit(Effect::Failed { token: appended.token, why: RequestError::Storage });
                 }
@@ -280,7 +280,7 @@ impl Engine {
                         let tip = space.durable.tip(&space.author.log());
                         let next = space.author.next_seq();
                         space.author.retract(next, tip);
-                        space.seal_again_at = Some(now.uptime + SEAL_AGAIN_AFTER);
+                        space.store_again_at = Some(now.uptime + STORE_AGAIN_AFTER);
                     }
                 }
                 Then::Records { space, records } => {
@@ -369,7 +369,8 @@ fn load_space(loaded: LoadedSpace) -> Result<SpaceState, EngineError> {
         acks,
         ack_number,
         proofs,
-        seal_again_at: None,
+        proven_floor: 0,
+        store_again_at: None,
         skewed_count: 0,
         parked_count: 0,
     })
@@ -378,8 +379,8 @@ fn load_space(loaded: LoadedSpace) -> Result<SpaceState, EngineError> {
 /// The protocol version of the Hello.
 pub(super) const PROTOCOL_VERSION: u16 = 1;
 
-/// How long drafts wait that could not be sealed because the store refused.
-pub(super) const SEAL_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How long the store is left alone after it has refused own ops.
+pub(super) const STORE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// How long acks of others are collected before they are passed on.
 pub(super) const ACK_GOSSIP_DELAY: Duration = Duration::from_millis(250);

@@ -10,7 +10,7 @@ use super::engine::{Engine, PROTOCOL_VERSION, START};
 use super::space::{HeldAck, SealedTip, Then};
 use super::txn::Write;
 use crate::model::limits::FORWARD_DELAY;
-use crate::model::{DeviceId, Frontier, LogId, Now, RecordHash, Scope, ScopeTag, Seq, SpaceId, Tip, TipHash};
+use crate::model::{DeviceId, Frontier, LogId, Now, RecordHash, ScopeTag, Seq, SpaceId, Tip, TipHash};
 use crate::roster::Admit;
 use crate::wire::{Hello, Message, SpaceHello, Standing};
 
@@ -196,10 +196,9 @@ impl Engine {
         for hello in &heard {
             if self.shared_space(peer, &hello.scope) == Some(hello.space) {
                 self.open_session(now, peer, hello);
-            } else if hello.kind == Scope::Personal && !self.takes_part(hello.space) {
-                self.weigh_space(peer, hello);
             }
         }
+        self.weigh_spaces(peer);
     }
 
     /// Begins (or begins again) the exchange about one shared space: rosters first, then frontiers.
@@ -207,7 +206,8 @@ impl Engine {
         self.doubt_own_logs(hello);
         // The peer may not have been a member when this device greeted it.
         self.seal_drafts(hello.space);
-        let Some(space) = self.spaces.get(&hello.space) else { return };
+        let Some(space) = self.spaces.get_mut(&hello.space) else { return };
+        space.proven_floor = space.proven_floor.max(hello.standing.proven_count);
         let is_roster_equal = space.roster.digest() == hello.roster_digest;
         let is_frontier_equal = space.durable.digest() == hello.frontier_digest;
         let durable = space.durable.clone();
@@ -500,8 +500,14 @@ impl Engine {
     pub(super) fn tick(&mut self, now: &Now) {
         for space in self.spaces.keys().copied().collect::<Vec<_>>() {
             let Some(state) = self.spaces.get_mut(&space) else { continue };
-            if state.seal_again_at.take_if(|at| *at <= now.uptime).is_some() && self.is_awaited(space) {
+            if state.store_again_at.take_if(|at| *at <= now.uptime).is_none() {
+                continue;
+            }
+            if self.is_awaited(space) {
                 self.seal_drafts(space);
+            }
+            for (from, to) in self.to_carry_over() {
+                self.emit(Effect::CarryOver { from, to });
             }
         }
         for peer in self.peers.keys().copied().collect::<Vec<_>>() {

@@ -28,8 +28,11 @@ pub(super) struct SpaceState {
     pub acks: BTreeMap<DeviceId, HeldAck>,
     pub ack_number: u64,
     pub proofs: BTreeMap<LogId, ForkProof>,
-    /// When to seal again what the store refused.
-    pub seal_again_at: Option<Duration>,
+    /// The greatest count of proven devices a peer has said for this space: more than this device
+    /// knows of where it has only just joined.
+    pub proven_floor: u32,
+    /// When to try again what the store refused.
+    pub store_again_at: Option<Duration>,
     pub skewed_count: u64,
     pub parked_count: u64,
 }
@@ -106,9 +109,10 @@ impl SpaceState {
 
     /// What is said for this space where two are weighed against each other.
     pub fn standing(&self, own: DeviceId) -> Standing {
+        let member_count = u32::try_from(self.roster.member_count()).unwrap_or(u32::MAX);
         Standing {
-            proven_count: self.proven_count(own),
-            member_count: u32::try_from(self.roster.member_count()).unwrap_or(u32::MAX),
+            proven_count: self.proven_count(own).max(self.proven_floor).min(member_count),
+            member_count,
             founded: self.roster.founded(),
         }
     }
