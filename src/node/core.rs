@@ -351,11 +351,10 @@ impl Core {
         if let Some(why) = &self.storage_failed {
             error!(%why, "the store refused a write");
         }
-        for txn in &txns {
-            self.step(match outcome {
-                Ok(()) => Input::Persisted(txn.id),
-                Err(_) => Input::PersistFailed(txn.id),
-            });
+        if outcome.is_ok() {
+            txns.iter().for_each(|txn| self.step(Input::Persisted(txn.id)));
+        } else {
+            txns.iter().rev().for_each(|txn| self.step(Input::PersistFailed(txn.id)));
         }
     }
 

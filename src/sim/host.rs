@@ -262,10 +262,10 @@ impl Host {
         if !is_failed {
             self.store(&txns, env)?;
         }
-        for txn in &txns {
-            let input =
-                if is_failed { Input::PersistFailed(txn.id) } else { Input::Persisted(txn.id) };
-            self.step(input, env)?;
+        if is_failed {
+            txns.iter().rev().try_for_each(|txn| self.step(Input::PersistFailed(txn.id), env))?;
+        } else {
+            txns.iter().try_for_each(|txn| self.step(Input::Persisted(txn.id), env))?;
         }
         self.settle(env)
     }
@@ -433,9 +433,16 @@ impl Host {
                 (env.trace)(format!("{device} > leaves {from:?} for {to:?}"));
                 life.indexes.insert(to, Some(State::new(to)));
             }
-            Notice::Fork { .. } | Notice::NewIncarnation { .. } => return Err(Violation::ForkSeen { device }),
+            Notice::Fork { .. } | Notice::NewIncarnation { .. } if !env.is_hostile => {
+                return Err(Violation::ForkSeen { device });
+            }
             Notice::LogBlocked { .. } if !env.is_hostile => return Err(Violation::LogBlocked { device }),
-            Notice::Ack { .. } | Notice::PeerUp { .. } | Notice::PeerDown { .. } | Notice::LogBlocked { .. } => {}
+            Notice::Ack { .. }
+            | Notice::PeerUp { .. }
+            | Notice::PeerDown { .. }
+            | Notice::LogBlocked { .. }
+            | Notice::Fork { .. }
+            | Notice::NewIncarnation { .. } => {}
         }
         Ok(())
     }

@@ -541,6 +541,11 @@ impl World {
             self.hosts[host].commit_fails = 0;
             self.boot(host)?;
         }
+        if self.knobs.hostile_permille > 0 {
+            // A liar's connection may be stuck for ever; its next one is honest.
+            let all: Vec<u64> = self.network.conns.keys().copied().collect();
+            all.into_iter().for_each(|conn| self.close(conn, None));
+        }
         for conn in self.network.conns.values_mut() {
             conn.delay_ms = (0, 40);
         }

@@ -124,7 +124,9 @@ impl Engine {
     pub(super) fn sealed(&mut self, now: &Now, space: SpaceId, tips: Vec<SealedTip>) {
         let Some(last) = tips.last() else { return };
         let Some(state) = self.spaces.get_mut(&space) else { return };
-        state.author.settle(last.tip.seq);
+        if last.log == state.author.log() {
+            state.author.settle(last.tip.seq);
+        }
         assert!(last.tip.seq > state.durable.tip(&last.log).seq, "a frontier never retreats");
         state.durable.set(last.log, last.tip);
         self.offer(space, &tips);

@@ -131,7 +131,8 @@ pub enum Input {
     },
     /// A transaction is durable.
     Persisted(TxnId),
-    /// A transaction failed; nothing of it is durable.
+    /// A transaction failed; nothing of it is durable. Of several that failed together the last
+    /// one comes first: each is taken back to what the one before it left.
     PersistFailed(TxnId),
     /// Everything emitted as [`Effect::Fold`] so far is folded.
     Folded {

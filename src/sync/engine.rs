@@ -335,7 +335,7 @@ fn load_space(loaded: LoadedSpace) -> Result<SpaceState, EngineError> {
     let roster = Roster::load(id, loaded.records.into_iter().map(|(_, bytes)| bytes))
         .map_err(|source| EngineError::Roster { space: id, source })?;
     let mut author = Author::new(loaded.own_log, loaded.frontier.tip(&loaded.own_log));
-    for group in loaded.drafts {
+    for group in loaded.drafts.into_iter().filter(|group| group.log == loaded.own_log) {
         author
             .restore(group.first, group.op_count, &group.body)
             .map_err(|source| EngineError::Drafts { space: id, source })?;
