@@ -237,11 +237,12 @@ impl Disk {
         // Drafts of a log that is written no more were moved to the one that took its place.
         let is_own = self.spaces.get(space).is_some_and(|row| row.own_log == *log);
         let drafts = held.filter(|_| is_own).map_or(&[][..], |log| &log.drafts);
-        let sealed = batches.iter().filter(move |batch| batch.header().last() >= from).map_while(move |batch| {
-            let header = batch.header();
-            let body = opener.open(keys?.get(&header.key_id)?, batch).ok()?;
-            Some((header.first, header.op_count, body))
-        });
+        let sealed =
+            batches.iter().filter(move |batch| batch.header().last() >= from).map_while(move |batch| {
+                let header = batch.header();
+                let body = opener.open(keys?.get(&header.key_id)?, batch).ok()?;
+                Some((header.first, header.op_count, body))
+            });
         let drafts = drafts.iter().filter(move |group| group.last() >= from);
         let bodies = sealed.chain(drafts.map(|group| (group.first, group.op_count, group.body.clone())));
         let log = *log;
@@ -273,9 +274,7 @@ impl DiskSpace {
 
 impl DiskLog {
     fn tip(&self) -> Tip {
-        self.batches
-            .last()
-            .map_or(Tip::NONE, |batch| Tip { seq: batch.header().last(), hash: batch.link() })
+        self.batches.last().map_or(Tip::NONE, |batch| Tip { seq: batch.header().last(), hash: batch.link() })
     }
 
     fn end(&self) -> Seq {

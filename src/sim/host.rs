@@ -13,7 +13,8 @@ use super::rng::Rng;
 use crate::crypto::{EpochKey, Identity};
 use crate::fold::State;
 use crate::model::{
-    Blame, DeviceId, Frontier, Hlc, Incarnation, LogId, Now, Op, RecordHash, Scope, Seq, SpaceId, TipHash, Wall,
+    Blame, DeviceId, Frontier, Hlc, Incarnation, LogId, Now, Op, RecordHash, Scope, Seq, SpaceId, TipHash,
+    Wall,
 };
 use crate::oplog::Seen;
 use crate::roster::{Author, Role, Roster};
@@ -385,18 +386,19 @@ impl Host {
                 }
                 env.out.push(Out::Close(peer));
             }
-            Effect::Appended { token, placed } => {
-                match life.waiting.remove(&token) {
-                    Some(Waiting::Append(space, markers)) => {
-                        let answers = markers.into_iter().zip(placed);
-                        env.checks.answers.extend(
-                            answers.map(|(marker, placed)| Answer { device: index, space, placed, marker }),
-                        );
-                    }
-                    Some(Waiting::Carry(from, to)) => life.carries.push_back((from, to)),
-                    Some(Waiting::Name(_) | Waiting::Round) | None => {}
+            Effect::Appended { token, placed } => match life.waiting.remove(&token) {
+                Some(Waiting::Append(space, markers)) => {
+                    let answers = markers.into_iter().zip(placed);
+                    env.checks.answers.extend(answers.map(|(marker, placed)| Answer {
+                        device: index,
+                        space,
+                        placed,
+                        marker,
+                    }));
                 }
-            }
+                Some(Waiting::Carry(from, to)) => life.carries.push_back((from, to)),
+                Some(Waiting::Name(_) | Waiting::Round) | None => {}
+            },
             Effect::Failed { token, why } => {
                 (env.trace)(format!("{index} > refuses a request: {why}"));
                 match life.waiting.remove(&token) {
@@ -509,7 +511,9 @@ impl Host {
 
     fn carry_over(&mut self, from: SpaceId, to: SpaceId) {
         let Some(life) = &mut self.life else { return };
-        let (Some(Some(state)), Some(left)) = (life.indexes.get(&to), life.engine.carry(from)) else { return };
+        let (Some(Some(state)), Some(left)) = (life.indexes.get(&to), life.engine.carry(from)) else {
+            return;
+        };
         if left.next > left.last || life.engine.personal() != Some(to) {
             life.carried_here = None;
             return;
@@ -570,7 +574,8 @@ impl Life {
 
     /// Requests that wait for an answer.
     pub fn waiting_count(&self) -> usize {
-        self.requests.len() + self.waiting.values().filter(|waiting| !matches!(waiting, Waiting::Carry(..))).count()
+        self.requests.len()
+            + self.waiting.values().filter(|waiting| !matches!(waiting, Waiting::Carry(..))).count()
     }
 
     /// Whether nothing is left to do before the next thing happens.

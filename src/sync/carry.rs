@@ -34,15 +34,24 @@ impl Origin {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{DeviceId, Dot, Incarnation, LogId, Op, Payload, Seq};
+    use crate::wire::op::encode_op;
+
+    fn origin(hlc: u64, payload: &str, preds: Vec<Dot>) -> Origin {
+        let payload = Payload::parse(payload).unwrap();
+        let put = Op::Put { surface: "declagent".parse().unwrap(), key: "k".into(), preds, payload };
+        let body = encode_op(&put, &LOG);
+        Origin::of(Hlc::new(hlc), &OpView::decode(put.kind().number(), 0, &body).unwrap())
+    }
 
     #[test]
     fn stamp_and_content_make_the_origin_and_predecessors_do_not() {
-        let put = |payload, preds| OpView::Put { surface: "declagent", key: "k", preds, payload };
-        let pred = crate::wire::Pred { log: None, seq: 1 };
-        let origin = Origin::of(Hlc::new(1), &put("1", Vec::new()));
+        let first = origin(1, "1", Vec::new());
 
-        assert_eq!(origin, Origin::of(Hlc::new(1), &put("1", vec![pred])));
-        assert_ne!(origin, Origin::of(Hlc::new(2), &put("1", Vec::new())));
-        assert_ne!(origin, Origin::of(Hlc::new(1), &put("2", Vec::new())));
+        assert_eq!(first, origin(1, "1", vec![Dot { log: LOG, seq: Seq::new(4) }]));
+        assert_ne!(first, origin(2, "1", Vec::new()));
+        assert_ne!(first, origin(1, "2", Vec::new()));
     }
+
+    const LOG: LogId = LogId { device: DeviceId::from_bytes([1; 32]), incarnation: Incarnation::new(1) };
 }

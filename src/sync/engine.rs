@@ -235,7 +235,10 @@ impl Engine {
             match then {
                 Then::Ingested(ingested) => self.ingested(now, ingested),
                 Then::Appended(appended) => self.appended(now, appended),
-                Then::Sealed { space, tips } => self.sealed(now, space, tips),
+                Then::Sealed { space, tips, runs } => {
+                    self.emit(Effect::Fold { space, runs });
+                    self.sealed(now, space, tips);
+                }
                 Then::Records { space, .. } => self.records_stored(now, space),
                 Then::Added { space, token, .. } => {
                     self.records_stored(now, space);

@@ -313,7 +313,9 @@ impl Engine {
         if apart.is_empty() {
             return;
         }
-        let Some(standing) = self.spaces.get(&personal).map(|space| space.standing(self.device())) else { return };
+        let Some(standing) = self.spaces.get(&personal).map(|space| space.standing(self.device())) else {
+            return;
+        };
         for peer in apart {
             if self.peers.get(&peer).is_some_and(|peer| peer.said.get(&personal) != Some(&standing)) {
                 self.greet(now, peer);

@@ -143,7 +143,7 @@ pub(super) enum Then {
     /// Own ops were stored, as drafts or sealed.
     Appended(Appended),
     /// Drafts were sealed.
-    Sealed { space: SpaceId, tips: Vec<SealedTip> },
+    Sealed { space: SpaceId, tips: Vec<SealedTip>, runs: Vec<super::effect::FoldRun> },
     /// Roster records were stored.
     Records { space: SpaceId, records: Vec<RecordHash> },
     /// A device was added.
