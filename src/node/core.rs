@@ -19,7 +19,7 @@ use crate::oplog::Seen;
 use crate::roster::Role;
 use crate::store::{Blocks, KeyRing, Store};
 use crate::sync::{
-    Authored, Effect, Engine, Input, Notice, PeerId, Refusal, RequestError, Token, Txn, TxnId,
+    Authored, Effect, Engine, Input, Notice, Origin, PeerId, Refusal, RequestError, Token, Txn, TxnId,
 };
 use crate::wire::OpView;
 
@@ -57,7 +57,7 @@ type Share = (usize, oneshot::Sender<Result<Vec<Appended>, NodeError>>);
 enum Waiting {
     Append(Vec<Share>),
     Unit(oneshot::Sender<Result<(), NodeError>>),
-    Internal,
+    Carry(SpaceId, SpaceId),
 }
 
 /// The indexes, shared with readers.
@@ -87,6 +87,8 @@ pub(super) struct Core {
     txns: Vec<Txn>,
     folded: BTreeSet<SpaceId>,
     carries: VecDeque<(SpaceId, SpaceId)>,
+    /// What of this device's ops is in the space that ops are carried into.
+    carried_here: Option<(SpaceId, BTreeSet<Origin>)>,
     token_last: u64,
     ops_since_snapshot: u64,
     acks_stored: Duration,
@@ -133,6 +135,7 @@ impl Core {
             txns: Vec::new(),
             folded: BTreeSet::new(),
             carries: VecDeque::new(),
+            carried_here: None,
             token_last: 0,
             ops_since_snapshot: 0,
             acks_stored: Duration::ZERO,
@@ -350,11 +353,10 @@ impl Core {
         if let Some(why) = &self.storage_failed {
             error!(%why, "the store refused a write");
         }
-        for txn in &txns {
-            self.step(match outcome {
-                Ok(()) => Input::Persisted(txn.id),
-                Err(_) => Input::PersistFailed(txn.id),
-            });
+        if outcome.is_ok() {
+            txns.iter().for_each(|txn| self.step(Input::Persisted(txn.id)));
+        } else {
+            txns.iter().rev().for_each(|txn| self.step(Input::PersistFailed(txn.id)));
         }
     }
 
@@ -411,8 +413,8 @@ impl Core {
                     link.close(code, &why_text);
                 }
             }
-            Effect::Appended { token, placed } => {
-                if let Some(Waiting::Append(replies)) = self.waiting.remove(&token) {
+            Effect::Appended { token, placed } => match self.waiting.remove(&token) {
+                Some(Waiting::Append(replies)) => {
                     let mut placed = placed.into_iter();
                     for (count, reply) in replies {
                         let own = placed.by_ref().take(count);
@@ -421,13 +423,16 @@ impl Core {
                         let _ = reply.send(Ok(own));
                     }
                 }
-            }
+                Some(Waiting::Carry(from, to)) => self.carries.push_back((from, to)),
+                Some(Waiting::Unit(_)) | None => {}
+            },
             Effect::Failed { token, why } => match self.waiting.remove(&token) {
                 Some(Waiting::Append(replies)) => replies.into_iter().for_each(|(_, reply)| {
                     let _ = reply.send(Err(why.clone().into()));
                 }),
                 Some(Waiting::Unit(reply)) => drop(reply.send(Err(why.into()))),
-                Some(Waiting::Internal) | None => {}
+                Some(Waiting::Carry(..)) => self.carried_here = None,
+                None => {}
             },
             Effect::Done { token } => {
                 if let Some(Waiting::Unit(reply)) = self.waiting.remove(&token) {
@@ -576,9 +581,15 @@ impl Core {
     /// old stamps. How far it has come is part of each transaction, so a crash repeats nothing.
     fn carry_over(&mut self, from: SpaceId, to: SpaceId) {
         let (Some(index), Some(left)) = (self.index(&to), self.engine.carry(from)) else { return };
-        if left.next > left.last || !index.is_ready() || self.storage_failed.is_some() {
+        let is_current = self.engine.personal() == Some(to);
+        if left.next > left.last || !is_current || !index.is_ready() {
+            self.carried_here = None;
             return;
         }
+        let mut carried_here = match self.carried_here.take() {
+            Some((space, origins)) if space == to => origins,
+            _ => self.origins(to),
+        };
         let own_log = self.engine.space(to).map(|view| view.own_log);
         let end = left.last.min(left.next.plus(CARRIED_PER_STEP));
         let mut ops = Vec::new();
@@ -587,6 +598,7 @@ impl Core {
             match self.blocks.op(&from, &Dot { log: left.log, seq }) {
                 Ok(Some(at)) => {
                     let view = OpView::decode(at.kind, at.flags, &at.body).ok();
+                    let view = view.filter(|view| carried_here.insert(Origin::of(at.hlc, view)));
                     if let Some(op) = view.and_then(|view| view.to_op(&left.log)) {
                         let mut seen = seen(&index.read(), &op);
                         // Its author had not seen what others wrote there: that stays a conflict.
@@ -599,10 +611,26 @@ impl Core {
             }
             seq = seq.next();
         }
+        self.carried_here = Some((to, carried_here));
         let also = self.engine.carried(from, end).into_iter().collect();
-        let token = self.token(Waiting::Internal);
+        let token = self.token(Waiting::Carry(from, to));
         self.inputs.push_back(Input::Append { space: to, ops, token, also });
-        self.carries.push_back((from, to));
+    }
+
+    /// This device's ops in a space, so that none is carried into it twice.
+    fn origins(&self, space: SpaceId) -> BTreeSet<Origin> {
+        let own = self.engine.device();
+        let mut origins = BTreeSet::new();
+        for (log, last) in self.logs(space).into_iter().filter(|(log, _)| log.device == own) {
+            let mut seq = Seq::ZERO;
+            while seq < last {
+                seq = seq.next();
+                let Ok(Some(at)) = self.blocks.op(&space, &Dot { log, seq }) else { continue };
+                let view = OpView::decode(at.kind, at.flags, &at.body).ok();
+                origins.extend(view.map(|view| Origin::of(at.hlc, &view)));
+            }
+        }
+        origins
     }
 
     /// Whether what follows `after` in the store names `link` as its predecessor.

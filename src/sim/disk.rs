@@ -234,7 +234,9 @@ impl Disk {
         let keys = self.spaces.get(space).map(|row| &row.keys);
         let held = self.log(space, log);
         let batches = held.map_or(&[][..], |log| &log.batches);
-        let drafts = held.map_or(&[][..], |log| &log.drafts);
+        // Drafts of a log that is written no more were moved to the one that took its place.
+        let is_own = self.spaces.get(space).is_some_and(|row| row.own_log == *log);
+        let drafts = held.filter(|_| is_own).map_or(&[][..], |log| &log.drafts);
         let sealed =
             batches.iter().filter(move |batch| batch.header().last() >= from).map_while(move |batch| {
                 let header = batch.header();

@@ -136,6 +136,7 @@ impl World {
                 match self.unsettled() {
                     None => return self.end(),
                     Some(why) if self.now - self.healed_at > self.knobs.settle_within => {
+                        self.tell_standings();
                         let seconds = self.knobs.settle_within.as_secs();
                         return Err(Violation::NotSettled { seconds, why });
                     }
@@ -162,6 +163,11 @@ impl World {
                 Ok(())
             }
             Event::Committed { host, life } => self.with_host(host, Some(life), Host::committed),
+            // The loop is at its commit; the job waits in its queue.
+            Event::Loaded { host, life, space } if self.hosts[host].is_committing() => {
+                self.soon(1, 1, Event::Loaded { host, life, space });
+                Ok(())
+            }
             Event::Loaded { host, life, space } => {
                 self.with_host(host, Some(life), |host, env| host.loaded(space, env))
             }
@@ -543,6 +549,11 @@ impl World {
             self.hosts[host].commit_fails = 0;
             self.boot(host)?;
         }
+        if self.knobs.hostile_permille > 0 {
+            // A liar's connection may be stuck for ever; its next one is honest.
+            let all: Vec<u64> = self.network.conns.keys().copied().collect();
+            all.into_iter().for_each(|conn| self.close(conn, None));
+        }
         for conn in self.network.conns.values_mut() {
             conn.delay_ms = (0, 40);
         }
@@ -592,6 +603,45 @@ impl World {
             }
         }
         None
+    }
+
+    /// Says where every device stands, for whoever reads the trace.
+    fn tell_standings(&mut self) {
+        for host in &self.hosts {
+            let Some(engine) = host.life.as_ref().map(|life| &life.engine) else { continue };
+            for space in engine.active_spaces() {
+                let Some(view) = engine.space(space) else { continue };
+                let tips = |frontier: &crate::model::Frontier| -> Vec<String> {
+                    let tips = frontier.iter();
+                    tips.map(|(log, tip)| format!("{}:{}", log.device.short(), tip.seq)).collect()
+                };
+                let members: Vec<String> =
+                    view.roster.members().map(|member| member.device.short()).collect();
+                self.trace.push_back(format!(
+                    "{} {} in {space:?}: holds {} members {}",
+                    host.index,
+                    host.device().short(),
+                    tips(view.frontier).join(" "),
+                    members.join(" ")
+                ));
+                for device in view.roster.members().map(|member| member.device) {
+                    if let Some(ack) = engine.ack_of(space, &device) {
+                        let line = format!("    ack of {}: {}", device.short(), tips(ack.frontier).join(" "));
+                        self.trace.push_back(line);
+                    }
+                }
+                for peer in engine.peers() {
+                    let line = format!(
+                        "    {} is {}, greeted {}, settled {}",
+                        peer.peer.get(),
+                        peer.device.short(),
+                        peer.is_greeted,
+                        peer.is_settled
+                    );
+                    self.trace.push_back(line);
+                }
+            }
+        }
     }
 
     /// The last checks, once everything has settled.

@@ -45,9 +45,11 @@ impl Engine {
         if log == state.author.log() {
             // Only this device writes its log, so a batch beyond its end is from a past that this
             // disk has forgotten (a restored backup): never write there again.
-            let is_known = run.iter().all(|batch| batch.header().last() <= state.author.tip().seq);
-            if is_known {
-                return;
+            let tip = state.author.tip().seq;
+            let Some(beyond) = run.iter().find(|batch| batch.header().last() > tip) else { return };
+            if let Err(source) = beyond.verify() {
+                let first = beyond.header().first;
+                return self.close(peer, Refusal::Signature { author: log.device, first, source });
             }
             self.begin_new_log(space);
         }
