@@ -5,4 +5,5 @@ mod corpus;
 mod kin;
 mod layers;
 mod pair;
+mod peers;
 mod socket;
