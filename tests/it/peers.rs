@@ -434,7 +434,7 @@ impl BatchSource for NoBatches {
     }
 }
 
-async fn until_status(node: &Node, check: impl Fn(&Status) -> bool) -> Status {
+pub async fn until_status(node: &Node, check: impl Fn(&Status) -> bool) -> Status {
     let mut version = node.version();
     let wait = async {
         loop {
