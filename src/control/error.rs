@@ -285,6 +285,15 @@ impl RpcError {
     }
 }
 
+/// A blame as programs read it.
+pub(super) const fn blame_text(blame: Blame) -> &'static str {
+    match blame {
+        Blame::Local => "local",
+        Blame::Peer => "peer",
+        Blame::Environment => "environment",
+    }
+}
+
 impl From<ControlError> for RpcError {
     fn from(error: ControlError) -> Self {
         let mut causes = Vec::new();
@@ -293,17 +302,12 @@ impl From<ControlError> for RpcError {
             causes.push(error.to_string());
             cause = error.source();
         }
-        let blame = match error.blame() {
-            Blame::Local => "local",
-            Blame::Peer => "peer",
-            Blame::Environment => "environment",
-        };
         Self {
             code: error.code(),
             message: error.to_string(),
             data: Box::new(RpcErrorData {
                 kind: error.kind().to_owned(),
-                blame: blame.to_owned(),
+                blame: blame_text(error.blame()).to_owned(),
                 hint: error.hint(),
                 causes,
                 fields: error.fields(),

@@ -13,7 +13,7 @@ use super::types::{Appended, NewOp};
 use crate::clock;
 use crate::crypto::beacon::BeaconKey;
 use crate::fold::State;
-use crate::model::{DeviceId, Dot, Frontier, Op, Seq, SpaceId, TipHash};
+use crate::model::{Blame, DeviceId, Dot, Frontier, Op, Seq, SpaceId, TipHash};
 use crate::net::{self, CloseCode, Link, Net, NetEvent, Pins, PushOrder};
 use crate::oplog::Seen;
 use crate::roster::Role;
@@ -73,6 +73,7 @@ pub(super) struct Core {
     pub personal: Arc<RwLock<SpaceId>>,
     pub links: BTreeMap<PeerId, Link>,
     pub heard: BTreeMap<DeviceId, Duration>,
+    pub refusals: BTreeMap<DeviceId, Refused>,
     pub net: Arc<RwLock<Option<Net>>>,
     pub pins: Pins,
     pub version: watch::Sender<u64>,
@@ -85,6 +86,7 @@ pub(super) struct Core {
     postponed: Vec<Job>,
     inputs: VecDeque<Input>,
     txns: Vec<Txn>,
+    lookups: Vec<(SpaceId, crate::model::LogId, Seq, Token)>,
     folded: BTreeSet<SpaceId>,
     carries: VecDeque<(SpaceId, SpaceId)>,
     /// What of this device's ops is in the space that ops are carried into.
@@ -92,6 +94,14 @@ pub(super) struct Core {
     token_last: u64,
     ops_since_snapshot: u64,
     acks_stored: Duration,
+}
+
+/// The last connection to a device that one side ended for what the other did.
+pub(super) struct Refused {
+    pub why: String,
+    pub blame: Blame,
+    /// On the uptime clock.
+    pub at: Duration,
 }
 
 /// What a [`Core`] begins with.
@@ -121,6 +131,7 @@ impl Core {
             personal: parts.personal,
             links: BTreeMap::new(),
             heard: BTreeMap::new(),
+            refusals: BTreeMap::new(),
             net: parts.net,
             pins: parts.pins,
             version: parts.version,
@@ -133,6 +144,7 @@ impl Core {
             postponed: Vec::new(),
             inputs: VecDeque::new(),
             txns: Vec::new(),
+            lookups: Vec::new(),
             folded: BTreeSet::new(),
             carries: VecDeque::new(),
             carried_here: None,
@@ -297,6 +309,12 @@ impl Core {
             }
             NetEvent::Closed { conn, device, reason } => {
                 info!(peer = %device.short(), %reason, "disconnected");
+                match reason {
+                    // Noted with its reason when it was closed.
+                    net::CloseReason::ByUs(_) => {}
+                    _ if reason.blame() == Blame::Environment => {}
+                    _ => self.refused(device, chain_of(&reason), reason.blame()),
+                }
                 self.links.remove(&peer_id(conn));
                 self.heard.insert(device, clock::uptime());
                 self.inputs.push_back(Input::Closed { peer: peer_id(conn) });
@@ -320,6 +338,9 @@ impl Core {
             }
             if !self.txns.is_empty() {
                 self.commit();
+            } else if let Some((space, log, seq, token)) = self.lookups.pop() {
+                // Not before what it may ask for is in the store.
+                self.look_up(&space, &log, seq, token);
             } else if let Some(space) = self.folded.pop_first() {
                 self.report(space);
             } else if let Some((from, to)) = self.carries.pop_front() {
@@ -395,22 +416,17 @@ impl Core {
                     self.inputs.push_back(Input::PushForked { peer, space, log, at: after });
                 }
             }
-            Effect::LookUp { space, log, seq, token } => {
-                let batch = self.store.batch_at(&space, &log, seq).unwrap_or_else(|error| {
-                    warn!(%error, "a batch cannot be looked up");
-                    None
-                });
-                self.inputs.push_back(Input::Found { token, batch: batch.map(Box::new) });
-            }
+            Effect::LookUp { space, log, seq, token } => self.lookups.push((space, log, seq, token)),
             Effect::Close { peer, why } => {
                 if let Some(link) = self.links.get(&peer) {
-                    let why_text = chain_of(&why);
+                    let (device, why_text) = (link.device(), chain_of(&why));
                     warn!(peer = %link.device().short(), why = %why_text, blame = ?why.blame(), "closing");
                     let code = match why {
                         Refusal::Storage => CloseCode::Fault,
                         _ => CloseCode::Refused,
                     };
                     link.close(code, &why_text);
+                    self.refused(device, why_text, why.blame());
                 }
             }
             Effect::Appended { token, placed } => match self.waiting.remove(&token) {
@@ -464,6 +480,8 @@ impl Core {
                 index.open_to_readers();
                 self.indexes.write().unwrap_or_else(PoisonError::into_inner).insert(to, index);
                 *self.personal.write().unwrap_or_else(PoisonError::into_inner) = to;
+                // An empty state is one to acknowledge too: whoever has nothing to send waits for it.
+                self.folded.insert(to);
             }
             Notice::PeerUp { device, .. } | Notice::Ack { device, .. } => {
                 self.heard.insert(device, clock::uptime());
@@ -646,6 +664,18 @@ impl Core {
                 true
             }
         }
+    }
+
+    fn look_up(&mut self, space: &SpaceId, log: &crate::model::LogId, seq: Seq, token: Token) {
+        let batch = self.store.batch_at(space, log, seq).unwrap_or_else(|error| {
+            warn!(%error, "a batch cannot be looked up");
+            None
+        });
+        self.inputs.push_back(Input::Found { token, batch: batch.map(Box::new) });
+    }
+
+    fn refused(&mut self, device: DeviceId, why: String, blame: Blame) {
+        self.refusals.insert(device, Refused { why, blame, at: clock::uptime() });
     }
 
     fn with_link(&mut self, peer: PeerId, send: impl FnOnce(&Link) -> Result<(), net::LinkError>) {

@@ -20,8 +20,8 @@ use crate::model::limits::KEY_BYTES_MAX;
 use crate::model::{DeviceId, Dot, Frontier, Hlc, LogId, OpId, Payload, Root, Seq, SpaceId, Surface, Tier};
 use crate::net::{BatchSource, Loopback, Mdns, Net, NetConfig, NetEvent, Pins, SourceError};
 use crate::roster::Role;
-use crate::store::{Blocks, HomeLock, KeyRing, Store};
-use crate::sync::{Counters, Engine};
+use crate::store::{Blocks, HomeLock, KeyRing, Store, StoreError};
+use crate::sync::{Counters, Engine, Loaded};
 
 /// A node: one device, its store, and (once started) its network.
 ///
@@ -80,7 +80,11 @@ struct Lifecycle {
 pub struct NodeBuilder {
     home: PathBuf,
     config: NetConfig,
+    store: Option<OpenStore>,
 }
+
+/// Opens a store somewhere else than in the home.
+type OpenStore = Box<dyn FnOnce(&[u8; 32]) -> Result<(Store, Loaded), StoreError> + Send>;
 
 impl NodeBuilder {
     /// Listens here once started; `[::]:0` by default. Port 0 takes a free one.
@@ -113,13 +117,22 @@ impl NodeBuilder {
         self
     }
 
+    /// Keeps the store on this backend instead of in the home, without index snapshots: for tests on
+    /// disks that fail ([`FaultDisk`](crate::store::fault::FaultDisk)).
+    ///
+    /// It must hold a store of this home's identity: the bytes of its `store/log.redb`.
+    pub fn store_backend(mut self, backend: impl redb::StorageBackend) -> Self {
+        self.store = Some(Box::new(move |local_key| Store::open_with(backend, None, local_key)));
+        self
+    }
+
     /// Opens the store; no network yet. Frontiers are there at once, the index is read beside.
     ///
     /// # Errors
     /// [`NodeError::NotInitialised`], [`NodeError::Lock`], [`NodeError::IdentityDamaged`],
     /// [`NodeError::HomeFile`], [`NodeError::Store`], [`NodeError::Engine`].
     pub async fn open(self) -> Result<Node, NodeError> {
-        let opened = tokio::task::spawn_blocking(move || open(self.home, self.config)).await;
+        let opened = tokio::task::spawn_blocking(move || open(self)).await;
         opened.expect("opening does not panic and is not aborted")
     }
 }
@@ -144,7 +157,7 @@ impl Node {
 
     /// Prepares to open the device in `home`.
     pub fn builder(home: impl Into<PathBuf>) -> NodeBuilder {
-        NodeBuilder { home: home.into(), config: NetConfig::default() }
+        NodeBuilder { home: home.into(), config: NetConfig::default(), store: None }
     }
 
     /// This device.
@@ -507,11 +520,15 @@ impl Space {
 }
 
 /// Opens a home and starts the loop.
-fn open(home: PathBuf, config: NetConfig) -> Result<Node, NodeError> {
+fn open(builder: NodeBuilder) -> Result<Node, NodeError> {
+    let NodeBuilder { home, config, store } = builder;
     let identity = Arc::new(home::identity(&home)?);
     let lock = home::lock(&home)?;
     let local_key = home::local_key(&identity);
-    let (store, loaded) = Store::open(&home.join("store"), &local_key)?;
+    let (store, loaded) = match store {
+        Some(open_store) => open_store(&local_key)?,
+        None => Store::open(&home.join("store"), &local_key)?,
+    };
     let instance = *clock::entropy().first_chunk().expect("32 bytes hold 16");
     let engine = Engine::new(Arc::clone(&identity), instance, loaded)?;
     let personal = engine.personal().ok_or_else(|| NodeError::NotInitialised { home: home.clone() })?;

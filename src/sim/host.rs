@@ -377,7 +377,7 @@ impl Host {
             }
             Effect::LookUp { space, log, seq, token } => {
                 let batch = self.disk.batch_at(&space, &log, seq);
-                life.inputs.push_back(Input::Found { token, batch });
+                life.inputs.push_back(Input::Found { token, batch: batch.map(Box::new) });
             }
             Effect::Close { peer, why } => {
                 (env.trace)(format!("{index} > closes {}: {why}", peer.get()));

@@ -200,6 +200,10 @@ impl Engine {
     }
 
     pub(super) fn close(&mut self, peer: PeerId, why: Refusal) {
+        // What was still queued from a peer that is being closed is no second reason.
+        if !self.peers.contains_key(&peer) {
+            return;
+        }
         self.effects.push(Effect::Close { peer, why });
         self.closed(peer);
     }

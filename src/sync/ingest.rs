@@ -51,6 +51,12 @@ impl Engine {
                 let first = beyond.header().first;
                 return self.close(peer, Refusal::Signature { author: log.device, first, source });
             }
+            // Its own signature is what makes this device believe that it wrote there.
+            if let Some((first, source)) =
+                run.iter().find_map(|batch| Some((batch.header().first, batch.verify().err()?)))
+            {
+                return self.close(peer, Refusal::Signature { author: log.device, first, source });
+            }
             self.begin_new_log(space);
         }
         let Some(state) = self.spaces.get_mut(&space) else { return };

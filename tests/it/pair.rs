@@ -10,14 +10,14 @@ use serde_json::json;
 use tempfile::TempDir;
 
 /// Longer than anything here takes; only a hang reaches it.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
-struct Device {
-    node: Node,
+pub struct Device {
+    pub node: Node,
     _home: TempDir,
 }
 
-async fn device(name: &str) -> Device {
+pub async fn device(name: &str) -> Device {
     let home = TempDir::new().unwrap();
     Node::init(home.path().join("home").as_path(), name).unwrap();
     let node = Node::builder(home.path().join("home"))
@@ -29,7 +29,7 @@ async fn device(name: &str) -> Device {
     Device { node, _home: home }
 }
 
-async fn introduce(a: &Node, b: &Node) {
+pub async fn introduce(a: &Node, b: &Node) {
     a.add_device(b.device(), "b", Role::Admin).await.unwrap();
     b.add_device(a.device(), "a", Role::Admin).await.unwrap();
     a.start().await.unwrap();
@@ -37,7 +37,7 @@ async fn introduce(a: &Node, b: &Node) {
     b.add_peer(a.local_addr().unwrap().to_string()).await.unwrap();
 }
 
-async fn until<T>(node: &Node, mut check: impl FnMut() -> Option<T>) -> T {
+pub async fn until<T>(node: &Node, mut check: impl FnMut() -> Option<T>) -> T {
     let mut version = node.version();
     let wait = async {
         loop {
@@ -51,7 +51,7 @@ async fn until<T>(node: &Node, mut check: impl FnMut() -> Option<T>) -> T {
     tokio::time::timeout(PATIENCE, wait).await.expect("in time")
 }
 
-fn note() -> Surface {
+pub fn note() -> Surface {
     "registry:note".parse().unwrap()
 }
 
