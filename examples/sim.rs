@@ -67,7 +67,9 @@ fn search(from: u64, seeds: u64, knobs: &Knobs, lines: usize, is_stubborn: bool)
         let done = seed - from + 1;
         if done % 100 == 0 || done == seeds {
             let rate = done as f64 / begun.elapsed().as_secs_f64();
-            println!("{done} worlds, {rate:.0}/s, {ops} ops, {events} events, slowest to settle {slowest:.1?}");
+            println!(
+                "{done} worlds, {rate:.0}/s, {ops} ops, {events} events, slowest to settle {slowest:.1?}"
+            );
         }
     }
     failed

@@ -214,7 +214,13 @@ impl Checks {
     }
 
     /// What is about to be durable: one content per place, and nothing to read.
-    pub fn commit(&mut self, device: usize, own: DeviceId, disk: &Disk, txns: &[Txn]) -> Result<(), Violation> {
+    pub fn commit(
+        &mut self,
+        device: usize,
+        own: DeviceId,
+        disk: &Disk,
+        txns: &[Txn],
+    ) -> Result<(), Violation> {
         for write in txns.iter().flat_map(|txn| &txn.writes) {
             match write {
                 Write::Batches { space, log, batches } => {
@@ -225,7 +231,11 @@ impl Checks {
                 }
                 // The store seals drafts and keys under a key of the device.
                 Write::Drafts { space, group } => {
-                    self.contents(device, *space, disk::ops(group.log, group.first, group.op_count, &group.body))?;
+                    self.contents(
+                        device,
+                        *space,
+                        disk::ops(group.log, group.first, group.op_count, &group.body),
+                    )?;
                 }
                 Write::Record { bytes, .. } | Write::Ack { bytes, .. } | Write::ForkProof { bytes, .. } => {
                     hide(device, bytes)?;
@@ -259,12 +269,7 @@ impl Checks {
         Ok(())
     }
 
-    fn contents(
-        &mut self,
-        device: usize,
-        space: SpaceId,
-        ops: Vec<disk::StoredOp>,
-    ) -> Result<(), Violation> {
+    fn contents(&mut self, device: usize, space: SpaceId, ops: Vec<disk::StoredOp>) -> Result<(), Violation> {
         for op in ops {
             let id = OpId::of(&space, op.dot, op.hlc, op.kind, op.flags, &op.body);
             if *self.contents.entry((space, op.dot)).or_insert(id) != id {
@@ -289,9 +294,10 @@ impl Checks {
 
     /// Everything a device has answered for is on its disk.
     pub fn answered(&self, device: usize, disk: &Disk) -> Result<(), Violation> {
-        let lost = self.answers.iter().find(|answer| {
-            answer.device == device && !disk.holds(&answer.space, &answer.placed.dot)
-        });
+        let lost = self
+            .answers
+            .iter()
+            .find(|answer| answer.device == device && !disk.holds(&answer.space, &answer.placed.dot));
         match lost {
             Some(answer) => Err(Violation::AnsweredOpLost { device, dot: answer.placed.dot }),
             None => Ok(()),

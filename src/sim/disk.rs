@@ -235,11 +235,12 @@ impl Disk {
         let held = self.log(space, log);
         let batches = held.map_or(&[][..], |log| &log.batches);
         let drafts = held.map_or(&[][..], |log| &log.drafts);
-        let sealed = batches.iter().filter(move |batch| batch.header().last() >= from).map_while(move |batch| {
-            let header = batch.header();
-            let body = opener.open(keys?.get(&header.key_id)?, batch).ok()?;
-            Some((header.first, header.op_count, body))
-        });
+        let sealed =
+            batches.iter().filter(move |batch| batch.header().last() >= from).map_while(move |batch| {
+                let header = batch.header();
+                let body = opener.open(keys?.get(&header.key_id)?, batch).ok()?;
+                Some((header.first, header.op_count, body))
+            });
         let drafts = drafts.iter().filter(move |group| group.last() >= from);
         let bodies = sealed.chain(drafts.map(|group| (group.first, group.op_count, group.body.clone())));
         let log = *log;
@@ -271,9 +272,7 @@ impl DiskSpace {
 
 impl DiskLog {
     fn tip(&self) -> Tip {
-        self.batches
-            .last()
-            .map_or(Tip::NONE, |batch| Tip { seq: batch.header().last(), hash: batch.link() })
+        self.batches.last().map_or(Tip::NONE, |batch| Tip { seq: batch.header().last(), hash: batch.link() })
     }
 
     fn end(&self) -> Seq {

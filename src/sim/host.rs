@@ -13,7 +13,8 @@ use super::rng::Rng;
 use crate::crypto::{EpochKey, Identity};
 use crate::fold::State;
 use crate::model::{
-    Blame, DeviceId, Frontier, Hlc, Incarnation, LogId, Now, Op, RecordHash, Scope, Seq, SpaceId, TipHash, Wall,
+    Blame, DeviceId, Frontier, Hlc, Incarnation, LogId, Now, Op, RecordHash, Scope, Seq, SpaceId, TipHash,
+    Wall,
 };
 use crate::oplog::Seen;
 use crate::roster::{Author, Role, Roster};
@@ -268,8 +269,7 @@ impl Host {
             life.is_storage_failed = is_failed;
         }
         for txn in &txns {
-            let input =
-                if is_failed { Input::PersistFailed(txn.id) } else { Input::Persisted(txn.id) };
+            let input = if is_failed { Input::PersistFailed(txn.id) } else { Input::Persisted(txn.id) };
             self.step(input, env)?;
         }
         self.settle(env)
@@ -287,7 +287,11 @@ impl Host {
         if let Some(life) = &mut self.life {
             life.carries.extend(life.engine.to_carry_over());
         }
-        if self.life.as_ref().is_some_and(|life| life.committing.is_none()) { self.settle(env) } else { Ok(()) }
+        if self.life.as_ref().is_some_and(|life| life.committing.is_none()) {
+            self.settle(env)
+        } else {
+            Ok(())
+        }
     }
 
     pub fn spaces_to_load(&self) -> Vec<SpaceId> {
@@ -393,9 +397,12 @@ impl Host {
             Effect::Appended { token, placed } => {
                 if let Some(Waiting::Append(space, markers)) = life.waiting.remove(&token) {
                     let answers = markers.into_iter().zip(placed);
-                    env.checks.answers.extend(
-                        answers.map(|(marker, placed)| Answer { device: index, space, placed, marker }),
-                    );
+                    env.checks.answers.extend(answers.map(|(marker, placed)| Answer {
+                        device: index,
+                        space,
+                        placed,
+                        marker,
+                    }));
                 }
             }
             Effect::Failed { token, why } => {
@@ -433,9 +440,14 @@ impl Host {
                 (env.trace)(format!("{device} > leaves {from:?} for {to:?}"));
                 life.indexes.insert(to, Some(State::new(to)));
             }
-            Notice::Fork { .. } | Notice::NewIncarnation { .. } => return Err(Violation::ForkSeen { device }),
+            Notice::Fork { .. } | Notice::NewIncarnation { .. } => {
+                return Err(Violation::ForkSeen { device });
+            }
             Notice::LogBlocked { .. } if !env.is_hostile => return Err(Violation::LogBlocked { device }),
-            Notice::Ack { .. } | Notice::PeerUp { .. } | Notice::PeerDown { .. } | Notice::LogBlocked { .. } => {}
+            Notice::Ack { .. }
+            | Notice::PeerUp { .. }
+            | Notice::PeerDown { .. }
+            | Notice::LogBlocked { .. } => {}
         }
         Ok(())
     }
@@ -502,7 +514,9 @@ impl Host {
 
     fn carry_over(&mut self, from: SpaceId, to: SpaceId) {
         let Some(life) = &mut self.life else { return };
-        let (Some(Some(state)), Some(left)) = (life.indexes.get(&to), life.engine.carry(from)) else { return };
+        let (Some(Some(state)), Some(left)) = (life.indexes.get(&to), life.engine.carry(from)) else {
+            return;
+        };
         if left.next > left.last || life.is_storage_failed {
             return;
         }
@@ -549,7 +563,8 @@ impl Life {
 
     /// Requests that wait for an answer.
     pub fn waiting_count(&self) -> usize {
-        self.requests.len() + self.waiting.values().filter(|waiting| !matches!(waiting, Waiting::Carry)).count()
+        self.requests.len()
+            + self.waiting.values().filter(|waiting| !matches!(waiting, Waiting::Carry)).count()
     }
 
     /// Whether nothing is left to do before the next thing happens.

@@ -65,13 +65,8 @@ impl Network {
     pub fn open(&mut self, ends: [(usize, u64); 2], now: Duration, rng: &mut Rng) -> u64 {
         let id = self.next;
         self.next += 1;
-        let end = |(host, life)| End {
-            host,
-            life,
-            orders: VecDeque::new(),
-            arrivals: [now; 3],
-            on_the_way: 0,
-        };
+        let end =
+            |(host, life)| End { host, life, orders: VecDeque::new(), arrivals: [now; 3], on_the_way: 0 };
         let slowest = [2, 10, 60, 400][rng.index(4)];
         let conn = Conn { ends: ends.map(end), delay_ms: (0, slowest) };
         self.conns.insert(id, conn);
@@ -94,7 +89,8 @@ impl Network {
 impl Conn {
     /// When a parcel sent now to `end` arrives: never before one of its lane that was sent before.
     pub fn arrival(&mut self, end: usize, lane: Lane, now: Duration, rng: &mut Rng) -> Duration {
-        let delay = Duration::from_micros(rng.between(self.delay_ms.0 * 1_000 + 50, self.delay_ms.1 * 1_000 + 100));
+        let delay =
+            Duration::from_micros(rng.between(self.delay_ms.0 * 1_000 + 50, self.delay_ms.1 * 1_000 + 100));
         let last = &mut self.ends[end].arrivals[lane as usize];
         *last = (*last).max(now + delay);
         *last

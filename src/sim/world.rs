@@ -113,7 +113,9 @@ impl World {
     }
 
     fn some_time(&mut self, within: Duration) -> Duration {
-        Duration::from_micros(self.rng.below(u64::try_from(within.as_micros()).expect("runs are short").max(1)))
+        Duration::from_micros(
+            self.rng.below(u64::try_from(within.as_micros()).expect("runs are short").max(1)),
+        )
     }
 
     fn at(&mut self, after: Duration, event: Event) {
@@ -351,10 +353,14 @@ impl World {
         open.ends[end].on_the_way -= 1;
         let (host, life) = (open.ends[end].host, open.ends[end].life);
         let peer = peer_id(conn, end);
-        self.input(host, life, match parcel {
-            Parcel::Frame(bytes) => Input::Frame { peer, bytes },
-            Parcel::Batches(batches) => Input::Batches { peer, batches },
-        });
+        self.input(
+            host,
+            life,
+            match parcel {
+                Parcel::Frame(bytes) => Input::Frame { peer, bytes },
+                Parcel::Batches(batches) => Input::Batches { peer, batches },
+            },
+        );
     }
 
     /// Reads the next piece of an order from the disk and sends it.
@@ -424,7 +430,8 @@ impl World {
         }
         for host in 0..count {
             let names: Vec<_> = self.hosts[host].to_name.iter().copied().collect();
-            if self.hosts[host].life.as_ref().is_some_and(|life| life.is_idle() && life.waiting_count() == 0) {
+            if self.hosts[host].life.as_ref().is_some_and(|life| life.is_idle() && life.waiting_count() == 0)
+            {
                 names.into_iter().for_each(|name| self.hosts[host].request(Request::Name(name)));
                 self.wake(host);
             }
@@ -490,7 +497,8 @@ impl World {
         if self.is_traced {
             self.trace.push_back(format!("{:>12.6} {host} ! crashes", self.now.as_secs_f64()));
         }
-        let ended = |conn: &super::network::Conn| conn.ends.iter().any(|end| end.host == host && end.life == life);
+        let ended =
+            |conn: &super::network::Conn| conn.ends.iter().any(|end| end.host == host && end.life == life);
         let ended: Vec<u64> =
             self.network.conns.iter().filter(|(_, conn)| ended(conn)).map(|(id, _)| *id).collect();
         ended.into_iter().for_each(|conn| self.close(conn, None));
@@ -664,7 +672,11 @@ fn spoil(parcel: Parcel, rng: &mut Rng) -> Parcel {
         }
         for _ in 0..rng.between(1, 4) {
             // Half of them near the end, where the signature is.
-            let at = if rng.happens(500) { rng.index(bytes.len()) } else { bytes.len() - 1 - rng.index(bytes.len().min(64)) };
+            let at = if rng.happens(500) {
+                rng.index(bytes.len())
+            } else {
+                bytes.len() - 1 - rng.index(bytes.len().min(64))
+            };
             bytes[at] ^= 1 << rng.below(8);
         }
         Bytes::from(bytes)
