@@ -2,6 +2,7 @@
 
 mod cli;
 mod corpus;
+mod golden;
 mod kin;
 mod layers;
 mod pair;
