@@ -90,7 +90,7 @@ pub struct Failure {
     pub seed: u64,
     /// The promise.
     #[source]
-    pub violation: Violation,
+    pub violation: Box<Violation>,
     /// What happened last, oldest first, where a trace was asked for.
     pub trace: Vec<String>,
 }
@@ -124,7 +124,7 @@ fn run_once(seed: u64, knobs: &Knobs, is_traced: bool) -> Result<Summary, Failur
             Violation::Panic { message: text.unwrap_or_default() }
         }
     };
-    Err(Failure { seed, violation, trace: world.trace.into_iter().collect() })
+    Err(Failure { seed, violation: Box::new(violation), trace: world.trace.into_iter().collect() })
 }
 
 #[cfg(test)]

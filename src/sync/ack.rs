@@ -1,5 +1,7 @@
 //! Acks: what a device holds durably and has folded, signed, passed on and kept.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use super::effect::{Notice, PeerId};
@@ -162,9 +164,11 @@ impl Engine {
         let mut kept = Vec::new();
         for (peer, connection) in &mut self.peers {
             let Some(session) = connection.spaces.get_mut(&space) else { continue };
-            let is_member = |device: &DeviceId| state.roster.role_of(device).is_some();
-            let now_members = session.acks_early.extract_if(.., |device, _| is_member(device));
-            kept.extend(now_members.map(|(_, held)| (*peer, held)));
+            let (now_members, early) = std::mem::take(&mut session.acks_early)
+                .into_iter()
+                .partition::<BTreeMap<_, _>, _>(|(device, _)| state.roster.role_of(device).is_some());
+            session.acks_early = early;
+            kept.extend(now_members.into_values().map(|held| (*peer, held)));
         }
         for (peer, held) in kept {
             self.keep_ack(now, peer, space, held);
