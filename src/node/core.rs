@@ -1,7 +1,7 @@
 //! The loop that owns the engine: what happens goes in, effects come out and are performed.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -13,7 +13,7 @@ use super::types::{Appended, NewOp};
 use crate::clock;
 use crate::crypto::beacon::BeaconKey;
 use crate::fold::State;
-use crate::model::{Blame, DeviceId, Dot, Frontier, Op, Seq, SpaceId, TipHash};
+use crate::model::{Blame, DeviceId, Dot, Frontier, Hlc, Op, OpId, Seq, SpaceId, TipHash};
 use crate::net::{self, CloseCode, Link, Net, NetEvent, Pins, PushOrder};
 use crate::oplog::Seen;
 use crate::roster::Role;
@@ -57,7 +57,12 @@ type Share = (usize, oneshot::Sender<Result<Vec<Appended>, NodeError>>);
 enum Waiting {
     Append(Vec<Share>),
     Unit(oneshot::Sender<Result<(), NodeError>>),
-    Carry(SpaceId, SpaceId),
+    Carry {
+        from: SpaceId,
+        to: SpaceId,
+        /// What the ops were called in the space that was left, in order.
+        ids: Vec<OpId>,
+    },
 }
 
 /// The indexes, shared with readers.
@@ -77,6 +82,7 @@ pub(super) struct Core {
     pub net: Arc<RwLock<Option<Net>>>,
     pub pins: Pins,
     pub version: watch::Sender<u64>,
+    pub recent: RecentOps,
     pub discovery_down: Option<String>,
     pub storage_failed: Option<String>,
     jobs: mpsc::Receiver<Job>,
@@ -104,6 +110,9 @@ pub(super) struct Refused {
     pub at: Duration,
 }
 
+/// Where recent own ops are, by the id their caller was told.
+pub(super) type RecentOps = Arc<Mutex<BTreeMap<OpId, Dot>>>;
+
 /// What a [`Core`] begins with.
 pub(super) struct Parts {
     pub engine: Engine,
@@ -115,6 +124,7 @@ pub(super) struct Parts {
     pub net: Arc<RwLock<Option<Net>>>,
     pub pins: Pins,
     pub version: watch::Sender<u64>,
+    pub recent: RecentOps,
     pub jobs: mpsc::Receiver<Job>,
     pub loopback: mpsc::WeakSender<Job>,
     pub events: mpsc::Receiver<NetEvent>,
@@ -135,6 +145,7 @@ impl Core {
             net: parts.net,
             pins: parts.pins,
             version: parts.version,
+            recent: parts.recent,
             discovery_down: None,
             storage_failed: None,
             jobs: parts.jobs,
@@ -439,7 +450,13 @@ impl Core {
                         let _ = reply.send(Ok(own));
                     }
                 }
-                Some(Waiting::Carry(from, to)) => self.carries.push_back((from, to)),
+                Some(Waiting::Carry { from, to, ids }) => {
+                    // Whoever waits for a receipt of an op waits for it under its new place.
+                    let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+                    recent.extend(ids.into_iter().zip(placed.iter().map(|placed| placed.dot)));
+                    drop(recent);
+                    self.carries.push_back((from, to));
+                }
                 Some(Waiting::Unit(_)) | None => {}
             },
             Effect::Failed { token, why } => match self.waiting.remove(&token) {
@@ -447,7 +464,7 @@ impl Core {
                     let _ = reply.send(Err(why.clone().into()));
                 }),
                 Some(Waiting::Unit(reply)) => drop(reply.send(Err(why.into()))),
-                Some(Waiting::Carry(..)) => self.carried_here = None,
+                Some(Waiting::Carry { .. }) => self.carried_here = None,
                 None => {}
             },
             Effect::Done { token } => {
@@ -610,7 +627,7 @@ impl Core {
         };
         let own_log = self.engine.space(to).map(|view| view.own_log);
         let end = left.last.min(left.next.plus(CARRIED_PER_STEP));
-        let mut ops = Vec::new();
+        let (mut ops, mut ids) = (Vec::new(), Vec::new());
         let mut seq = left.next;
         while seq <= end {
             match self.blocks.op(&from, &Dot { log: left.log, seq }) {
@@ -618,9 +635,17 @@ impl Core {
                     let view = OpView::decode(at.kind, at.flags, &at.body).ok();
                     let view = view.filter(|view| carried_here.insert(Origin::of(at.hlc, view)));
                     if let Some(op) = view.and_then(|view| view.to_op(&left.log)) {
-                        let mut seen = seen(&index.read(), &op);
-                        // Its author had not seen what others wrote there: that stays a conflict.
-                        seen.heads.retain(|head| Some(head.log) == own_log);
+                        // Its author had not seen what others wrote there, nor what it wrote itself
+                        // since: the first stays a conflict, the second must not be covered.
+                        let row = index.read().row(op.surface(), op.key());
+                        let heads = row.iter().flat_map(|row| row.heads());
+                        let heads = heads
+                            .filter(|head| Some(head.dot.log) == own_log && head.hlc < at.hlc)
+                            .map(|head| head.dot)
+                            .collect();
+                        let seen = Seen { heads, greatest: Hlc::ZERO };
+                        let dot = Dot { log: left.log, seq };
+                        ids.push(OpId::of(&from, dot, at.hlc, at.kind, at.flags, &at.body));
                         ops.push(Authored { op, seen, stamp: Some(at.hlc) });
                     }
                 }
@@ -631,7 +656,7 @@ impl Core {
         }
         self.carried_here = Some((to, carried_here));
         let also = self.engine.carried(from, end).into_iter().collect();
-        let token = self.token(Waiting::Carry(from, to));
+        let token = self.token(Waiting::Carry { from, to, ids });
         self.inputs.push_back(Input::Append { space: to, ops, token, also });
     }
 
