@@ -376,7 +376,7 @@ impl Host {
                 }
             }
             Effect::LookUp { space, log, seq, token } => {
-                let batch = self.disk.batch_at(&space, &log, seq);
+                let batch = self.disk.batch_at(&space, &log, seq).map(Box::new);
                 life.inputs.push_back(Input::Found { token, batch });
             }
             Effect::Close { peer, why } => {
