@@ -138,7 +138,8 @@ fn ids_keys_and_tags_are_what_they_were() {
 
     assert_eq!(identity.device().to_string(), golden.device);
     assert_eq!(key.id().to_string(), golden.key_id);
-    let tag = key.beacon().tag(&identity.device(), kinfold::crypto::beacon::Quarter::of_unix_seconds(7 * 900));
+    let tag =
+        key.beacon().tag(&identity.device(), kinfold::crypto::beacon::Quarter::of_unix_seconds(7 * 900));
     assert_eq!(hex(tag.as_bytes()), golden.beacon_tag_of_quarter_7);
 }
 
@@ -250,7 +251,8 @@ fn print_golden() {
         first += u64::from(op_count);
     }
     let blob = vault::seal(&[0x66; 32], b"kinfold golden", &[0x77; 32], b"a small secret");
-    let tag = key.beacon().tag(&identity.device(), kinfold::crypto::beacon::Quarter::of_unix_seconds(7 * 900));
+    let tag =
+        key.beacon().tag(&identity.device(), kinfold::crypto::beacon::Quarter::of_unix_seconds(7 * 900));
     println!(
         "{}",
         serde_json::to_string_pretty(&serde_json::json!({
