@@ -10,18 +10,17 @@ use bytes::Bytes;
 use super::check::{Answer, CANARY, Checks, Violation};
 use super::disk::Disk;
 use super::rng::Rng;
+use super::shell::{brief, continues, fold_disk, fold_run, seen};
 use crate::crypto::{EpochKey, Identity};
 use crate::fold::State;
 use crate::model::{
-    Blame, DeviceId, Frontier, Hlc, Incarnation, LogId, Now, Op, RecordHash, Scope, Seq, SpaceId, TipHash,
-    Wall,
+    Blame, DeviceId, Frontier, Hlc, Incarnation, LogId, Now, Op, RecordHash, Scope, Seq, SpaceId, Wall,
 };
-use crate::oplog::Seen;
 use crate::roster::{Author, Role, Roster};
 use crate::sync::{
-    Authored, Effect, Engine, FoldRun, Input, Notice, Origin, PeerId, RequestError, Token, Txn, TxnId, Write,
+    Authored, Effect, Engine, Input, Notice, Origin, PeerId, RequestError, Token, Txn, TxnId, Write,
 };
-use crate::wire::{BodyReader, OpView};
+use crate::wire::OpView;
 
 /// What a device asks of the world.
 #[derive(Debug)]
@@ -38,6 +37,8 @@ pub(super) enum Out {
     Commit,
     /// Who may connect has changed.
     Repin,
+    /// A device has signed that it holds this much of a space.
+    Acked(SpaceId, DeviceId, Frontier),
 }
 
 /// Batches of one log to be read and sent.
@@ -376,8 +377,8 @@ impl Host {
                 }
             }
             Effect::LookUp { space, log, seq, token } => {
-                let batch = self.disk.batch_at(&space, &log, seq);
-                life.inputs.push_back(Input::Found { token, batch: batch.map(Box::new) });
+                let batch = self.disk.batch_at(&space, &log, seq).map(Box::new);
+                life.inputs.push_back(Input::Found { token, batch });
             }
             Effect::Close { peer, why } => {
                 (env.trace)(format!("{index} > closes {}: {why}", peer.get()));
@@ -428,19 +429,24 @@ impl Host {
 
     fn notice(&mut self, notice: Notice, env: &mut Env<'_>) -> Result<(), Violation> {
         let device = self.index;
+        if env.is_traced && !matches!(notice, Notice::Ack { .. } | Notice::Key { .. }) {
+            (env.trace)(format!("{device} > {notice:?}"));
+        }
         let Some(life) = &mut self.life else { return Ok(()) };
         match notice {
             Notice::Roster { .. } | Notice::Key { .. } => env.out.push(Out::Repin),
-            Notice::Adopted { from, to } => {
-                (env.trace)(format!("{device} > leaves {from:?} for {to:?}"));
+            Notice::Adopted { to, .. } => {
                 life.indexes.insert(to, Some(State::new(to)));
             }
             Notice::Fork { .. } | Notice::NewIncarnation { .. } if !env.is_hostile => {
                 return Err(Violation::ForkSeen { device });
             }
             Notice::LogBlocked { .. } if !env.is_hostile => return Err(Violation::LogBlocked { device }),
-            Notice::Ack { .. }
-            | Notice::PeerUp { .. }
+            Notice::Ack { space, device } => {
+                let ack = life.engine.ack_of(space, &device);
+                env.out.extend(ack.map(|ack| Out::Acked(space, device, ack.frontier.clone())));
+            }
+            Notice::PeerUp { .. }
             | Notice::PeerDown { .. }
             | Notice::LogBlocked { .. }
             | Notice::Fork { .. }
@@ -581,70 +587,6 @@ impl Life {
     /// Whether nothing is left to do before the next thing happens.
     pub fn is_idle(&self) -> bool {
         self.committing.is_none() && self.inbox.is_empty() && self.requests.is_empty()
-    }
-}
-
-/// What an author sees.
-fn seen(state: &State, op: &Op) -> Seen {
-    let seen = state.seen(op.surface(), op.key());
-    Seen { heads: seen.heads, greatest: seen.greatest }
-}
-
-/// Whether what follows `after` on the disk names `link` as its predecessor.
-fn continues(disk: &Disk, space: &SpaceId, log: &LogId, after: Seq, link: TipHash) -> bool {
-    if after == Seq::ZERO || link == TipHash::NONE {
-        return true;
-    }
-    let next = disk.batch_at(space, log, after.next());
-    next.is_some_and(|batch| batch.header().first == after.next() && batch.header().prev == link)
-}
-
-/// Folds every log from where the state has it to where the disk has it, as far as keys are held.
-pub(super) fn fold_disk(state: &mut State, space: &SpaceId, disk: &Disk, through: &Frontier) {
-    for (log, tip) in through.iter() {
-        let from = state.applied(log).next();
-        for op in disk.ops_from(space, log, from).take_while(|op| op.dot.seq <= tip.seq) {
-            let frame = crate::wire::FrameView {
-                seq: op.dot.seq,
-                hlc: op.hlc,
-                kind: op.kind,
-                flags: op.flags,
-                body: &op.body,
-            };
-            state.apply(log, &frame);
-        }
-    }
-}
-
-/// Folds the part of a run that follows what is folded.
-fn fold_run(state: &mut State, run: &FoldRun) {
-    let applied = state.applied(&run.log);
-    if run.first > applied.next() {
-        return;
-    }
-    let Ok(reader) = BodyReader::new(&run.body, run.first, run.op_count) else { return };
-    for frame in reader.flatten().filter(|frame| frame.seq > applied) {
-        state.apply(&run.log, &frame);
-    }
-}
-
-/// An input in few words.
-fn brief(input: &Input) -> String {
-    match input {
-        Input::Frame { peer, bytes } => {
-            let name = crate::wire::Message::decode(bytes).map_or("garbage", |message| message.name());
-            format!("{name} on {}", peer.get())
-        }
-        Input::Batches { peer, batches } => {
-            let headers = batches.iter().filter_map(|bytes| crate::crypto::BatchHeader::parse(bytes).ok());
-            let runs: Vec<String> = headers
-                .map(|header| format!("{}:{}..={}", header.log.device.short(), header.first, header.last()))
-                .collect();
-            format!("batches {} on {}", runs.join(" "), peer.get())
-        }
-        Input::Append { ops, .. } => format!("append of {}", ops.len()),
-        Input::Found { batch, .. } => format!("found {}", batch.is_some()),
-        other => format!("{other:?}"),
     }
 }
 

@@ -69,7 +69,7 @@ impl Engine {
             return;
         }
         let Some(session) = connection.spaces.get_mut(&space) else { return };
-        let is_held = |acks: &std::collections::BTreeMap<DeviceId, (u64, Frontier)>| {
+        let is_held = |acks: &BTreeMap<DeviceId, (u64, Frontier)>| {
             acks.get(&device).is_some_and(|(sent, _)| *sent >= number)
         };
         if is_held(&session.acks_sent) || is_held(&session.acks_received) {
@@ -164,10 +164,11 @@ impl Engine {
         let mut kept = Vec::new();
         for (peer, connection) in &mut self.peers {
             let Some(session) = connection.spaces.get_mut(&space) else { continue };
-            let (now_members, early) = std::mem::take(&mut session.acks_early)
-                .into_iter()
-                .partition::<BTreeMap<_, _>, _>(|(device, _)| state.roster.role_of(device).is_some());
-            session.acks_early = early;
+            let is_member = |device: &DeviceId| state.roster.role_of(device).is_some();
+            let early = std::mem::take(&mut session.acks_early);
+            let (now_members, others) = early.into_iter().partition(|(device, _)| is_member(device));
+            session.acks_early = others;
+            let now_members: BTreeMap<DeviceId, HeldAck> = now_members;
             kept.extend(now_members.into_values().map(|held| (*peer, held)));
         }
         for (peer, held) in kept {
