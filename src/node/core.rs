@@ -17,7 +17,7 @@ use crate::model::{Blame, DeviceId, Dot, Frontier, Op, Seq, SpaceId, TipHash};
 use crate::net::{self, CloseCode, Link, Net, NetEvent, Pins, PushOrder};
 use crate::oplog::Seen;
 use crate::roster::Role;
-use crate::store::{Blocks, KeyRing, Store};
+use crate::store::{Blocks, KeyRing, Store, StoreError};
 use crate::sync::{
     Authored, Effect, Engine, Input, Notice, PeerId, Refusal, RequestError, Token, Txn, TxnId,
 };
@@ -46,6 +46,8 @@ pub(super) enum Job {
         /// How many ops were folded from the log because no snapshot had them.
         replayed: u64,
     },
+    /// The index of a space cannot be built.
+    LoadFailed { space: SpaceId, why: StoreError },
     /// End: nothing is lost, what is queued is refused.
     Stop { reply: oneshot::Sender<()> },
 }
@@ -229,6 +231,15 @@ impl Core {
                     self.ops_since_snapshot += replayed;
                     self.loaded(space, *state);
                 }
+                Job::LoadFailed { space, why } => {
+                    error!(why = %chain_of(&why), "the state cannot be read from the store");
+                    if let Some(index) = self.index(&space) {
+                        index.fail(why);
+                    }
+                    // Whoever wrote meanwhile is told.
+                    let mut none = VecDeque::new();
+                    self.appends(&mut none);
+                }
                 Job::Stop { reply } => stop = Some(Some(reply)),
             }
         }
@@ -251,6 +262,10 @@ impl Core {
             let personal = *self.personal.read().unwrap_or_else(PoisonError::into_inner);
             let space = if is_active { space } else { personal };
             let index = self.index(&space);
+            if let Some(source) = index.as_ref().and_then(|index| index.failure()) {
+                drop(reply.send(Err(NodeError::Index { source })));
+                continue;
+            }
             match index {
                 // What an author sees is not known before the index is there.
                 Some(index) if !index.is_ready() => {
@@ -259,7 +274,7 @@ impl Core {
                 Some(index) => {
                     let group = groups.entry(space).or_default();
                     group.1.push((ops.len(), reply));
-                    let state = index.read();
+                    let state = index.peek();
                     group.0.extend(ops.into_iter().map(|op| authored(&state, op)));
                 }
                 None => drop(reply.send(Err(RequestError::NoSuchSpace.into()))),
@@ -544,7 +559,7 @@ impl Core {
                 Ok((state, replayed)) => {
                     drop(jobs.blocking_send(Job::Loaded { space, state: Box::new(state), replayed }));
                 }
-                Err(error) => error!(error = %chain_of(&error), "the index cannot be built"),
+                Err(why) => drop(jobs.blocking_send(Job::LoadFailed { space, why })),
             };
             if let Err(error) = std::thread::Builder::new().name("kinfold-load".into()).spawn(load) {
                 error!(%error, "the index cannot be built");
@@ -606,7 +621,7 @@ impl Core {
                 Ok(Some(at)) => {
                     let view = OpView::decode(at.kind, at.flags, &at.body).ok();
                     if let Some(op) = view.and_then(|view| view.to_op(&left.log)) {
-                        let mut seen = seen(&index.read(), &op);
+                        let mut seen = seen(&index.peek(), &op);
                         // Its author had not seen what others wrote there: that stays a conflict.
                         seen.heads.retain(|head| Some(head.log) == own_log);
                         ops.push(Authored { op, seen, stamp: Some(at.hlc) });
@@ -707,7 +722,7 @@ impl Core {
             if has_drafts || !index.is_ready() {
                 continue;
             }
-            let state = index.read();
+            let state = index.peek();
             if let Err(error) = self.store.save_snapshot(&index.space, |sink| state.encode(sink)) {
                 warn!(error = %chain_of(&error), "the index snapshot could not be written");
             }
