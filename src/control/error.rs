@@ -341,6 +341,8 @@ fn surface_kind(error: &SurfaceError) -> &'static str {
 fn node_kind(error: &NodeError) -> &'static str {
     match error {
         NodeError::NotInitialised { .. } => "NotInitialised",
+        NodeError::StoreEmpty { .. } => "StoreEmpty",
+        NodeError::Index { .. } => "Index",
         NodeError::HomeInUse { .. } => "HomeInUse",
         NodeError::Lock { source, .. } => match source {
             LockError::Held { .. } => "HomeLocked",
@@ -377,6 +379,9 @@ fn node_kind(error: &NodeError) -> &'static str {
 fn node_hint(error: &NodeError) -> Option<String> {
     match error {
         NodeError::IdMissing { .. } => Some("add the member, or name the row with \"key\"".into()),
+        NodeError::StoreEmpty { .. } => Some(
+            "put the store folder back; where it is gone, move this home aside, `kinfold init` a new one and add it on another device".into(),
+        ),
         NodeError::UnknownOp => Some("op ids come from the answer to an append".into()),
         NodeError::TimedOut => Some("`kinfold status` shows which device is not reachable".into()),
         NodeError::HomeFile { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {

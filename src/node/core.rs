@@ -17,7 +17,7 @@ use crate::model::{Blame, DeviceId, Dot, Frontier, Hlc, Op, OpId, Seq, SpaceId, 
 use crate::net::{self, CloseCode, Link, Net, NetEvent, Pins, PushOrder};
 use crate::oplog::Seen;
 use crate::roster::Role;
-use crate::store::{Blocks, KeyRing, Store};
+use crate::store::{Blocks, KeyRing, Store, StoreError};
 use crate::sync::{
     Authored, Effect, Engine, Input, Notice, Origin, PeerId, Refusal, RequestError, Token, Txn, TxnId,
 };
@@ -46,6 +46,8 @@ pub(super) enum Job {
         /// How many ops were folded from the log because no snapshot had them.
         replayed: u64,
     },
+    /// The index of a space cannot be built.
+    LoadFailed { space: SpaceId, why: StoreError },
     /// End: nothing is lost, what is queued is refused.
     Stop { reply: oneshot::Sender<()> },
 }
@@ -243,6 +245,15 @@ impl Core {
                     self.ops_since_snapshot += replayed;
                     self.loaded(space, *state);
                 }
+                Job::LoadFailed { space, why } => {
+                    error!(why = %chain_of(&why), "the state cannot be read from the store");
+                    if let Some(index) = self.index(&space) {
+                        index.fail(why);
+                    }
+                    // Whoever wrote meanwhile is told.
+                    let mut none = VecDeque::new();
+                    self.appends(&mut none);
+                }
                 Job::Stop { reply } => stop = Some(Some(reply)),
             }
         }
@@ -265,6 +276,10 @@ impl Core {
             let personal = *self.personal.read().unwrap_or_else(PoisonError::into_inner);
             let space = if is_active { space } else { personal };
             let index = self.index(&space);
+            if let Some(source) = index.as_ref().and_then(|index| index.failure()) {
+                drop(reply.send(Err(NodeError::Index { source })));
+                continue;
+            }
             match index {
                 // What an author sees is not known before the index is there.
                 Some(index) if !index.is_ready() => {
@@ -273,7 +288,7 @@ impl Core {
                 Some(index) => {
                     let group = groups.entry(space).or_default();
                     group.1.push((ops.len(), reply));
-                    let state = index.read();
+                    let state = index.peek();
                     group.0.extend(ops.into_iter().map(|op| authored(&state, op)));
                 }
                 None => drop(reply.send(Err(RequestError::NoSuchSpace.into()))),
@@ -566,7 +581,7 @@ impl Core {
                 Ok((state, replayed)) => {
                     drop(jobs.blocking_send(Job::Loaded { space, state: Box::new(state), replayed }));
                 }
-                Err(error) => error!(error = %chain_of(&error), "the index cannot be built"),
+                Err(why) => drop(jobs.blocking_send(Job::LoadFailed { space, why })),
             };
             if let Err(error) = std::thread::Builder::new().name("kinfold-load".into()).spawn(load) {
                 error!(%error, "the index cannot be built");
@@ -637,7 +652,7 @@ impl Core {
                     if let Some(op) = view.and_then(|view| view.to_op(&left.log)) {
                         // Its author had not seen what others wrote there, nor what it wrote itself
                         // since: the first stays a conflict, the second must not be covered.
-                        let row = index.read().row(op.surface(), op.key());
+                        let row = index.peek().row(op.surface(), op.key());
                         let heads = row.iter().flat_map(|row| row.heads());
                         let heads = heads
                             .filter(|head| Some(head.dot.log) == own_log && head.hlc < at.hlc)
@@ -760,7 +775,7 @@ impl Core {
             if has_drafts || !index.is_ready() {
                 continue;
             }
-            let state = index.read();
+            let state = index.peek();
             if let Err(error) = self.store.save_snapshot(&index.space, |sink| state.encode(sink)) {
                 warn!(error = %chain_of(&error), "the index snapshot could not be written");
             }

@@ -129,7 +129,7 @@ impl NodeBuilder {
     ///
     /// # Errors
     /// [`NodeError::NotInitialised`], [`NodeError::Lock`], [`NodeError::IdentityDamaged`],
-    /// [`NodeError::HomeFile`], [`NodeError::Store`], [`NodeError::Engine`].
+    /// [`NodeError::HomeFile`], [`NodeError::Store`], [`NodeError::StoreEmpty`], [`NodeError::Engine`].
     pub async fn open(self) -> Result<Node, NodeError> {
         let opened = tokio::task::spawn_blocking(move || open(self)).await;
         opened.expect("opening does not panic and is not aborted")
@@ -447,7 +447,7 @@ impl Space {
     /// One row or fact; `None` where there is none or it was removed.
     ///
     /// # Errors
-    /// [`NodeError::Read`], [`NodeError::OpMissing`].
+    /// [`NodeError::Index`], [`NodeError::Read`], [`NodeError::OpMissing`].
     pub fn get(&self, surface: &Surface, key: &str) -> Result<Option<Row>, NodeError> {
         read::row(&self.index(), &self.node.0.blocks, surface, key)
     }
@@ -461,10 +461,13 @@ impl Space {
     }
 
     /// The streams of an event surface, in order.
-    pub fn streams(&self, surface: &Surface) -> Vec<String> {
+    ///
+    /// # Errors
+    /// [`NodeError::Index`].
+    pub fn streams(&self, surface: &Surface) -> Result<Vec<String>, NodeError> {
         let index = self.index();
-        let streams = index.read().streams(surface, None, usize::MAX);
-        streams.into_iter().map(|(stream, _)| stream).collect()
+        let streams = index.read()?.streams(surface, None, usize::MAX);
+        Ok(streams.into_iter().map(|(stream, _)| stream).collect())
     }
 
     /// Events of a stream in total order, beginning after a place, at most `limit`.
@@ -490,21 +493,24 @@ impl Space {
     }
 
     /// The surfaces that hold something, with the number of their live rows or events.
-    pub fn surfaces(&self) -> Vec<(Surface, u64)> {
+    ///
+    /// # Errors
+    /// [`NodeError::Index`].
+    pub fn surfaces(&self) -> Result<Vec<(Surface, u64)>, NodeError> {
         let index = self.index();
-        let surfaces = index.read().surfaces();
-        surfaces
-            .into_iter()
-            .map(|counts| (counts.surface, counts.live_rows + counts.events))
-            .filter(|(_, count)| *count > 0)
-            .collect()
+        let surfaces = index.read()?.surfaces();
+        let counts = surfaces.into_iter().map(|counts| (counts.surface, counts.live_rows + counts.events));
+        Ok(counts.filter(|(_, count)| *count > 0).collect())
     }
 
-    /// The hash of the folded state.
+    /// The hash of the folded state; all zeros where the store does not give one
+    /// ([`NodeError::Index`] elsewhere).
     pub fn root(&self) -> Root {
         let index = self.index();
-        drop(index.read());
-        index.report().1
+        match index.read().map(drop) {
+            Ok(()) => index.report().1,
+            Err(_) => Root::from_bytes([0; 32]),
+        }
     }
 
     /// What is sealed and durable here.
@@ -536,7 +542,7 @@ fn open(builder: NodeBuilder) -> Result<Node, NodeError> {
     };
     let instance = *clock::entropy().first_chunk().expect("32 bytes hold 16");
     let engine = Engine::new(Arc::clone(&identity), instance, loaded)?;
-    let personal = engine.personal().ok_or_else(|| NodeError::NotInitialised { home: home.clone() })?;
+    let personal = engine.personal().ok_or_else(|| NodeError::StoreEmpty { home: home.clone() })?;
 
     let runtime = NetRuntime::new().map_err(|source| NodeError::HomeFile { path: home.clone(), source })?;
     let keys = KeyRing::default();

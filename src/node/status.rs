@@ -20,7 +20,7 @@ impl Core {
             (crate::model::Root::from_bytes([0; 32]), crate::fold::Counts::default())
         } else {
             let (_, root, _) = index.report();
-            (root, index.read().counts())
+            (root, index.peek().counts())
         };
         let peers = self.engine.peers();
         let mut devices: Vec<DeviceStatus> =
@@ -112,6 +112,10 @@ impl Core {
 
     fn health(&self, view: &SpaceView<'_>, peers: &[PeerView], unknown: u64) -> Vec<HealthReason> {
         let mut health = Vec::new();
+        let index_failure = self.index(&view.space).and_then(|index| index.failure());
+        if let Some(why) = &index_failure {
+            health.push(HealthReason::StorageFailed { why: super::core::chain_of(&**why) });
+        }
         if let Some(why) = &self.storage_failed {
             health.push(HealthReason::StorageFailed { why: why.clone() });
         }

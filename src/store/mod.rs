@@ -95,6 +95,10 @@ impl Store {
             sync_dir(dir)?;
         }
         let file = store_file(&mut OpenOptions::new(), &path)?;
+        // Made whole before it got its name; the engine would take an empty file for a new one.
+        if file.metadata()?.len() == 0 {
+            return Err(StoreError::damaged(Part::File));
+        }
         Self::open_with(FileBackend::new(file)?, Some(dir), local_key)
     }
 

@@ -487,12 +487,12 @@ fn text(value: &Value, name: &str) -> String {
     value[name].as_str().unwrap_or_else(|| panic!("{name} of {value}")).to_owned()
 }
 
-fn is_long() -> bool {
+pub fn is_long() -> bool {
     std::env::var_os("KINFOLD_LONG").is_some()
 }
 
 /// `KINFOLD_SEED`, or one that is always the same; printed, so that a failure can be repeated.
-fn seed() -> u64 {
+pub fn seed() -> u64 {
     let seed = std::env::var("KINFOLD_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
     println!("KINFOLD_SEED={seed}");
     seed

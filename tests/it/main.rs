@@ -1,7 +1,10 @@
 //! The integration tests, one binary.
 
+mod canary;
 mod cli;
 mod corpus;
+mod crash;
+mod floors;
 mod golden;
 mod history;
 mod kin;
