@@ -298,6 +298,11 @@ impl Core {
                 self.heard.insert(device, clock::uptime());
                 self.inputs.push_back(Input::Closed { peer: peer_id(conn) });
             }
+            NetEvent::Woke => {
+                // Both ways are tried at once, and what was on its way is found lost at once.
+                let token = self.token(Waiting::Internal);
+                self.inputs.push_back(Input::Round { token });
+            }
             NetEvent::DialFailed { error, .. } => debug!(%error, "no connection"),
             NetEvent::DiscoveryDown { error } => {
                 let why = chain_of(&error);
@@ -459,6 +464,8 @@ impl Core {
                 index.open_to_readers();
                 self.indexes.write().unwrap_or_else(PoisonError::into_inner).insert(to, index);
                 *self.personal.write().unwrap_or_else(PoisonError::into_inner) = to;
+                // An empty space folds nothing, and would never be acknowledged.
+                self.folded.insert(to);
             }
             Notice::PeerUp { device, .. } | Notice::Ack { device, .. } => {
                 self.heard.insert(device, clock::uptime());
