@@ -345,6 +345,11 @@ impl Core {
                 self.heard.insert(device, clock::uptime());
                 self.inputs.push_back(Input::Closed { peer: peer_id(conn) });
             }
+            NetEvent::Woke => {
+                // Both ways are tried at once, and what was on its way is found lost at once.
+                let token = self.token(Waiting::Internal);
+                self.inputs.push_back(Input::Round { token });
+            }
             NetEvent::DialFailed { error, .. } => debug!(%error, "no connection"),
             NetEvent::DiscoveryDown { error } => {
                 let why = chain_of(&error);

@@ -8,6 +8,8 @@ mod floors;
 mod golden;
 mod history;
 mod kin;
+#[cfg(target_os = "linux")]
+mod lan;
 mod layers;
 mod pair;
 mod peers;
