@@ -79,6 +79,7 @@ fn devices_that_hang_together_only_through_others_end_in_one_space() {
 #[test]
 fn messages_that_cross_with_leaving_a_space_are_ignored() {
     check([1, 67], &mesh());
+    check([21_248], &Knobs::default());
 }
 
 #[test]

@@ -204,8 +204,11 @@ impl Engine {
         if !self.peers.contains_key(&peer) {
             return;
         }
-        self.effects.push(Effect::Close { peer, why });
-        self.closed(peer);
+        // What still arrives over a connection that was ended is nobody's fault.
+        if self.peers.contains_key(&peer) {
+            self.effects.push(Effect::Close { peer, why });
+            self.closed(peer);
+        }
     }
 
     /// The active space with this tag, if the peer's device takes part in it.
