@@ -59,6 +59,8 @@ type Share = (usize, oneshot::Sender<Result<Vec<Appended>, NodeError>>);
 enum Waiting {
     Append(Vec<Share>),
     Unit(oneshot::Sender<Result<(), NodeError>>),
+    /// Nobody: the loop asked by itself.
+    Nobody,
     Carry {
         from: SpaceId,
         to: SpaceId,
@@ -347,7 +349,7 @@ impl Core {
             }
             NetEvent::Woke => {
                 // Both ways are tried at once, and what was on its way is found lost at once.
-                let token = self.token(Waiting::Internal);
+                let token = self.token(Waiting::Nobody);
                 self.inputs.push_back(Input::Round { token });
             }
             NetEvent::DialFailed { error, .. } => debug!(%error, "no connection"),
@@ -477,7 +479,7 @@ impl Core {
                     drop(recent);
                     self.carries.push_back((from, to));
                 }
-                Some(Waiting::Unit(_)) | None => {}
+                Some(Waiting::Unit(_) | Waiting::Nobody) | None => {}
             },
             Effect::Failed { token, why } => match self.waiting.remove(&token) {
                 Some(Waiting::Append(replies)) => replies.into_iter().for_each(|(_, reply)| {
@@ -485,7 +487,7 @@ impl Core {
                 }),
                 Some(Waiting::Unit(reply)) => drop(reply.send(Err(why.into()))),
                 Some(Waiting::Carry { .. }) => self.carried_here = None,
-                None => {}
+                Some(Waiting::Nobody) | None => {}
             },
             Effect::Done { token } => {
                 if let Some(Waiting::Unit(reply)) = self.waiting.remove(&token) {
