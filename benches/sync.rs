@@ -3,15 +3,18 @@
 //! `cargo bench --bench sync -- [COUNT…]` prints one table per count (100,000 by default). The
 //! machine decides the absolute figures; the growth with the count and the ratios are what counts.
 
+#[path = "shared/work.rs"]
+mod work;
+
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use kinfold::model::{Payload, Surface};
 use kinfold::node::{Custody, NewOp, Node};
 use kinfold::roster::Role;
+use work::{note, payload, put};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
@@ -78,7 +81,7 @@ async fn measure(count: u64) {
     .await;
 
     // Live: durable append on A until readable on B.
-    let surface: Surface = "registry:bench".parse().expect("a surface");
+    let surface = note();
     let mut live = Vec::new();
     for index in 0..300 {
         let key = format!("live {index:011}");
@@ -130,25 +133,16 @@ async fn diverged(home_a: &Path, home_b: &Path, from: u64, on_a: u64, on_b: u64)
     let begun = Instant::now();
     b.add_peer(server.address.clone()).await.expect("an address");
     let want = server.op_count + on_b;
-    let mut connected = None;
-    let mut received = None;
+    let mut version = b.version();
     loop {
-        let mut version = b.version();
         version.mark_unchanged();
-        let status = b.status().await.expect("a status");
-        if connected.is_none() && status.devices.iter().any(|device| device.connected.is_some()) {
-            connected = Some(begun.elapsed());
-        }
-        if received.is_none() && status.op_count >= want {
-            received = Some(begun.elapsed());
-        }
-        if received.is_some() && b.safe_to_sleep().await.expect("running").is_safe() {
+        let is_received = b.status().await.expect("a status").op_count >= want;
+        if is_received && b.safe_to_sleep().await.expect("running").is_safe() {
             break;
         }
         version.changed().await.expect("running");
     }
     let took = begun.elapsed();
-    eprintln!("connected {connected:?} received {received:?} all {took:?}");
     server.stop();
     b.stop().await.expect("stops");
     took
@@ -161,7 +155,7 @@ async fn serve(home: &Path) {
     node.start().await.expect("starts");
     let held = node.status().await.expect("a status").op_count;
     println!("{} {held}", node.local_addr().expect("started"));
-    let surface: Surface = "registry:bench".parse().expect("a surface");
+    let surface = note();
     loop {
         let line = tokio::task::spawn_blocking(|| {
             let mut line = String::new();
@@ -243,45 +237,12 @@ async fn open(home: &Path) -> Node {
 }
 
 async fn fill(node: &Node, from: u64, count: u64) {
-    let surface: Surface = "registry:bench".parse().expect("a surface");
     let mut next = from;
     while next < from + count {
         let end = (next + 2_048).min(from + count);
-        let ops = (next..end)
-            .map(|index| NewOp::Put {
-                surface: surface.clone(),
-                key: blake3::hash(&index.to_be_bytes()).to_hex()[..16].to_owned(),
-                payload: payload(index),
-            })
-            .collect();
-        node.personal().append(ops).await.expect("durable");
+        node.personal().append((next..end).map(put).collect()).await.expect("durable");
         next = end;
     }
-}
-
-/// About 150 bytes of JSON: words and numbers.
-fn payload(seed: u64) -> Payload {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5555_aaaa;
-    let mut draw = |bound: u64| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state % bound
-    };
-    let mut words = Vec::new();
-    for _ in 0..9 {
-        words.push(WORDS[draw(WORDS.len() as u64) as usize]);
-    }
-    let text = format!(
-        "{{\"title\":\"{}\",\"text\":\"{}\",\"count\":{},\"price\":{}.{:02},\"done\":{}}}",
-        words[..3].join(" "),
-        words[3..].join(" "),
-        draw(1_000_000),
-        draw(10_000),
-        draw(100),
-        draw(2) == 0
-    );
-    Payload::parse(&text).expect("written above")
 }
 
 async fn until(node: &Node, mut check: impl FnMut() -> bool) {
@@ -323,11 +284,3 @@ fn allocated(dir: &Path) -> u64 {
     let entries = std::fs::read_dir(dir).expect("readable");
     entries.map(|entry| entry.expect("readable").metadata().expect("readable").blocks() * 512).sum()
 }
-
-const WORDS: &[&str] = &[
-    "amber", "basket", "candle", "distant", "early", "fabric", "garden", "harbor", "island", "jacket",
-    "kettle", "ladder", "marble", "needle", "orange", "pencil", "quiet", "ribbon", "silver", "timber",
-    "umbrella", "velvet", "window", "yellow", "zephyr", "anchor", "bridge", "copper", "dragon", "engine",
-    "forest", "glacier", "hollow", "ivory", "jungle", "kernel", "lantern", "meadow", "nectar", "oyster",
-    "pebble", "quarry", "rocket", "saddle", "temple", "urchin", "violet", "walnut", "yonder", "zigzag",
-];

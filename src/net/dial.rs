@@ -298,10 +298,15 @@ async fn dial(shared: Arc<Shared>, start: Start) {
         TargetId::Device(device) => Some(device),
         TargetId::Static(_) | TargetId::Once(_) => None,
     };
-    let dialled = tokio::select! {
-        // Losing the race drops half-made connections of a node that stops.
-        dialled = connect(&shared, &start, expect) => dialled,
-        () = shared.cancel.cancelled() => return,
+    let mut wakes = shared.wakes.subscribe();
+    let dialled = loop {
+        tokio::select! {
+            // Losing the race drops half-made connections: of a node that stops, or of a network that
+            // is no longer there.
+            dialled = connect(&shared, &start, expect) => break dialled,
+            Ok(()) = wakes.changed() => {}
+            () = shared.cancel.cancelled() => return,
+        }
     };
     let error = match dialled {
         Ok((connection, device)) => match serve(&shared, start.target, connection, device).await {

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use quinn::VarInt;
 use thiserror::Error;
 use tokio::sync::mpsc;
 
@@ -207,6 +208,15 @@ impl Link {
     /// Why the connection ended. Only meaningful once it has.
     pub(super) fn reason(&self, error: &quinn::ConnectionError) -> CloseReason {
         self.0.ended.get().cloned().unwrap_or_else(|| CloseReason::of(error))
+    }
+
+    /// Sends something that the other side acknowledges at once.
+    ///
+    /// quinn sends no ping on demand; the smallest of what it does send is the receive window. It
+    /// ends as it was.
+    pub(super) fn nudge(&self, receive_window_bytes: u32) {
+        self.connection().set_receive_window(VarInt::from_u32(receive_window_bytes.saturating_sub(1)));
+        self.connection().set_receive_window(VarInt::from_u32(receive_window_bytes));
     }
 
     pub(super) fn connection(&self) -> &quinn::Connection {

@@ -19,6 +19,7 @@ mod peers;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod wake;
 
 use std::error::Error as StdError;
 use std::io;
@@ -29,7 +30,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use thiserror::Error;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -307,6 +308,9 @@ pub enum NetEvent {
         /// Why; it answers `blame()`.
         error: DialError,
     },
+    /// The machine woke or its addresses changed. The node asks every peer something now, so that
+    /// what was lost on the way is noticed at once; connections that stay silent are closed.
+    Woke,
     /// Discovery does not work. Told once; everything else goes on.
     DiscoveryDown {
         /// Why; it answers `blame()`.
@@ -362,6 +366,7 @@ impl Net {
             around,
             reports,
             words,
+            wakes: watch::Sender::new(0),
             tasks: TaskTracker::new(),
             drivers,
             cancel: cancel.clone(),
@@ -370,6 +375,7 @@ impl Net {
         shared.tasks.spawn(accept(Arc::clone(&shared)));
         shared.tasks.spawn(dial::run(Arc::clone(&shared), report_reader));
         shared.tasks.spawn(mdns::run(Arc::clone(&shared), word_reader));
+        shared.tasks.spawn(wake::run(Arc::clone(&shared)));
         Ok(Self { shared, _cancel_on_drop: cancel.drop_guard() })
     }
 
@@ -387,10 +393,10 @@ impl Net {
         let _ = self.shared.reports.try_send(Report::Dial { addresses, expect });
     }
 
-    /// Tells that the machine woke or its addresses changed: every known peer is dialled at once.
+    /// Tells that the machine woke or its addresses changed, for callers that know it before this
+    /// does: every known peer is dialled at once, and connections that are silent are given up.
     pub fn wake(&self) {
-        let _ = self.shared.reports.try_send(Report::Wake);
-        let _ = self.shared.words.try_send(Word::StartOver);
+        self.shared.wakes.send_modify(|count| *count += 1);
     }
 
     /// Dials every peer that is not connected at once: who may connect has changed.
@@ -453,6 +459,8 @@ struct Shared {
     around: Surroundings,
     reports: mpsc::Sender<Report>,
     words: mpsc::Sender<Word>,
+    /// Counts how often the machine woke.
+    wakes: watch::Sender<u64>,
     tasks: TaskTracker,
     drivers: TaskTracker,
     cancel: CancellationToken,

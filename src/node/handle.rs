@@ -1,6 +1,5 @@
 //! Handles to a node: cheap to clone, usable from any task.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -9,7 +8,7 @@ use std::thread::JoinHandle;
 use tokio::runtime::Runtime;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use super::core::{Core, Indexes, Job, Parts};
+use super::core::{Core, Indexes, Job, Parts, RecentOps};
 use super::error::NodeError;
 use super::index::Index;
 use super::types::{Appended, Change, Custody, NewOp, Round, Row, SafeToSleep, Status, StreamEvent};
@@ -45,7 +44,7 @@ struct Inner {
     lifecycle: tokio::sync::Mutex<Lifecycle>,
     pins: Pins,
     version: watch::Receiver<u64>,
-    recent: Mutex<BTreeMap<OpId, Dot>>,
+    recent: RecentOps,
 }
 
 /// The network's own threads: an application's blocking task does not stall a handshake, and each
@@ -269,7 +268,13 @@ impl Node {
     /// [`NodeError::UnknownOp`], [`NodeError::Stopped`].
     pub async fn wait(&self, op: OpId, custody: Custody) -> Result<Vec<DeviceId>, NodeError> {
         let dot = self.find(op).await?.ok_or(NodeError::UnknownOp)?;
-        self.wait_for(custody, move |core, space| core.engine.holders(space, dot)).await
+        let recent = Arc::clone(&self.0.recent);
+        self.wait_for(custody, move |core, space| {
+            // It gets another place when its space gives way to another.
+            let moved = recent.lock().unwrap_or_else(PoisonError::into_inner).get(&op).copied();
+            core.engine.holders(space, moved.unwrap_or(dot))
+        })
+        .await
     }
 
     /// Waits until everything this device holds is held durably by that many other devices.
@@ -557,6 +562,7 @@ fn open(builder: NodeBuilder) -> Result<Node, NodeError> {
     let (jobs, job_reader) = mpsc::channel(JOBS_QUEUED);
     let (events, event_reader) = mpsc::channel(EVENTS_QUEUED);
     let (version_writer, version) = watch::channel(0);
+    let recent = RecentOps::default();
     let parts = Parts {
         engine,
         store: store.clone(),
@@ -567,6 +573,7 @@ fn open(builder: NodeBuilder) -> Result<Node, NodeError> {
         net: Arc::clone(&net),
         pins: pins.clone(),
         version: version_writer,
+        recent: Arc::clone(&recent),
         jobs: job_reader,
         loopback: jobs.downgrade(),
         events: event_reader,
@@ -592,7 +599,7 @@ fn open(builder: NodeBuilder) -> Result<Node, NodeError> {
         lifecycle: tokio::sync::Mutex::new(Lifecycle { core: Some(core), lock: Some(lock) }),
         pins,
         version,
-        recent: Mutex::new(BTreeMap::new()),
+        recent,
     })))
 }
 

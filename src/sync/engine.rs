@@ -141,13 +141,14 @@ impl Engine {
             Input::Seal { space } => self.seal_drafts(space),
             Input::Tick => self.tick(now),
         }
+        self.greet_apart(now);
         self.finish_step()
     }
 
     /// The next moment the engine wants an [`Input::Tick`].
     pub fn deadline(&self) -> Option<Deadline> {
-        let seal = self.spaces.values().filter_map(|space| space.seal_again_at);
-        let seal = seal.map(|at| Deadline { at, why: DeadlineReason::SealAgain });
+        let seal = self.spaces.values().filter_map(|space| space.store_again_at);
+        let seal = seal.map(|at| Deadline { at, why: DeadlineReason::StoreAgain });
         self.peers.values().filter_map(Peer::deadline).chain(seal).min_by_key(|deadline| deadline.at)
     }
 
@@ -238,7 +239,10 @@ impl Engine {
             match then {
                 Then::Ingested(ingested) => self.ingested(now, ingested),
                 Then::Appended(appended) => self.appended(now, appended),
-                Then::Sealed { space, tips } => self.sealed(now, space, tips),
+                Then::Sealed { space, tips, runs } => {
+                    self.emit(Effect::Fold { space, runs });
+                    self.sealed(now, space, tips);
+                }
                 Then::Records { space, .. } => self.records_stored(now, space),
                 Then::Added { space, token, .. } => {
                     self.records_stored(now, space);
@@ -248,7 +252,7 @@ impl Engine {
                     self.notice(Notice::Key { space, key });
                     self.emit(Effect::CatchUp { space });
                 }
-                Then::Adopted { from, to } => self.adopted(now, from, to),
+                Then::Adopted { from, to, before: _ } => self.adopted(now, from, to),
                 Then::NewLog { space, log, .. } => self.new_log_begun(space, log),
             }
         }
@@ -270,7 +274,7 @@ impl Engine {
                     if let Some(space) = self.spaces.get_mut(&appended.space) {
                         let tip = space.durable.tip(&space.author.log());
                         space.author.retract(appended.first, tip);
-                        space.seal_again_at = Some(now.uptime + SEAL_AGAIN_AFTER);
+                        space.store_again_at = Some(now.uptime + STORE_AGAIN_AFTER);
                     }
                     self.emit(Effect::Failed { token: appended.token, why: RequestError::Storage });
                 }
@@ -283,7 +287,7 @@ impl Engine {
                         let tip = space.durable.tip(&space.author.log());
                         let next = space.author.next_seq();
                         space.author.retract(next, tip);
-                        space.seal_again_at = Some(now.uptime + SEAL_AGAIN_AFTER);
+                        space.store_again_at = Some(now.uptime + STORE_AGAIN_AFTER);
                     }
                 }
                 Then::Records { space, records } => {
@@ -296,8 +300,8 @@ impl Engine {
                     }
                     is_peer_data_lost = true;
                 }
-                Then::Adopted { from, to } => {
-                    self.stay(from, to);
+                Then::Adopted { from, to, before } => {
+                    self.stay(from, to, before);
                     is_peer_data_lost = true;
                 }
                 Then::NewLog { space, log: _, old } => {
@@ -338,7 +342,7 @@ fn load_space(loaded: LoadedSpace) -> Result<SpaceState, EngineError> {
     let roster = Roster::load(id, loaded.records.into_iter().map(|(_, bytes)| bytes))
         .map_err(|source| EngineError::Roster { space: id, source: Box::new(source) })?;
     let mut author = Author::new(loaded.own_log, loaded.frontier.tip(&loaded.own_log));
-    for group in loaded.drafts {
+    for group in loaded.drafts.into_iter().filter(|group| group.log == loaded.own_log) {
         author
             .restore(group.first, group.op_count, &group.body)
             .map_err(|source| EngineError::Drafts { space: id, source })?;
@@ -372,7 +376,8 @@ fn load_space(loaded: LoadedSpace) -> Result<SpaceState, EngineError> {
         acks,
         ack_number,
         proofs,
-        seal_again_at: None,
+        proven_floor: 0,
+        store_again_at: None,
         skewed_count: 0,
         parked_count: 0,
     })
@@ -381,8 +386,8 @@ fn load_space(loaded: LoadedSpace) -> Result<SpaceState, EngineError> {
 /// The protocol version of the Hello.
 pub(super) const PROTOCOL_VERSION: u16 = 1;
 
-/// How long drafts wait that could not be sealed because the store refused.
-pub(super) const SEAL_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How long the store is left alone after it has refused own ops.
+pub(super) const STORE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// How long acks of others are collected before they are passed on.
 pub(super) const ACK_GOSSIP_DELAY: Duration = Duration::from_millis(250);

@@ -59,21 +59,11 @@ impl Home {
         serde_json::from_str(&ended.stdout).unwrap_or_else(|error| panic!("{error}: {ended:?}"))
     }
 
-    /// Starts `kinfold up` and waits until it says where it listens.
+    /// Starts `kinfold up` on loopback and waits until it says where it listens.
     pub fn up(&self, arguments: &[&str]) -> Daemon {
         let mut command = command(&self.path());
         command.args(["--json", "up", "--listen", "127.0.0.1:0", "--no-mdns"]).args(arguments);
-        let mut process = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .expect("the program can be started");
-        let lines = lines(process.stdout.take().expect("a pipe was asked for"));
-        let first = lines.recv_timeout(PATIENCE).expect("the node says where it listens");
-        let said: Value = serde_json::from_str(&first).expect("the first line is JSON");
-        let text = |name: &str| said[name].as_str().expect(name).to_owned();
-        Daemon { listening: text("listening"), device: text("device"), lines, process }
+        Daemon::start(&mut command)
     }
 }
 
@@ -102,6 +92,22 @@ pub struct Daemon {
 }
 
 impl Daemon {
+    /// Starts a node that tells in JSON where it listens, and waits for that.
+    pub fn start(command: &mut Command) -> Self {
+        let mut process =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("the program can be started");
+        let lines = lines(process.stdout.take().expect("a pipe was asked for"));
+        let first = lines.recv_timeout(PATIENCE).expect("the node says where it listens");
+        let said: Value = serde_json::from_str(&first).expect("the first line is JSON");
+        let text = |name: &str| said[name].as_str().expect(name).to_owned();
+        Self { listening: text("listening"), device: text("device"), lines, process }
+    }
+
+    /// What it says on its standard error, where that is a pipe.
+    pub fn log(&mut self) -> mpsc::Receiver<String> {
+        lines(self.process.stderr.take().expect("a pipe was asked for, and once"))
+    }
+
     pub fn pid(&self) -> u32 {
         self.process.id()
     }

@@ -5,8 +5,11 @@ mod cli;
 mod corpus;
 mod crash;
 mod floors;
+mod golden;
 mod history;
 mod kin;
+#[cfg(target_os = "linux")]
+mod lan;
 mod layers;
 mod pair;
 mod peers;

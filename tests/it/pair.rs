@@ -78,6 +78,22 @@ async fn what_both_wrote_before_they_met_is_on_both_afterwards() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_receipt_awaited_before_the_space_gave_way_arrives_after_it() {
+    let (a, b) = (device("a").await, device("b").await);
+    let op_a = a.node.personal().put("registry:note", "from a", json!(1)).await.unwrap();
+    let op_b = b.node.personal().put("registry:note", "from b", json!(2)).await.unwrap();
+
+    introduce(&a.node, &b.node).await;
+    let both =
+        async { tokio::join!(a.node.wait(op_a.id, Custody::on(1)), b.node.wait(op_b.id, Custody::on(1))) };
+    let (on_b, on_a) = tokio::time::timeout(PATIENCE, both).await.expect("in time");
+
+    assert_eq!((on_b.unwrap(), on_a.unwrap()), (vec![b.node.device()], vec![a.node.device()]));
+    a.node.stop().await.unwrap();
+    b.node.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_backlog_arrives_whole_and_is_acknowledged() {
     let (a, b) = (device("a").await, device("b").await);
     let ops = (0..20_000)

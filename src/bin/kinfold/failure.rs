@@ -53,6 +53,8 @@ pub enum Failure {
     LinesRefused { refused: u64, total: u64 },
     #[error("stopped on request after line {line}; the good lines up to it are recorded")]
     Interrupted { line: u64 },
+    #[error("the node did not stop in time and was ended; what was acknowledged is on disk")]
+    StopCutShort,
     #[error("no other device was reached within {seconds} s")]
     NobodyReached { seconds: u64 },
     #[error("not safe yet: {unheld} ops are on no other device")]
@@ -142,6 +144,7 @@ impl Failure {
             | Self::Output(_)
             | Self::Pipe
             | Self::Interrupted { .. }
+            | Self::StopCutShort
             | Self::Runtime { .. } => return None,
         })
     }

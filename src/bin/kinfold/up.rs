@@ -31,7 +31,12 @@ pub async fn run(home: &Path, up: Up, output: &Output) -> Result<(), Failure> {
     }
     let node = builder.open().await?;
     let outcome = serve(&node, line.as_ref(), &mut interrupt, output).await;
-    let stopped = node.stop().await;
+    let stopped = tokio::select! {
+        stopped = node.stop() => stopped.map_err(Failure::from),
+        // Asked twice, or not done in time: what was acknowledged is on disk already.
+        () = interrupt.told() => Err(Failure::StopCutShort),
+        () = tokio::time::sleep(STOP_WITHIN) => Err(Failure::StopCutShort),
+    };
     if let Some(line) = line {
         line.finish_and_clear();
     }
@@ -47,26 +52,20 @@ async fn serve(
     output: &Output,
 ) -> Result<(), Failure> {
     let server = Server::start(node.clone())?;
-    let started = async {
+    let running = async {
         node.start().await?;
-        announce(node, output)
-    };
-    let mut outcome = started.await;
-    let mut told = String::new();
-    while outcome.is_ok() {
-        tokio::select! {
-            // The node is stopped by the caller, with everything it has under way.
-            () = interrupt.told() => break,
-            () = tokio::time::sleep(REDRAW) => {}
+        announce(node, output)?;
+        let mut told = String::new();
+        loop {
+            tokio::time::sleep(REDRAW).await;
+            tell(&node.status().await?, line, &mut told, output);
         }
-        outcome = match node.status().await {
-            Ok(status) => {
-                tell(&status, line, &mut told, output);
-                Ok(())
-            }
-            Err(error) => Err(error.into()),
-        };
-    }
+    };
+    let outcome = tokio::select! {
+        // The caller stops the node, with everything it has under way; a look at it may be cut off.
+        () = interrupt.told() => Ok(()),
+        outcome = running => outcome,
+    };
     server.stop().await;
     outcome
 }
@@ -142,3 +141,6 @@ fn status_line(output: &Output) -> Option<ProgressBar> {
 
 /// Between two looks at the node.
 const REDRAW: Duration = Duration::from_millis(500);
+
+/// How long stopping may take before the process ends anyway.
+const STOP_WITHIN: Duration = Duration::from_secs(10);

@@ -24,6 +24,7 @@ use thiserror::Error;
 use crate::args::Demo;
 use crate::failure::Failure;
 use crate::output::Output;
+use crate::target::Interrupt;
 use input::{Input, Side};
 use node::{DemoNode, Homes};
 use report::{Phase, Report, Tree};
@@ -47,6 +48,8 @@ pub enum DemoFailure {
     Stalled { seconds: u64, ours: u64, theirs: u64, expected: u64 },
     #[error("the roots differ: {ours} and {theirs}")]
     RootsDiffer { ours: String, theirs: String },
+    #[error("stopped on request")]
+    Interrupted,
     #[error("{differing} rows differ from the repository's own tree")]
     TreeDiffers { differing: u64 },
 }
@@ -59,7 +62,9 @@ impl DemoFailure {
             Self::Stalled { .. } | Self::RootsDiffer { .. } | Self::TreeDiffers { .. } => {
                 "run it again with --keep and KINFOLD_LOG=debug, and look into both homes".into()
             }
-            Self::Homes(_) | Self::NodeSilent { .. } | Self::HistoryEmpty { .. } => return None,
+            Self::Homes(_) | Self::NodeSilent { .. } | Self::HistoryEmpty { .. } | Self::Interrupted => {
+                return None;
+            }
         })
     }
 }
@@ -69,7 +74,12 @@ pub async fn run(args: Demo, output: &Output) -> Result<(), Failure> {
     let homes = Homes::make(args.keep)?;
     let bar = output.progress(input.op_count(), "ops");
     bar.enable_steady_tick(Duration::from_millis(100));
-    let outcome = show(&homes, &input, &bar).await;
+    let mut interrupt = Interrupt::listen();
+    let outcome = tokio::select! {
+        // Dropping the other branch kills both nodes; their homes go next.
+        () = interrupt.told() => Err(DemoFailure::Interrupted.into()),
+        outcome = show(&homes, &input, &bar) => outcome,
+    };
     bar.finish_and_clear();
     let report = outcome?;
     report.tell(&input, &homes, output)?;

@@ -1,0 +1,278 @@
+//! The program on networks of its own: every device in a network namespace, a bridge between them.
+//!
+//! Needs Linux, root, and `ip`; the test that drops multicast needs `nft`. What is missing is said
+//! once on standard error, and nothing is tested then. Nothing here reaches the network of the
+//! machine, and nothing is left behind.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::Receiver;
+use std::time::Instant;
+
+use serde_json::Value;
+
+use crate::kin::{Daemon, Home, PATIENCE, command};
+
+#[test]
+fn two_devices_that_name_each_other_meet_by_multicast_alone() {
+    let Some(lan) = Lan::of(2) else { return };
+    let (a, b) = pair();
+    a.run(&["put", "registry:note", "a", "1"]).expect_code(0);
+    b.run(&["put", "registry:note", "b", "2"]).expect_code(0);
+
+    let _a = Running::up(&lan, 0, &a, &[]);
+    let _b = Running::up(&lan, 1, &b, &[]);
+    converge(&[&a, &b]);
+
+    assert_eq!(value(&a, "b"), 2);
+    assert_eq!(value(&b, "a"), 1);
+    a.run(&["put", "registry:note", "live", "3"]).expect_code(0);
+    a.run(&["wait", "--on", "1", "--timeout", "20s"]).expect_code(0);
+    assert_eq!(value(&b, "live"), 3);
+}
+
+#[test]
+fn where_multicast_is_dropped_an_address_is_enough() {
+    if !is_available("nft") {
+        return;
+    }
+    let Some(lan) = Lan::of(2) else { return };
+    lan.drop_multicast();
+    let (a, b) = pair();
+    a.run(&["put", "registry:note", "a", "1"]).expect_code(0);
+
+    let at_a = Running::up(&lan, 0, &a, &[]);
+    let port = at_a.daemon.listening.rsplit_once(':').expect("an address has a port").1;
+    let _b = Running::up(&lan, 1, &b, &["--peer", &format!("{}:{port}", Lan::address(0))]);
+    converge(&[&a, &b]);
+
+    assert_eq!(value(&b, "a"), 1);
+    assert!(lan.is_multicast_dropped(), "something was announced, and dropped");
+}
+
+#[test]
+fn after_the_link_was_down_what_both_wrote_meanwhile_arrives_at_once() {
+    let Some(lan) = Lan::of(2) else { return };
+    let (a, b) = pair();
+    let at_a = Running::up(&lan, 0, &a, &[]);
+    let _b = Running::up(&lan, 1, &b, &[]);
+    converge(&[&a, &b]);
+
+    // Down for a moment: the connection is still there. Down until the side that can see it has given
+    // the connection up; the other side cannot, and believes in it still.
+    for (span, is_long) in [("moment", false), ("while", true)] {
+        lan.link(0, "down");
+        a.run(&["put", "registry:note", &format!("a {span}"), "1"]).expect_code(0);
+        b.run(&["put", "registry:note", &format!("b {span}"), "2"]).expect_code(0);
+        if is_long {
+            at_a.says("disconnected");
+        }
+        lan.link(0, "up");
+        let returned = Instant::now();
+        converge(&[&a, &b]);
+        say(format_args!("link down for a {span}: equal {:.1?} after its return", returned.elapsed()));
+
+        assert_eq!(value(&a, &format!("b {span}")), 2);
+        assert_eq!(value(&b, &format!("a {span}")), 1);
+    }
+}
+
+#[test]
+fn a_third_device_that_comes_late_is_one_of_three() {
+    let Some(lan) = Lan::of(3) else { return };
+    let homes = [Home::init("one"), Home::init("two"), Home::init("three")];
+    introduce(&homes);
+    let [a, b, c] = &homes;
+    for (home, name) in homes.iter().zip(["a", "b", "c"]) {
+        home.run(&["put", "registry:note", name, "1"]).expect_code(0);
+    }
+
+    let _a = Running::up(&lan, 0, a, &[]);
+    let _b = Running::up(&lan, 1, b, &[]);
+    converge(&[a, b]);
+    let _c = Running::up(&lan, 2, c, &[]);
+    converge(&[a, b, c]);
+
+    for home in &homes {
+        for name in ["a", "b", "c"] {
+            assert_eq!(value(home, name), 1, "{name}");
+        }
+        let status = home.json(&["status"]);
+        let peers = status["peers"].as_array().expect("a list");
+        assert_eq!(peers.len(), 2, "{status}");
+        assert!(peers.iter().all(|peer| peer["root"] == status["state_hash"]), "{status}");
+    }
+}
+
+/// Two devices that name each other.
+fn pair() -> (Home, Home) {
+    let homes = [Home::init("one"), Home::init("two")];
+    introduce(&homes);
+    let [a, b] = homes;
+    (a, b)
+}
+
+fn introduce(homes: &[Home]) {
+    let ids: Vec<String> = homes
+        .iter()
+        .map(|home| home.json(&["devices", "id"])["device_id"].as_str().expect("an id").to_owned())
+        .collect();
+    for (index, home) in homes.iter().enumerate() {
+        for (_, other) in ids.iter().enumerate().filter(|(other, _)| *other != index) {
+            home.run(&["devices", "add", other, "--role", "admin"]).expect_code(0);
+        }
+    }
+}
+
+/// Waits until every device holds what every other holds, and compares what that folds to.
+fn converge(homes: &[&Home]) {
+    let others = (homes.len() - 1).to_string();
+    for home in homes {
+        home.run(&["wait", "--on", &others, "--timeout", "30s"]).expect_code(0);
+    }
+    let roots: Vec<Value> = homes.iter().map(|home| home.json(&["status"])["state_hash"].clone()).collect();
+    assert!(roots.windows(2).all(|pair| pair[0] == pair[1]), "{roots:?}");
+}
+
+fn value(home: &Home, name: &str) -> Value {
+    home.json(&["get", "registry:note", name])["payload"].clone()
+}
+
+/// A node in its namespace, and its log.
+struct Running {
+    daemon: Daemon,
+    log: Receiver<String>,
+}
+
+impl Running {
+    fn up(lan: &Lan, index: usize, home: &Home, arguments: &[&str]) -> Self {
+        let plain = command(&home.path());
+        let mut inside = Command::new("ip");
+        inside.args(["netns", "exec", &lan.device(index)]).arg(plain.get_program()).args(plain.get_args());
+        inside.args(["--json", "up"]).args(arguments);
+        inside.env("NO_COLOR", "1").env("KINFOLD_LOG", "info").stderr(Stdio::piped());
+        let mut daemon = Daemon::start(&mut inside);
+        let log = daemon.log();
+        Self { daemon, log }
+    }
+
+    /// Waits until the log holds these words.
+    fn says(&self, words: &str) {
+        while !self.log.recv_timeout(PATIENCE).expect(words).contains(words) {}
+    }
+}
+
+/// A switch with cables to some devices, each a namespace. Dropping it removes them.
+struct Lan {
+    name: String,
+    device_count: usize,
+}
+
+impl Lan {
+    /// `None` where namespaces cannot be made, which is said once.
+    fn of(device_count: usize) -> Option<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        if !may_make_namespaces() {
+            return None;
+        }
+        let name = format!("kin{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let lan = Self { name, device_count };
+        let switch = lan.switch();
+        ip(&format!("netns add {switch}"));
+        ip(&format!("-n {switch} link add switch type bridge"));
+        ip(&format!("-n {switch} link set switch up"));
+        for index in 0..device_count {
+            let (device, address) = (lan.device(index), Self::address(index));
+            ip(&format!("netns add {device}"));
+            ip(&format!("-n {switch} link add port{index} type veth peer name eth0 netns {device}"));
+            ip(&format!("-n {switch} link set port{index} master switch up"));
+            ip(&format!("-n {device} addr add {address}/24 dev eth0"));
+            ip(&format!("-n {device} link set lo up"));
+            ip(&format!("-n {device} link set eth0 up"));
+        }
+        Some(lan)
+    }
+
+    fn address(index: usize) -> String {
+        format!("192.168.77.{}", index + 1)
+    }
+
+    fn switch(&self) -> String {
+        format!("{}-switch", self.name)
+    }
+
+    fn device(&self, index: usize) -> String {
+        format!("{}-{index}", self.name)
+    }
+
+    /// Takes a device's interface down or up.
+    fn link(&self, index: usize, state: &str) {
+        ip(&format!("-n {} link set eth0 {state}", self.device(index)));
+    }
+
+    /// Lets every device hear unicast only.
+    fn drop_multicast(&self) {
+        let rules = "table inet test { chain heard { type filter hook input priority 0; \
+                     udp dport 5353 counter drop; }; }";
+        for index in 0..self.device_count {
+            let device = self.device(index);
+            let status = Command::new("ip").args(["netns", "exec", &device, "nft", rules]).status();
+            assert!(status.expect("nft was there").success());
+        }
+    }
+
+    fn is_multicast_dropped(&self) -> bool {
+        let list = ["netns", "exec", &self.device(0), "nft", "list", "ruleset"];
+        let rules = Command::new("ip").args(list).output().expect("nft was there");
+        let rules = String::from_utf8_lossy(&rules.stdout).into_owned();
+        rules.contains("udp dport 5353 counter") && !rules.contains("packets 0 ")
+    }
+}
+
+impl Drop for Lan {
+    fn drop(&mut self) {
+        for name in (0..self.device_count).map(|index| self.device(index)).chain([self.switch()]) {
+            // One that was never made is no error.
+            let _ = Command::new("ip").args(["netns", "del", &name]).stderr(Stdio::null()).status();
+        }
+    }
+}
+
+#[track_caller]
+fn ip(arguments: &str) {
+    let output = Command::new("ip").args(arguments.split(' ')).output().expect("ip was there");
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Whether this process may make namespaces with a bridge; the reason why not is said once.
+fn may_make_namespaces() -> bool {
+    static MAY: OnceLock<bool> = OnceLock::new();
+    *MAY.get_or_init(|| {
+        if !is_available("ip") {
+            return false;
+        }
+        let probe = format!("kin{}-probe", std::process::id());
+        let attempt = |arguments: &str| {
+            let output = Command::new("ip").args(arguments.split(' ')).output().expect("ip was there");
+            let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            if output.status.success() { Ok(()) } else { Err(why) }
+        };
+        let made = attempt(&format!("netns add {probe}"))
+            .and_then(|()| attempt(&format!("-n {probe} link add switch type bridge")));
+        let _ = attempt(&format!("netns del {probe}"));
+        made.inspect_err(|why| say(format_args!("skipped: no network namespaces here: {why}"))).is_ok()
+    })
+}
+
+fn is_available(program: &str) -> bool {
+    let answer = Command::new(program).arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let answer = answer.inspect_err(|error| say(format_args!("skipped: `{program}` cannot be run: {error}")));
+    answer.is_ok()
+}
+
+/// Says something that the test harness does not swallow.
+fn say(what: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "lan: {what}");
+}
