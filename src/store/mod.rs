@@ -36,6 +36,7 @@ use redb::StorageBackend;
 use redb::backends::FileBackend;
 
 pub use blocks::{BLOCK_CACHE_BYTES, Blocks, KeyRing, OpAt, ReadError};
+pub use disk::panic_becomes_error;
 pub use error::{Part, StoreError};
 pub use lock::{HomeLock, LockError};
 pub use read::Run;

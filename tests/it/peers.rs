@@ -140,10 +140,11 @@ async fn a_member_that_writes_two_histories_is_proved_to_everybody() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_that_claims_this_device_wrote_more_costs_a_new_log_and_nothing_else() {
     let world = World::new().await;
-    let rogue = world.join().await;
+    let mut rogue = world.join().await;
 
     let echo = vec![(rogue.victim_log, Tip { seq: Seq::new(1 << 40), hash: LINK })];
     rogue.raw.say(&hello(1, vec![SpaceHello { echo, ..rogue.space_hello.clone() }]));
+    rogue.is_answered().await;
 
     world.goes_on().await;
     let status = world.victim.status().await.unwrap();
