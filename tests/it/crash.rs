@@ -69,7 +69,8 @@ async fn a_disk_that_refuses_costs_only_the_op_it_refused() {
     let disk = home.disk();
     let node = home.open(&disk).await;
     put(&node, "before").await.unwrap();
-    let faults: [(&str, fn(&FaultDisk)); 3] = [
+    type Fault = fn(&FaultDisk);
+    let faults: [(&str, Fault); 3] = [
         ("disk is full", |disk| disk.limit_free_bytes(0)),
         ("cannot be written", |disk| disk.fail_writes(Some(std::io::ErrorKind::PermissionDenied))),
         ("refused a read or a write", |disk| disk.fail_writes(Some(std::io::ErrorKind::Other))),
