@@ -3,24 +3,23 @@
 //! `cargo bench --bench sync -- [COUNT…]` prints one table per count (100,000 by default). The
 //! machine decides the absolute figures; the growth with the count and the ratios are what counts.
 
+#[path = "shared/pair.rs"]
+mod pair;
 #[path = "shared/work.rs"]
 mod work;
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use kinfold::node::{Custody, NewOp, Node};
-use kinfold::roster::Role;
-use work::{note, payload, put};
+use kinfold::node::Custody;
+use pair::{Server, acquaint, fill, loopback, open, rss, serve, until};
+use work::note;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     match arguments.first().map(String::as_str) {
-        Some("serve") => runtime.block_on(serve(Path::new(&arguments[1]))),
+        Some("serve") => runtime.block_on(serve(Path::new(&arguments[1]), loopback())),
         _ => {
             let counts: Vec<u64> = arguments.iter().filter_map(|argument| argument.parse().ok()).collect();
             let counts = if counts.is_empty() { vec![100_000] } else { counts };
@@ -52,13 +51,13 @@ async fn measure(count: u64) {
     let (home_a, home_b) = (dir.path().join("a"), dir.path().join("b"));
     acquaint(&home_a, &home_b).await;
 
-    let a = open(&home_a).await;
+    let a = open(&home_a, loopback()).await;
     fill(&a, 0, count).await;
     a.stop().await.expect("stops");
     drop(a);
 
-    let mut server = Server::start(&home_a);
-    let b = open(&home_b).await;
+    let mut server = Server::start(&home_a, NOTHING);
+    let b = open(&home_b, loopback()).await;
     let want = server.ask("frontier").parse::<u64>().expect("a number");
     b.start().await.expect("starts");
     let begun = Instant::now();
@@ -121,14 +120,14 @@ async fn measure(count: u64) {
 
 /// Writes on both sides while apart, then measures from the dial until both hold everything.
 async fn diverged(home_a: &Path, home_b: &Path, from: u64, on_a: u64, on_b: u64) -> Duration {
-    let a = open(home_a).await;
+    let a = open(home_a, loopback()).await;
     fill(&a, from, on_a).await;
     a.stop().await.expect("stops");
     drop(a);
-    let b = open(home_b).await;
+    let b = open(home_b, loopback()).await;
     fill(&b, from + 5_000, on_b).await;
     b.personal().root();
-    let server = Server::start(home_a);
+    let server = Server::start(home_a, NOTHING);
     b.start().await.expect("starts");
     let begun = Instant::now();
     b.add_peer(server.address.clone()).await.expect("an address");
@@ -148,114 +147,6 @@ async fn diverged(home_a: &Path, home_b: &Path, from: u64, on_a: u64, on_b: u64)
     took
 }
 
-/// The other process: serves a home and answers questions on standard input.
-async fn serve(home: &Path) {
-    let node = open(home).await;
-    node.personal().root();
-    node.start().await.expect("starts");
-    let held = node.status().await.expect("a status").op_count;
-    println!("{} {held}", node.local_addr().expect("started"));
-    let surface = note();
-    loop {
-        let line = tokio::task::spawn_blocking(|| {
-            let mut line = String::new();
-            std::io::stdin().read_line(&mut line).map(|_| line)
-        });
-        let line = line.await.expect("a task").expect("a line");
-        let answer = match line.trim() {
-            "" | "stop" => break,
-            "root" => node.personal().root().to_string(),
-            "rss" => rss(),
-            "frontier" => node.personal().frontier().op_count().to_string(),
-            other => {
-                let key = other.strip_prefix("put ").expect("a known question");
-                let op = NewOp::Put { surface: surface.clone(), key: key.to_owned(), payload: payload(7) };
-                node.personal().append(vec![op]).await.expect("durable");
-                "ok".to_owned()
-            }
-        };
-        println!("{answer}");
-    }
-    node.stop().await.expect("stops");
-}
-
-struct Server {
-    child: Child,
-    lines: BufReader<std::process::ChildStdout>,
-    address: String,
-    op_count: u64,
-}
-
-impl Server {
-    fn start(home: &Path) -> Self {
-        let mut child = Command::new(std::env::current_exe().expect("this program"))
-            .arg("serve")
-            .arg(home)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("a process");
-        let mut lines = BufReader::new(child.stdout.take().expect("piped"));
-        let mut line = String::new();
-        lines.read_line(&mut line).expect("an address");
-        let (address, op_count) = line.trim().split_once(' ').expect("two words");
-        Self { address: address.to_owned(), op_count: op_count.parse().expect("a number"), child, lines }
-    }
-
-    fn ask(&mut self, question: &str) -> String {
-        writeln!(self.child.stdin.as_mut().expect("piped"), "{question}").expect("asked");
-        let mut line = String::new();
-        self.lines.read_line(&mut line).expect("an answer");
-        line.trim().to_owned()
-    }
-
-    fn stop(mut self) {
-        drop(self.child.stdin.take());
-        self.child.wait().expect("ends");
-    }
-}
-
-/// Makes two homes whose devices share a space.
-async fn acquaint(home_a: &Path, home_b: &Path) {
-    Node::init(home_a, "a").expect("an empty directory");
-    Node::init(home_b, "b").expect("an empty directory");
-    let (a, b) = (open(home_a).await, open(home_b).await);
-    a.add_device(b.device(), "b", Role::Admin).await.expect("added");
-    b.add_device(a.device(), "a", Role::Admin).await.expect("added");
-    a.start().await.expect("starts");
-    b.start().await.expect("starts");
-    b.add_peer(a.local_addr().expect("started").to_string()).await.expect("an address");
-    fill(&a, 90_000_000, 1).await;
-    a.wait_all(Custody::on(1)).await.expect("acknowledged");
-    a.stop().await.expect("stops");
-    b.stop().await.expect("stops");
-}
-
-async fn open(home: &Path) -> Node {
-    let builder = Node::builder(home).listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-    builder.without_mdns().open().await.expect("opens")
-}
-
-async fn fill(node: &Node, from: u64, count: u64) {
-    let mut next = from;
-    while next < from + count {
-        let end = (next + 2_048).min(from + count);
-        node.personal().append((next..end).map(put).collect()).await.expect("durable");
-        next = end;
-    }
-}
-
-async fn until(node: &Node, mut check: impl FnMut() -> bool) {
-    let mut version = node.version();
-    loop {
-        version.mark_unchanged();
-        if check() {
-            return;
-        }
-        version.changed().await.expect("running");
-    }
-}
-
 async fn median<F: Future<Output = Duration>>(runs: usize, mut run: impl FnMut() -> F) -> Duration {
     let mut times = Vec::with_capacity(runs);
     for _ in 0..runs {
@@ -269,14 +160,6 @@ fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1_000.0
 }
 
-/// Peak resident memory in megabytes, where the system tells.
-fn rss() -> String {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or("VmHWM: 0 kB");
-    let kilobytes: u64 = line.split_whitespace().nth(1).and_then(|word| word.parse().ok()).unwrap_or(0);
-    (kilobytes / 1_024).to_string()
-}
-
 /// Bytes of disk the files of a directory take.
 fn allocated(dir: &Path) -> u64 {
     #[cfg(unix)]
@@ -284,3 +167,6 @@ fn allocated(dir: &Path) -> u64 {
     let entries = std::fs::read_dir(dir).expect("readable");
     entries.map(|entry| entry.expect("readable").metadata().expect("readable").blocks() * 512).sum()
 }
+
+/// Both sides run with the defaults.
+const NOTHING: &[&str] = &[];

@@ -16,6 +16,7 @@ use crate::model::{DeviceId, Incarnation, LogId, Seq, SpaceId};
 mod discovery;
 mod links;
 mod strangers;
+mod waking;
 
 const SPACE: SpaceId = SpaceId::from_bytes([1; 32]);
 
