@@ -69,7 +69,7 @@ async fn a_disk_that_refuses_costs_only_the_op_it_refused() {
     let disk = home.disk();
     let node = home.open(&disk).await;
     put(&node, "before").await.unwrap();
-    let faults: [(&str, fn(&FaultDisk)); 3] = [
+    let faults: [(&str, Fault); 3] = [
         ("disk is full", |disk| disk.limit_free_bytes(0)),
         ("cannot be written", |disk| disk.fail_writes(Some(std::io::ErrorKind::PermissionDenied))),
         ("refused a read or a write", |disk| disk.fail_writes(Some(std::io::ErrorKind::Other))),
@@ -331,6 +331,9 @@ impl Import {
         }
     }
 }
+
+/// Makes a disk fail.
+type Fault = fn(&FaultDisk);
 
 /// A home whose store is opened on disks that fail.
 struct TestHome(TempDir);
