@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -235,7 +236,8 @@ impl Node {
         self.ask(move |core| core.status(space)).await?.ok_or(NodeError::Stopped)
     }
 
-    /// One round with every connected peer now; returns once each has answered and holds the same.
+    /// One round with every connected peer now; returns once each has answered and holds the same,
+    /// or once nothing has moved for two seconds.
     ///
     /// # Errors
     /// [`NodeError::NotStarted`], [`NodeError::Stopped`].
@@ -244,10 +246,21 @@ impl Node {
             return Err(NodeError::NotStarted);
         }
         let before = self.counters().await?;
-        let (reply, done) = oneshot::channel();
+        let (reply, mut done) = oneshot::channel();
         self.0.jobs.send(Job::Round { reply }).await.map_err(|_| NodeError::Stopped)?;
-        done.await.map_err(|_| NodeError::Stopped)??;
-        let after = self.counters().await?;
+        let mut after = before;
+        loop {
+            if let Ok(done) = tokio::time::timeout(ROUND_STALLED, &mut done).await {
+                done.map_err(|_| NodeError::Stopped)??;
+                after = self.counters().await?;
+                break;
+            }
+            // A forked or blocked log keeps two devices apart for good: what moves is waited for.
+            let now = self.counters().await?;
+            if now == std::mem::replace(&mut after, now) {
+                break;
+            }
+        }
         let peers =
             self.ask(|core| core.engine.peers().iter().filter(|peer| peer.is_greeted).count()).await?;
         Ok(Round {
@@ -640,6 +653,9 @@ impl BatchSource for StoreSource {
 
 /// One thread receives while the other sends.
 const NET_THREADS: usize = 2;
+
+/// How long nothing must move before a round counts as over.
+const ROUND_STALLED: Duration = Duration::from_secs(2);
 
 /// Requests that may wait for the loop; whoever has more waits itself.
 const JOBS_QUEUED: usize = 4_096;

@@ -69,7 +69,6 @@ async fn a_disk_that_refuses_costs_only_the_op_it_refused() {
     let disk = home.disk();
     let node = home.open(&disk).await;
     put(&node, "before").await.unwrap();
-    type Fault = fn(&FaultDisk);
     let faults: [(&str, Fault); 3] = [
         ("disk is full", |disk| disk.limit_free_bytes(0)),
         ("cannot be written", |disk| disk.fail_writes(Some(std::io::ErrorKind::PermissionDenied))),
@@ -332,6 +331,9 @@ impl Import {
         }
     }
 }
+
+/// Makes a disk fail.
+type Fault = fn(&FaultDisk);
 
 /// A home whose store is opened on disks that fail.
 struct TestHome(TempDir);
