@@ -78,6 +78,19 @@ async fn what_both_wrote_before_they_met_is_on_both_afterwards() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn devices_that_wrote_nothing_acknowledge_each_other_all_the_same() {
+    let (a, b) = (device("a").await, device("b").await);
+
+    introduce(&a.node, &b.node).await;
+
+    for node in [&a.node, &b.node] {
+        let holders = tokio::time::timeout(PATIENCE, node.wait_all(Custody::on(1))).await.unwrap().unwrap();
+        assert_eq!(holders.len(), 1);
+        node.stop().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_backlog_arrives_whole_and_is_acknowledged() {
     let (a, b) = (device("a").await, device("b").await);
     let ops = (0..20_000)
