@@ -65,7 +65,7 @@ fn search(from: u64, seeds: u64, knobs: &Knobs, lines: usize, is_stubborn: bool)
             }
         }
         let done = seed - from + 1;
-        if done % 100 == 0 || done == seeds {
+        if done.is_multiple_of(100) || done == seeds {
             let rate = done as f64 / begun.elapsed().as_secs_f64();
             println!(
                 "{done} worlds, {rate:.0}/s, {ops} ops, {events} events, slowest to settle {slowest:.1?}"

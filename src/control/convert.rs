@@ -2,7 +2,7 @@
 
 use serde_json::value::RawValue;
 
-use super::error::ControlError;
+use super::error::{ControlError, blame_text};
 use super::forms::*;
 use super::params::{AppendParams, RoleParam, ScopeParam};
 use crate::model::{DeviceId, Dot, Hlc, Incarnation, LogId, Payload, Scope, Seq, Surface, Tier};
@@ -166,6 +166,7 @@ impl From<Status> for StatusForm {
             events: status.event_count,
             conflicts: status.conflict_count,
             skewed: status.skewed_count,
+            malformed: status.malformed_count,
             sent_bytes: status.sent_bytes,
             received_bytes: status.received_bytes,
             loading: status.is_loading,
@@ -201,6 +202,11 @@ pub fn peer_forms(devices: &[DeviceStatus]) -> Vec<PeerForm> {
         behind_by: status.behind_by,
         ahead_by: status.ahead_by,
         root: status.root.map(|root| root.to_string()),
+        last_refusal: status.last_refusal.as_ref().map(|refusal| RefusalForm {
+            why: refusal.why.clone(),
+            blame: blame_text(refusal.blame).to_owned(),
+            since_ms: u64::try_from(refusal.since.as_millis()).unwrap_or(u64::MAX),
+        }),
     };
     others.map(form).collect()
 }

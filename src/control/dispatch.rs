@@ -232,7 +232,7 @@ fn list_events(
 ) -> Result<ListForm, NodeError> {
     let mut streams = match only {
         Some(stream) => vec![stream.to_owned()],
-        None => space.streams(surface),
+        None => space.streams(surface)?,
     };
     streams.sort();
     let mut form = ListForm::default();
@@ -280,7 +280,7 @@ fn row_bytes(row: &Row) -> usize {
 
 async fn surfaces(node: &Node, params: ScopeParams) -> Result<Box<RawValue>, ControlError> {
     let space = space(node, &params.scope)?;
-    let held: BTreeMap<String, (Surface, u64)> = blocking(move || Ok(space.surfaces()))
+    let held: BTreeMap<String, (Surface, u64)> = blocking(move || space.surfaces())
         .await?
         .into_iter()
         .map(|(surface, count)| (surface.to_string(), (surface, count)))

@@ -285,6 +285,15 @@ impl RpcError {
     }
 }
 
+/// A blame as programs read it.
+pub(super) const fn blame_text(blame: Blame) -> &'static str {
+    match blame {
+        Blame::Local => "local",
+        Blame::Peer => "peer",
+        Blame::Environment => "environment",
+    }
+}
+
 impl From<ControlError> for RpcError {
     fn from(error: ControlError) -> Self {
         let mut causes = Vec::new();
@@ -293,17 +302,12 @@ impl From<ControlError> for RpcError {
             causes.push(error.to_string());
             cause = error.source();
         }
-        let blame = match error.blame() {
-            Blame::Local => "local",
-            Blame::Peer => "peer",
-            Blame::Environment => "environment",
-        };
         Self {
             code: error.code(),
             message: error.to_string(),
             data: Box::new(RpcErrorData {
                 kind: error.kind().to_owned(),
-                blame: blame.to_owned(),
+                blame: blame_text(error.blame()).to_owned(),
                 hint: error.hint(),
                 causes,
                 fields: error.fields(),
@@ -337,6 +341,8 @@ fn surface_kind(error: &SurfaceError) -> &'static str {
 fn node_kind(error: &NodeError) -> &'static str {
     match error {
         NodeError::NotInitialised { .. } => "NotInitialised",
+        NodeError::StoreEmpty { .. } => "StoreEmpty",
+        NodeError::Index { .. } => "Index",
         NodeError::HomeInUse { .. } => "HomeInUse",
         NodeError::Lock { source, .. } => match source {
             LockError::Held { .. } => "HomeLocked",
@@ -373,6 +379,9 @@ fn node_kind(error: &NodeError) -> &'static str {
 fn node_hint(error: &NodeError) -> Option<String> {
     match error {
         NodeError::IdMissing { .. } => Some("add the member, or name the row with \"key\"".into()),
+        NodeError::StoreEmpty { .. } => Some(
+            "put the store folder back; where it is gone, move this home aside, `kinfold init` a new one and add it on another device".into(),
+        ),
         NodeError::UnknownOp => Some("op ids come from the answer to an append".into()),
         NodeError::TimedOut => Some("`kinfold status` shows which device is not reachable".into()),
         NodeError::HomeFile { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {

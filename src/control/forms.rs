@@ -261,6 +261,8 @@ pub struct StatusForm {
     pub conflicts: u64,
     /// Ops that arrived stamped more than a minute ahead of this clock.
     pub skewed: u64,
+    /// Ops that break the rules of their kind: kept and passed on, shown nowhere.
+    pub malformed: u64,
     /// Bytes sent over the connections that are up, everything included.
     pub sent_bytes: u64,
     /// Bytes received over the connections that are up, everything included.
@@ -308,6 +310,19 @@ pub struct PeerForm {
     pub ahead_by: u64,
     /// The root it last signed.
     pub root: Option<String>,
+    /// The last connection of this run that one side ended for what the other did.
+    pub last_refusal: Option<RefusalForm>,
+}
+
+/// A connection that one side ended for what the other did.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RefusalForm {
+    /// Why, for people.
+    pub why: String,
+    /// `peer`, or `local` where the peer refused this device.
+    pub blame: String,
+    /// How long ago.
+    pub since_ms: u64,
 }
 
 /// The devices of the space.

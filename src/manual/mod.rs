@@ -1,6 +1,28 @@
 //! The manual: what the code stands on, in pages of its own.
 //!
-//! [`formats`] has every byte that is stored, hashed, signed or sent.
+//! [`architecture`] says which part owns what and how an op travels through it. [`sync`] is the
+//! conversation between two devices. [`formats`] has every byte that is stored, hashed, signed or
+//! sent. [`threats`] says what is defended and by which test, and what is not; [`assumptions`] what
+//! the promises rest on. [`decisions`] gives the reasons for what could have been otherwise, and
+//! [`glossary`] the words.
+
+#[doc = include_str!("architecture.md")]
+pub mod architecture {}
+
+#[doc = include_str!("sync.md")]
+pub mod sync {}
 
 #[doc = include_str!("formats.md")]
 pub mod formats {}
+
+#[doc = include_str!("threats.md")]
+pub mod threats {}
+
+#[doc = include_str!("assumptions.md")]
+pub mod assumptions {}
+
+#[doc = include_str!("decisions.md")]
+pub mod decisions {}
+
+#[doc = include_str!("glossary.md")]
+pub mod glossary {}

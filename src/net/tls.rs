@@ -2,7 +2,7 @@
 //!
 //! Everything here is stricter than the defaults of rustls and quinn, each by a line of its own.
 //! Must never accept a certificate without the signature over the handshake: a certificate is
-//! public, and a verifier that skips the signature lets in whoever copied one. See manual/trust.md.
+//! public, and a verifier that skips the signature lets in whoever copied one. See manual/threats.md.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -264,7 +264,6 @@ impl ClientCertVerifier for Verifier {
     }
 }
 
-/// One key exchange only: with a second one on offer, an attacker chooses the weaker.
 /// Makes the provider seed this thread's random generator, which takes 30 ms once: better at the
 /// start of a thread than inside the first handshake that runs on it.
 pub fn warm_up() {
@@ -272,6 +271,7 @@ pub fn warm_up() {
     let _ = aws_lc_rs::default_provider().secure_random.fill(&mut [0; 32]);
 }
 
+/// One key exchange only: with a second one on offer, an attacker chooses the weaker.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(CryptoProvider {
         kx_groups: vec![aws_lc_rs::kx_group::X25519MLKEM768],

@@ -1,7 +1,7 @@
 //! The loop that owns the engine: what happens goes in, effects come out and are performed.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -13,13 +13,13 @@ use super::types::{Appended, NewOp};
 use crate::clock;
 use crate::crypto::beacon::BeaconKey;
 use crate::fold::State;
-use crate::model::{DeviceId, Dot, Frontier, Op, Seq, SpaceId, TipHash};
+use crate::model::{Blame, DeviceId, Dot, Frontier, Hlc, Op, OpId, Seq, SpaceId, TipHash};
 use crate::net::{self, CloseCode, Link, Net, NetEvent, Pins, PushOrder};
 use crate::oplog::Seen;
 use crate::roster::Role;
-use crate::store::{Blocks, KeyRing, Store};
+use crate::store::{Blocks, KeyRing, Store, StoreError};
 use crate::sync::{
-    Authored, Effect, Engine, Input, Notice, PeerId, Refusal, RequestError, Token, Txn, TxnId,
+    Authored, Effect, Engine, Input, Notice, Origin, PeerId, Refusal, RequestError, Token, Txn, TxnId,
 };
 use crate::wire::OpView;
 
@@ -46,6 +46,8 @@ pub(super) enum Job {
         /// How many ops were folded from the log because no snapshot had them.
         replayed: u64,
     },
+    /// The index of a space cannot be built.
+    LoadFailed { space: SpaceId, why: StoreError },
     /// End: nothing is lost, what is queued is refused.
     Stop { reply: oneshot::Sender<()> },
 }
@@ -57,7 +59,14 @@ type Share = (usize, oneshot::Sender<Result<Vec<Appended>, NodeError>>);
 enum Waiting {
     Append(Vec<Share>),
     Unit(oneshot::Sender<Result<(), NodeError>>),
-    Internal,
+    /// Nobody: the loop asked by itself.
+    Nobody,
+    Carry {
+        from: SpaceId,
+        to: SpaceId,
+        /// What the ops were called in the space that was left, in order.
+        ids: Vec<OpId>,
+    },
 }
 
 /// The indexes, shared with readers.
@@ -73,9 +82,11 @@ pub(super) struct Core {
     pub personal: Arc<RwLock<SpaceId>>,
     pub links: BTreeMap<PeerId, Link>,
     pub heard: BTreeMap<DeviceId, Duration>,
+    pub refusals: BTreeMap<DeviceId, Refused>,
     pub net: Arc<RwLock<Option<Net>>>,
     pub pins: Pins,
     pub version: watch::Sender<u64>,
+    pub recent: RecentOps,
     pub discovery_down: Option<String>,
     pub storage_failed: Option<String>,
     jobs: mpsc::Receiver<Job>,
@@ -85,12 +96,26 @@ pub(super) struct Core {
     postponed: Vec<Job>,
     inputs: VecDeque<Input>,
     txns: Vec<Txn>,
+    lookups: Vec<(SpaceId, crate::model::LogId, Seq, Token)>,
     folded: BTreeSet<SpaceId>,
     carries: VecDeque<(SpaceId, SpaceId)>,
+    /// What of this device's ops is in the space that ops are carried into.
+    carried_here: Option<(SpaceId, BTreeSet<Origin>)>,
     token_last: u64,
     ops_since_snapshot: u64,
     acks_stored: Duration,
 }
+
+/// The last connection to a device that one side ended for what the other did.
+pub(super) struct Refused {
+    pub why: String,
+    pub blame: Blame,
+    /// On the uptime clock.
+    pub at: Duration,
+}
+
+/// Where recent own ops are, by the id their caller was told.
+pub(super) type RecentOps = Arc<Mutex<BTreeMap<OpId, Dot>>>;
 
 /// What a [`Core`] begins with.
 pub(super) struct Parts {
@@ -103,6 +128,7 @@ pub(super) struct Parts {
     pub net: Arc<RwLock<Option<Net>>>,
     pub pins: Pins,
     pub version: watch::Sender<u64>,
+    pub recent: RecentOps,
     pub jobs: mpsc::Receiver<Job>,
     pub loopback: mpsc::WeakSender<Job>,
     pub events: mpsc::Receiver<NetEvent>,
@@ -119,9 +145,11 @@ impl Core {
             personal: parts.personal,
             links: BTreeMap::new(),
             heard: BTreeMap::new(),
+            refusals: BTreeMap::new(),
             net: parts.net,
             pins: parts.pins,
             version: parts.version,
+            recent: parts.recent,
             discovery_down: None,
             storage_failed: None,
             jobs: parts.jobs,
@@ -131,8 +159,10 @@ impl Core {
             postponed: Vec::new(),
             inputs: VecDeque::new(),
             txns: Vec::new(),
+            lookups: Vec::new(),
             folded: BTreeSet::new(),
             carries: VecDeque::new(),
+            carried_here: None,
             token_last: 0,
             ops_since_snapshot: 0,
             acks_stored: Duration::ZERO,
@@ -217,6 +247,15 @@ impl Core {
                     self.ops_since_snapshot += replayed;
                     self.loaded(space, *state);
                 }
+                Job::LoadFailed { space, why } => {
+                    error!(why = %chain_of(&why), "the state cannot be read from the store");
+                    if let Some(index) = self.index(&space) {
+                        index.fail(why);
+                    }
+                    // Whoever wrote meanwhile is told.
+                    let mut none = VecDeque::new();
+                    self.appends(&mut none);
+                }
                 Job::Stop { reply } => stop = Some(Some(reply)),
             }
         }
@@ -239,6 +278,10 @@ impl Core {
             let personal = *self.personal.read().unwrap_or_else(PoisonError::into_inner);
             let space = if is_active { space } else { personal };
             let index = self.index(&space);
+            if let Some(source) = index.as_ref().and_then(|index| index.failure()) {
+                drop(reply.send(Err(NodeError::Index { source })));
+                continue;
+            }
             match index {
                 // What an author sees is not known before the index is there.
                 Some(index) if !index.is_ready() => {
@@ -247,7 +290,7 @@ impl Core {
                 Some(index) => {
                     let group = groups.entry(space).or_default();
                     group.1.push((ops.len(), reply));
-                    let state = index.read();
+                    let state = index.peek();
                     group.0.extend(ops.into_iter().map(|op| authored(&state, op)));
                 }
                 None => drop(reply.send(Err(RequestError::NoSuchSpace.into()))),
@@ -294,13 +337,19 @@ impl Core {
             }
             NetEvent::Closed { conn, device, reason } => {
                 info!(peer = %device.short(), %reason, "disconnected");
+                match reason {
+                    // Noted with its reason when it was closed.
+                    net::CloseReason::ByUs(_) => {}
+                    _ if reason.blame() == Blame::Environment => {}
+                    _ => self.refused(device, chain_of(&reason), reason.blame()),
+                }
                 self.links.remove(&peer_id(conn));
                 self.heard.insert(device, clock::uptime());
                 self.inputs.push_back(Input::Closed { peer: peer_id(conn) });
             }
             NetEvent::Woke => {
                 // Both ways are tried at once, and what was on its way is found lost at once.
-                let token = self.token(Waiting::Internal);
+                let token = self.token(Waiting::Nobody);
                 self.inputs.push_back(Input::Round { token });
             }
             NetEvent::DialFailed { error, .. } => debug!(%error, "no connection"),
@@ -322,6 +371,9 @@ impl Core {
             }
             if !self.txns.is_empty() {
                 self.commit();
+            } else if let Some((space, log, seq, token)) = self.lookups.pop() {
+                // Not before what it may ask for is in the store.
+                self.look_up(&space, &log, seq, token);
             } else if let Some(space) = self.folded.pop_first() {
                 self.report(space);
             } else if let Some((from, to)) = self.carries.pop_front() {
@@ -355,11 +407,10 @@ impl Core {
         if let Some(why) = &self.storage_failed {
             error!(%why, "the store refused a write");
         }
-        for txn in &txns {
-            self.step(match outcome {
-                Ok(()) => Input::Persisted(txn.id),
-                Err(_) => Input::PersistFailed(txn.id),
-            });
+        if outcome.is_ok() {
+            txns.iter().for_each(|txn| self.step(Input::Persisted(txn.id)));
+        } else {
+            txns.iter().rev().for_each(|txn| self.step(Input::PersistFailed(txn.id)));
         }
     }
 
@@ -398,26 +449,21 @@ impl Core {
                     self.inputs.push_back(Input::PushForked { peer, space, log, at: after });
                 }
             }
-            Effect::LookUp { space, log, seq, token } => {
-                let batch = self.store.batch_at(&space, &log, seq).unwrap_or_else(|error| {
-                    warn!(%error, "a batch cannot be looked up");
-                    None
-                });
-                self.inputs.push_back(Input::Found { token, batch: batch.map(Box::new) });
-            }
+            Effect::LookUp { space, log, seq, token } => self.lookups.push((space, log, seq, token)),
             Effect::Close { peer, why } => {
                 if let Some(link) = self.links.get(&peer) {
-                    let why_text = chain_of(&why);
+                    let (device, why_text) = (link.device(), chain_of(&why));
                     warn!(peer = %link.device().short(), why = %why_text, blame = ?why.blame(), "closing");
                     let code = match why {
                         Refusal::Storage => CloseCode::Fault,
                         _ => CloseCode::Refused,
                     };
                     link.close(code, &why_text);
+                    self.refused(device, why_text, why.blame());
                 }
             }
-            Effect::Appended { token, placed } => {
-                if let Some(Waiting::Append(replies)) = self.waiting.remove(&token) {
+            Effect::Appended { token, placed } => match self.waiting.remove(&token) {
+                Some(Waiting::Append(replies)) => {
                     let mut placed = placed.into_iter();
                     for (count, reply) in replies {
                         let own = placed.by_ref().take(count);
@@ -426,13 +472,22 @@ impl Core {
                         let _ = reply.send(Ok(own));
                     }
                 }
-            }
+                Some(Waiting::Carry { from, to, ids }) => {
+                    // Whoever waits for a receipt of an op waits for it under its new place.
+                    let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+                    recent.extend(ids.into_iter().zip(placed.iter().map(|placed| placed.dot)));
+                    drop(recent);
+                    self.carries.push_back((from, to));
+                }
+                Some(Waiting::Unit(_) | Waiting::Nobody) | None => {}
+            },
             Effect::Failed { token, why } => match self.waiting.remove(&token) {
                 Some(Waiting::Append(replies)) => replies.into_iter().for_each(|(_, reply)| {
                     let _ = reply.send(Err(why.clone().into()));
                 }),
                 Some(Waiting::Unit(reply)) => drop(reply.send(Err(why.into()))),
-                Some(Waiting::Internal) | None => {}
+                Some(Waiting::Carry { .. }) => self.carried_here = None,
+                Some(Waiting::Nobody) | None => {}
             },
             Effect::Done { token } => {
                 if let Some(Waiting::Unit(reply)) = self.waiting.remove(&token) {
@@ -464,7 +519,7 @@ impl Core {
                 index.open_to_readers();
                 self.indexes.write().unwrap_or_else(PoisonError::into_inner).insert(to, index);
                 *self.personal.write().unwrap_or_else(PoisonError::into_inner) = to;
-                // An empty space folds nothing, and would never be acknowledged.
+                // An empty state is one to acknowledge too: whoever has nothing to send waits for it.
                 self.folded.insert(to);
             }
             Notice::PeerUp { device, .. } | Notice::Ack { device, .. } => {
@@ -533,7 +588,7 @@ impl Core {
                 Ok((state, replayed)) => {
                     drop(jobs.blocking_send(Job::Loaded { space, state: Box::new(state), replayed }));
                 }
-                Err(error) => error!(error = %chain_of(&error), "the index cannot be built"),
+                Err(why) => drop(jobs.blocking_send(Job::LoadFailed { space, why })),
             };
             if let Err(error) = std::thread::Builder::new().name("kinfold-load".into()).spawn(load) {
                 error!(%error, "the index cannot be built");
@@ -583,21 +638,36 @@ impl Core {
     /// old stamps. How far it has come is part of each transaction, so a crash repeats nothing.
     fn carry_over(&mut self, from: SpaceId, to: SpaceId) {
         let (Some(index), Some(left)) = (self.index(&to), self.engine.carry(from)) else { return };
-        if left.next > left.last || !index.is_ready() || self.storage_failed.is_some() {
+        let is_current = self.engine.personal() == Some(to);
+        if left.next > left.last || !is_current || !index.is_ready() {
+            self.carried_here = None;
             return;
         }
+        let mut carried_here = match self.carried_here.take() {
+            Some((space, origins)) if space == to => origins,
+            _ => self.origins(to),
+        };
         let own_log = self.engine.space(to).map(|view| view.own_log);
         let end = left.last.min(left.next.plus(CARRIED_PER_STEP));
-        let mut ops = Vec::new();
+        let (mut ops, mut ids) = (Vec::new(), Vec::new());
         let mut seq = left.next;
         while seq <= end {
             match self.blocks.op(&from, &Dot { log: left.log, seq }) {
                 Ok(Some(at)) => {
                     let view = OpView::decode(at.kind, at.flags, &at.body).ok();
+                    let view = view.filter(|view| carried_here.insert(Origin::of(at.hlc, view)));
                     if let Some(op) = view.and_then(|view| view.to_op(&left.log)) {
-                        let mut seen = seen(&index.read(), &op);
-                        // Its author had not seen what others wrote there: that stays a conflict.
-                        seen.heads.retain(|head| Some(head.log) == own_log);
+                        // Its author had not seen what others wrote there, nor what it wrote itself
+                        // since: the first stays a conflict, the second must not be covered.
+                        let row = index.peek().row(op.surface(), op.key());
+                        let heads = row.iter().flat_map(|row| row.heads());
+                        let heads = heads
+                            .filter(|head| Some(head.dot.log) == own_log && head.hlc < at.hlc)
+                            .map(|head| head.dot)
+                            .collect();
+                        let seen = Seen { heads, greatest: Hlc::ZERO };
+                        let dot = Dot { log: left.log, seq };
+                        ids.push(OpId::of(&from, dot, at.hlc, at.kind, at.flags, &at.body));
                         ops.push(Authored { op, seen, stamp: Some(at.hlc) });
                     }
                 }
@@ -606,10 +676,26 @@ impl Core {
             }
             seq = seq.next();
         }
+        self.carried_here = Some((to, carried_here));
         let also = self.engine.carried(from, end).into_iter().collect();
-        let token = self.token(Waiting::Internal);
+        let token = self.token(Waiting::Carry { from, to, ids });
         self.inputs.push_back(Input::Append { space: to, ops, token, also });
-        self.carries.push_back((from, to));
+    }
+
+    /// This device's ops in a space, so that none is carried into it twice.
+    fn origins(&self, space: SpaceId) -> BTreeSet<Origin> {
+        let own = self.engine.device();
+        let mut origins = BTreeSet::new();
+        for (log, last) in self.logs(space).into_iter().filter(|(log, _)| log.device == own) {
+            let mut seq = Seq::ZERO;
+            while seq < last {
+                seq = seq.next();
+                let Ok(Some(at)) = self.blocks.op(&space, &Dot { log, seq }) else { continue };
+                let view = OpView::decode(at.kind, at.flags, &at.body).ok();
+                origins.extend(view.map(|view| Origin::of(at.hlc, &view)));
+            }
+        }
+        origins
     }
 
     /// Whether what follows `after` in the store names `link` as its predecessor.
@@ -625,6 +711,18 @@ impl Core {
                 true
             }
         }
+    }
+
+    fn look_up(&mut self, space: &SpaceId, log: &crate::model::LogId, seq: Seq, token: Token) {
+        let batch = self.store.batch_at(space, log, seq).unwrap_or_else(|error| {
+            warn!(%error, "a batch cannot be looked up");
+            None
+        });
+        self.inputs.push_back(Input::Found { token, batch: batch.map(Box::new) });
+    }
+
+    fn refused(&mut self, device: DeviceId, why: String, blame: Blame) {
+        self.refusals.insert(device, Refused { why, blame, at: clock::uptime() });
     }
 
     fn with_link(&mut self, peer: PeerId, send: impl FnOnce(&Link) -> Result<(), net::LinkError>) {
@@ -684,7 +782,7 @@ impl Core {
             if has_drafts || !index.is_ready() {
                 continue;
             }
-            let state = index.read();
+            let state = index.peek();
             if let Err(error) = self.store.save_snapshot(&index.space, |sink| state.encode(sink)) {
                 warn!(error = %chain_of(&error), "the index snapshot could not be written");
             }
@@ -756,8 +854,8 @@ const JOBS_PER_TURN: usize = 4_096;
 /// Network events taken in one turn.
 const EVENTS_PER_TURN: usize = 256;
 
-/// Batch chunks taken in one turn, about 4 MiB: some 20 ms of work, one transaction.
-const CREDITS_PER_TURN: usize = 8;
+/// Batch chunks taken in one turn, about 2 MiB: some 20 ms of work, one transaction.
+const CREDITS_PER_TURN: usize = 4;
 
 /// Ops after which a fresh index snapshot is written once the network is quiet.
 const OPS_PER_SNAPSHOT: u64 = 100_000;

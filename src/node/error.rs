@@ -16,6 +16,12 @@ pub enum NodeError {
         /// The directory.
         home: PathBuf,
     },
+    /// The store of a device holds no space: it was lost, and what was found is a new one.
+    #[error("the store of {home:?} is missing or empty")]
+    StoreEmpty {
+        /// The directory.
+        home: PathBuf,
+    },
     /// `init` in a directory that is in use.
     #[error("{home:?} already holds a kinfold device (or other files); choose an empty directory")]
     HomeInUse {
@@ -51,6 +57,13 @@ pub enum NodeError {
     /// The store refused.
     #[error("the store refused")]
     Store(#[from] crate::store::StoreError),
+    /// The store does not give the state back; nothing can be read or written in this run.
+    #[error("the state cannot be read from the store")]
+    Index {
+        /// Why.
+        #[source]
+        source: std::sync::Arc<crate::store::StoreError>,
+    },
     /// A stored op cannot be read back.
     #[error("a stored op cannot be read")]
     Read(#[source] Box<crate::store::ReadError>),

@@ -1,15 +1,15 @@
 //! Handles to a node: cheap to clone, usable from any task.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use super::core::{Core, Indexes, Job, Parts};
+use super::core::{Core, Indexes, Job, Parts, RecentOps};
 use super::error::NodeError;
 use super::index::Index;
 use super::types::{Appended, Change, Custody, NewOp, Round, Row, SafeToSleep, Status, StreamEvent};
@@ -20,8 +20,8 @@ use crate::model::limits::KEY_BYTES_MAX;
 use crate::model::{DeviceId, Dot, Frontier, Hlc, LogId, OpId, Payload, Root, Seq, SpaceId, Surface, Tier};
 use crate::net::{BatchSource, Loopback, Mdns, Net, NetConfig, NetEvent, Pins, SourceError};
 use crate::roster::Role;
-use crate::store::{Blocks, HomeLock, KeyRing, Store};
-use crate::sync::{Counters, Engine};
+use crate::store::{Blocks, HomeLock, KeyRing, Store, StoreError};
+use crate::sync::{Counters, Engine, Loaded};
 
 /// A node: one device, its store, and (once started) its network.
 ///
@@ -45,7 +45,7 @@ struct Inner {
     lifecycle: tokio::sync::Mutex<Lifecycle>,
     pins: Pins,
     version: watch::Receiver<u64>,
-    recent: Mutex<BTreeMap<OpId, Dot>>,
+    recent: RecentOps,
 }
 
 /// The network's own threads: an application's blocking task does not stall a handshake, and each
@@ -80,7 +80,11 @@ struct Lifecycle {
 pub struct NodeBuilder {
     home: PathBuf,
     config: NetConfig,
+    store: Option<OpenStore>,
 }
+
+/// Opens a store somewhere else than in the home.
+type OpenStore = Box<dyn FnOnce(&[u8; 32]) -> Result<(Store, Loaded), StoreError> + Send>;
 
 impl NodeBuilder {
     /// Listens here once started; `[::]:0` by default. Port 0 takes a free one.
@@ -113,13 +117,22 @@ impl NodeBuilder {
         self
     }
 
+    /// Keeps the store on this backend instead of in the home, without index snapshots: for tests on
+    /// disks that fail ([`FaultDisk`](crate::store::fault::FaultDisk)).
+    ///
+    /// It must hold a store of this home's identity: the bytes of its `store/log.redb`.
+    pub fn store_backend(mut self, backend: impl redb::StorageBackend) -> Self {
+        self.store = Some(Box::new(move |local_key| Store::open_with(backend, None, local_key)));
+        self
+    }
+
     /// Opens the store; no network yet. Frontiers are there at once, the index is read beside.
     ///
     /// # Errors
     /// [`NodeError::NotInitialised`], [`NodeError::Lock`], [`NodeError::IdentityDamaged`],
-    /// [`NodeError::HomeFile`], [`NodeError::Store`], [`NodeError::Engine`].
+    /// [`NodeError::HomeFile`], [`NodeError::Store`], [`NodeError::StoreEmpty`], [`NodeError::Engine`].
     pub async fn open(self) -> Result<Node, NodeError> {
-        let opened = tokio::task::spawn_blocking(move || open(self.home, self.config)).await;
+        let opened = tokio::task::spawn_blocking(move || open(self)).await;
         opened.expect("opening does not panic and is not aborted")
     }
 }
@@ -144,7 +157,7 @@ impl Node {
 
     /// Prepares to open the device in `home`.
     pub fn builder(home: impl Into<PathBuf>) -> NodeBuilder {
-        NodeBuilder { home: home.into(), config: NetConfig::default() }
+        NodeBuilder { home: home.into(), config: NetConfig::default(), store: None }
     }
 
     /// This device.
@@ -223,7 +236,8 @@ impl Node {
         self.ask(move |core| core.status(space)).await?.ok_or(NodeError::Stopped)
     }
 
-    /// One round with every connected peer now; returns once each has answered and holds the same.
+    /// One round with every connected peer now; returns once each has answered and holds the same,
+    /// or once nothing has moved for two seconds.
     ///
     /// # Errors
     /// [`NodeError::NotStarted`], [`NodeError::Stopped`].
@@ -232,10 +246,21 @@ impl Node {
             return Err(NodeError::NotStarted);
         }
         let before = self.counters().await?;
-        let (reply, done) = oneshot::channel();
+        let (reply, mut done) = oneshot::channel();
         self.0.jobs.send(Job::Round { reply }).await.map_err(|_| NodeError::Stopped)?;
-        done.await.map_err(|_| NodeError::Stopped)??;
-        let after = self.counters().await?;
+        let mut after = before;
+        loop {
+            if let Ok(done) = tokio::time::timeout(ROUND_STALLED, &mut done).await {
+                done.map_err(|_| NodeError::Stopped)??;
+                after = self.counters().await?;
+                break;
+            }
+            // A forked or blocked log keeps two devices apart for good: what moves is waited for.
+            let now = self.counters().await?;
+            if now == std::mem::replace(&mut after, now) {
+                break;
+            }
+        }
         let peers =
             self.ask(|core| core.engine.peers().iter().filter(|peer| peer.is_greeted).count()).await?;
         Ok(Round {
@@ -256,7 +281,13 @@ impl Node {
     /// [`NodeError::UnknownOp`], [`NodeError::Stopped`].
     pub async fn wait(&self, op: OpId, custody: Custody) -> Result<Vec<DeviceId>, NodeError> {
         let dot = self.find(op).await?.ok_or(NodeError::UnknownOp)?;
-        self.wait_for(custody, move |core, space| core.engine.holders(space, dot)).await
+        let recent = Arc::clone(&self.0.recent);
+        self.wait_for(custody, move |core, space| {
+            // It gets another place when its space gives way to another.
+            let moved = recent.lock().unwrap_or_else(PoisonError::into_inner).get(&op).copied();
+            core.engine.holders(space, moved.unwrap_or(dot))
+        })
+        .await
     }
 
     /// Waits until everything this device holds is held durably by that many other devices.
@@ -429,7 +460,7 @@ impl Space {
     /// One row or fact; `None` where there is none or it was removed.
     ///
     /// # Errors
-    /// [`NodeError::Read`], [`NodeError::OpMissing`].
+    /// [`NodeError::Index`], [`NodeError::Read`], [`NodeError::OpMissing`].
     pub fn get(&self, surface: &Surface, key: &str) -> Result<Option<Row>, NodeError> {
         read::row(&self.index(), &self.node.0.blocks, surface, key)
     }
@@ -443,10 +474,13 @@ impl Space {
     }
 
     /// The streams of an event surface, in order.
-    pub fn streams(&self, surface: &Surface) -> Vec<String> {
+    ///
+    /// # Errors
+    /// [`NodeError::Index`].
+    pub fn streams(&self, surface: &Surface) -> Result<Vec<String>, NodeError> {
         let index = self.index();
-        let streams = index.read().streams(surface, None, usize::MAX);
-        streams.into_iter().map(|(stream, _)| stream).collect()
+        let streams = index.read()?.streams(surface, None, usize::MAX);
+        Ok(streams.into_iter().map(|(stream, _)| stream).collect())
     }
 
     /// Events of a stream in total order, beginning after a place, at most `limit`.
@@ -472,21 +506,24 @@ impl Space {
     }
 
     /// The surfaces that hold something, with the number of their live rows or events.
-    pub fn surfaces(&self) -> Vec<(Surface, u64)> {
+    ///
+    /// # Errors
+    /// [`NodeError::Index`].
+    pub fn surfaces(&self) -> Result<Vec<(Surface, u64)>, NodeError> {
         let index = self.index();
-        let surfaces = index.read().surfaces();
-        surfaces
-            .into_iter()
-            .map(|counts| (counts.surface, counts.live_rows + counts.events))
-            .filter(|(_, count)| *count > 0)
-            .collect()
+        let surfaces = index.read()?.surfaces();
+        let counts = surfaces.into_iter().map(|counts| (counts.surface, counts.live_rows + counts.events));
+        Ok(counts.filter(|(_, count)| *count > 0).collect())
     }
 
-    /// The hash of the folded state.
+    /// The hash of the folded state; all zeros where the store does not give one
+    /// ([`NodeError::Index`] elsewhere).
     pub fn root(&self) -> Root {
         let index = self.index();
-        drop(index.read());
-        index.report().1
+        match index.read().map(drop) {
+            Ok(()) => index.report().1,
+            Err(_) => Root::from_bytes([0; 32]),
+        }
     }
 
     /// What is sealed and durable here.
@@ -507,14 +544,18 @@ impl Space {
 }
 
 /// Opens a home and starts the loop.
-fn open(home: PathBuf, config: NetConfig) -> Result<Node, NodeError> {
+fn open(builder: NodeBuilder) -> Result<Node, NodeError> {
+    let NodeBuilder { home, config, store } = builder;
     let identity = Arc::new(home::identity(&home)?);
     let lock = home::lock(&home)?;
     let local_key = home::local_key(&identity);
-    let (store, loaded) = Store::open(&home.join("store"), &local_key)?;
+    let (store, loaded) = match store {
+        Some(open_store) => open_store(&local_key)?,
+        None => Store::open(&home.join("store"), &local_key)?,
+    };
     let instance = *clock::entropy().first_chunk().expect("32 bytes hold 16");
     let engine = Engine::new(Arc::clone(&identity), instance, loaded)?;
-    let personal = engine.personal().ok_or_else(|| NodeError::NotInitialised { home: home.clone() })?;
+    let personal = engine.personal().ok_or_else(|| NodeError::StoreEmpty { home: home.clone() })?;
 
     let runtime = NetRuntime::new().map_err(|source| NodeError::HomeFile { path: home.clone(), source })?;
     let keys = KeyRing::default();
@@ -534,6 +575,7 @@ fn open(home: PathBuf, config: NetConfig) -> Result<Node, NodeError> {
     let (jobs, job_reader) = mpsc::channel(JOBS_QUEUED);
     let (events, event_reader) = mpsc::channel(EVENTS_QUEUED);
     let (version_writer, version) = watch::channel(0);
+    let recent = RecentOps::default();
     let parts = Parts {
         engine,
         store: store.clone(),
@@ -544,6 +586,7 @@ fn open(home: PathBuf, config: NetConfig) -> Result<Node, NodeError> {
         net: Arc::clone(&net),
         pins: pins.clone(),
         version: version_writer,
+        recent: Arc::clone(&recent),
         jobs: job_reader,
         loopback: jobs.downgrade(),
         events: event_reader,
@@ -569,7 +612,7 @@ fn open(home: PathBuf, config: NetConfig) -> Result<Node, NodeError> {
         lifecycle: tokio::sync::Mutex::new(Lifecycle { core: Some(core), lock: Some(lock) }),
         pins,
         version,
-        recent: Mutex::new(BTreeMap::new()),
+        recent,
     })))
 }
 
@@ -610,6 +653,9 @@ impl BatchSource for StoreSource {
 
 /// One thread receives while the other sends.
 const NET_THREADS: usize = 2;
+
+/// How long nothing must move before a round counts as over.
+const ROUND_STALLED: Duration = Duration::from_secs(2);
 
 /// Requests that may wait for the loop; whoever has more waits itself.
 const JOBS_QUEUED: usize = 4_096;

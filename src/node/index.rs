@@ -1,10 +1,11 @@
 //! The fold state of one space, shared between the engine's thread and readers.
 
-use std::sync::{Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use tokio::sync::broadcast;
 use tracing::{debug, warn};
 
+use super::error::NodeError;
 use super::types::Change;
 use crate::crypto::{Opener, SealedBatch};
 use crate::fold::{State, StateBuilder};
@@ -17,10 +18,20 @@ use crate::wire::BodyReader;
 pub(super) struct Index {
     pub space: SpaceId,
     state: RwLock<State>,
-    is_ready: Mutex<bool>,
-    ready: Condvar,
+    stage: Mutex<Stage>,
+    staged: Condvar,
     pub changes: broadcast::Sender<Change>,
     pub frontier: RwLock<Frontier>,
+}
+
+/// How far an index is.
+enum Stage {
+    /// Being read from the store; readers wait.
+    Loading,
+    /// Shows everything that was durable when the home was opened.
+    Ready,
+    /// The store does not give it; readers are told.
+    Failed(Arc<StoreError>),
 }
 
 impl Index {
@@ -28,25 +39,51 @@ impl Index {
         Self {
             space,
             state: RwLock::new(State::new(space)),
-            is_ready: Mutex::new(false),
-            ready: Condvar::new(),
+            stage: Mutex::new(Stage::Loading),
+            staged: Condvar::new(),
             changes: broadcast::Sender::new(CHANGES_QUEUED),
             frontier: RwLock::new(frontier),
         }
     }
 
     /// The state, once it shows what the store held when it was opened.
-    pub fn read(&self) -> RwLockReadGuard<'_, State> {
-        let mut is_ready = self.is_ready.lock().unwrap_or_else(PoisonError::into_inner);
-        while !*is_ready {
-            is_ready = self.ready.wait(is_ready).unwrap_or_else(PoisonError::into_inner);
+    ///
+    /// # Errors
+    /// [`NodeError::Index`] where the store does not give it.
+    pub fn read(&self) -> Result<RwLockReadGuard<'_, State>, NodeError> {
+        let mut stage = self.stage();
+        loop {
+            match &*stage {
+                Stage::Ready => break,
+                Stage::Failed(source) => return Err(NodeError::Index { source: Arc::clone(source) }),
+                Stage::Loading => {
+                    stage = self.staged.wait(stage).unwrap_or_else(PoisonError::into_inner);
+                }
+            }
         }
-        drop(is_ready);
+        drop(stage);
+        Ok(self.peek())
+    }
+
+    /// The state as it is, whole or not.
+    pub fn peek(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn is_ready(&self) -> bool {
-        *self.is_ready.lock().unwrap_or_else(PoisonError::into_inner)
+        matches!(*self.stage(), Stage::Ready)
+    }
+
+    /// Why there will be no state in this run.
+    pub fn failure(&self) -> Option<Arc<StoreError>> {
+        match &*self.stage() {
+            Stage::Failed(source) => Some(Arc::clone(source)),
+            Stage::Loading | Stage::Ready => None,
+        }
+    }
+
+    fn stage(&self) -> MutexGuard<'_, Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts a state in place that was built beside.
@@ -56,8 +93,14 @@ impl Index {
 
     /// Lets readers in: the state shows everything that was durable when the home was opened.
     pub fn open_to_readers(&self) {
-        *self.is_ready.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.ready.notify_all();
+        *self.stage() = Stage::Ready;
+        self.staged.notify_all();
+    }
+
+    /// Tells readers that there will be no state.
+    pub fn fail(&self, why: StoreError) {
+        *self.stage() = Stage::Failed(Arc::new(why));
+        self.staged.notify_all();
     }
 
     /// The state, taken out.

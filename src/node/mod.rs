@@ -16,6 +16,6 @@ mod types;
 pub use error::NodeError;
 pub use handle::{Node, NodeBuilder, Space};
 pub use types::{
-    Appended, Change, Custody, DeviceStatus, HealthReason, NewOp, Round, Row, RowValue, SafeToSleep, Status,
-    StreamEvent,
+    Appended, Change, ConnectionRefusal, Custody, DeviceStatus, HealthReason, NewOp, Round, Row, RowValue,
+    SafeToSleep, Status, StreamEvent,
 };

@@ -17,7 +17,7 @@ pub(super) fn row(
     surface: &Surface,
     key: &str,
 ) -> Result<Option<Row>, NodeError> {
-    let view = index.read().row(surface, key);
+    let view = index.read()?.row(surface, key);
     match view {
         Some(view) if view.is_live() => row_of(index, blocks, surface, key, &view).map(Some),
         _ => Ok(None),
@@ -32,7 +32,7 @@ pub(super) fn rows(
     after: Option<&str>,
     limit: usize,
 ) -> Result<Vec<Row>, NodeError> {
-    let listed = index.read().rows(surface, after, limit, RowFilter::Live);
+    let listed = index.read()?.rows(surface, after, limit, RowFilter::Live);
     listed.iter().map(|listed| row_of(index, blocks, surface, &listed.key, &listed.row)).collect()
 }
 
@@ -43,7 +43,7 @@ pub(super) fn conflicts(
     after: Option<(&Surface, &str)>,
     limit: usize,
 ) -> Result<Vec<Row>, NodeError> {
-    let listed = index.read().conflicts(after, limit);
+    let listed = index.read()?.conflicts(after, limit);
     listed
         .iter()
         .map(|conflict| row_of(index, blocks, &conflict.surface, &conflict.key, &conflict.row))
@@ -59,7 +59,7 @@ pub(super) fn events(
     after: Option<(Hlc, Dot)>,
     limit: usize,
 ) -> Result<Vec<StreamEvent>, NodeError> {
-    let listed = index.read().events(surface, stream, after, limit);
+    let listed = index.read()?.events(surface, stream, after, limit);
     let mut events = Vec::with_capacity(listed.len());
     for event in listed {
         let Some(payload) = payload(index, blocks, &event.dot)? else { continue };

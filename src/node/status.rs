@@ -3,7 +3,7 @@
 use std::sync::PoisonError;
 
 use super::core::Core;
-use super::types::{DeviceStatus, HealthReason, SafeToSleep, Status};
+use super::types::{ConnectionRefusal, DeviceStatus, HealthReason, SafeToSleep, Status};
 use crate::clock;
 use crate::model::{DeviceId, SpaceId};
 use crate::roster::Member;
@@ -20,7 +20,7 @@ impl Core {
             (crate::model::Root::from_bytes([0; 32]), crate::fold::Counts::default())
         } else {
             let (_, root, _) = index.report();
-            (root, index.read().counts())
+            (root, index.peek().counts())
         };
         let peers = self.engine.peers();
         let mut devices: Vec<DeviceStatus> =
@@ -45,6 +45,7 @@ impl Core {
             event_count: counts.events,
             conflict_count: counts.conflicts,
             skewed_count: view.skewed_count,
+            malformed_count: counts.malformed,
             sent_bytes: stats.iter().map(|stats| stats.sent_bytes).sum(),
             received_bytes: stats.iter().map(|stats| stats.received_bytes).sum(),
             devices,
@@ -97,6 +98,11 @@ impl Core {
             behind_by: ack.map(|ack| view.frontier.ops_beyond(ack.frontier) + view.draft_count),
             ahead_by: if is_self { 0 } else { ahead_by },
             root: ack.map(|ack| ack.root),
+            last_refusal: self.refusals.get(&device).map(|refused| ConnectionRefusal {
+                why: refused.why.clone(),
+                blame: refused.blame,
+                since: clock::uptime().saturating_sub(refused.at),
+            }),
         }
     }
 
@@ -106,6 +112,10 @@ impl Core {
 
     fn health(&self, view: &SpaceView<'_>, peers: &[PeerView], unknown: u64) -> Vec<HealthReason> {
         let mut health = Vec::new();
+        let index_failure = self.index(&view.space).and_then(|index| index.failure());
+        if let Some(why) = &index_failure {
+            health.push(HealthReason::StorageFailed { why: super::core::chain_of(&**why) });
+        }
         if let Some(why) = &self.storage_failed {
             health.push(HealthReason::StorageFailed { why: why.clone() });
         }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::model::{DeviceId, Dot, Hlc, OpId, Payload, Root, Scope, SpaceId, Surface};
+use crate::model::{Blame, DeviceId, Dot, Hlc, OpId, Payload, Root, Scope, SpaceId, Surface};
 use crate::roster::Role;
 
 /// A change to record, before it has a place.
@@ -160,6 +160,19 @@ pub struct DeviceStatus {
     pub ahead_by: u64,
     /// The root it last signed, with whether it was comparable and equal to this device's root then.
     pub root: Option<Root>,
+    /// The last connection of this run that one side ended for what the other did.
+    pub last_refusal: Option<ConnectionRefusal>,
+}
+
+/// A connection that one side ended for what the other did.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ConnectionRefusal {
+    /// Why, for people.
+    pub why: String,
+    /// Who is to change something: the peer, or this device where the peer refused it.
+    pub blame: Blame,
+    /// How long ago.
+    pub since: Duration,
 }
 
 /// Why a node is not simply healthy.
@@ -243,6 +256,8 @@ pub struct Status {
     pub conflict_count: u64,
     /// Ops stamped more than a minute ahead of this clock when they arrived.
     pub skewed_count: u64,
+    /// Ops that break the rules of their kind: kept and passed on, shown nowhere.
+    pub malformed_count: u64,
     /// UDP bytes sent over the connections that are up.
     pub sent_bytes: u64,
     /// UDP bytes received over the connections that are up.

@@ -142,6 +142,9 @@ impl Author {
     pub fn draft(&mut self, mut op: Op, seen: Seen, stamp: Option<Hlc>, now: &Now) -> DraftOp {
         let place = (op.surface().clone(), op.key().clone());
         let unfolded = self.unfolded.get(&place).copied();
+        // An op carried over from another space is older than what was written here since, and must
+        // not cover it.
+        let unfolded = unfolded.filter(|(_, hlc)| stamp.is_none_or(|stamp| *hlc < stamp));
         let mut heads = unfolded.map_or(seen.heads, |(dot, _)| vec![dot]);
         // More heads than an op can name: the greatest stay for the next write.
         heads.truncate(PREDS_MAX);
@@ -155,7 +158,10 @@ impl Author {
             self.clock.max(greatest.next())
         });
         let seq = self.next_seq();
-        self.unfolded.insert(place, (Dot { log: self.log, seq }, hlc));
+        let newest = self.unfolded.entry(place).or_insert((Dot { log: self.log, seq }, hlc));
+        if newest.1 <= hlc {
+            *newest = (Dot { log: self.log, seq }, hlc);
+        }
         let draft =
             DraftOp { seq, hlc, kind: op.kind().number(), flags: 0, body: encode_op(&op, &self.log).into() };
         self.drafts.push(draft.clone());
@@ -321,6 +327,27 @@ mod tests {
         let view = crate::wire::OpView::decode(second.kind, 0, &second.body).unwrap();
         let crate::wire::OpView::Put { preds, .. } = view else { panic!("a put was drafted") };
         assert_eq!(preds[0].dot(&author.log()), Dot { log: author.log(), seq: Seq::new(1) });
+    }
+
+    #[test]
+    fn what_is_carried_over_covers_nothing_newer() {
+        let mut author = author();
+        author.draft(put("a"), Seen::default(), None, &now(5_000));
+
+        let carried =
+            author.draft(put("a"), Seen::default(), Some(Hlc::at(Wall::from_millis(1))), &now(5_000));
+        let next = author.draft(put("a"), Seen::default(), None, &now(5_000));
+
+        let preds = |draft: &DraftOp| -> Vec<u64> {
+            match OpView::decode(draft.kind, 0, &draft.body).unwrap() {
+                OpView::Put { preds, .. } => {
+                    preds.iter().map(|pred| pred.dot(&author.log()).seq.get()).collect()
+                }
+                other => panic!("a put was drafted, not {other:?}"),
+            }
+        };
+        assert_eq!(preds(&carried), Vec::<u64>::new());
+        assert_eq!(preds(&next), [1]);
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub enum AdmitError {
     OtherBranch {
         /// The first position of the batch.
         first: Seq,
-        /// A position both histories have, where they differ or just after which they do.
+        /// The last position both histories have a batch for, at or after which they differ.
         shared: Seq,
     },
     /// The signature is not the author's.
@@ -62,8 +62,8 @@ pub struct Admitted {
     pub batches: Vec<VerifiedBatch>,
     /// Batches already held, by the memory of recent ones.
     pub duplicate_count: u64,
-    /// Batches at or below the tip that the memory of recent ones does not reach: to be compared
-    /// with the store before they count as duplicates.
+    /// Batches at or below the tip that are not known to be duplicates: to be compared with the
+    /// store. Those that are known to differ come first.
     pub to_compare: Vec<SealedBatch>,
     /// Why the rest was not taken.
     pub refused: Option<AdmitError>,
@@ -113,11 +113,8 @@ impl LogChain {
                     Some((last, link)) if last == header.last() && link == batch.link() => {
                         admitted.duplicate_count += 1;
                     }
-                    Some(_) => {
-                        let (first, shared) = (header.first, header.first);
-                        admitted.refused = Some(AdmitError::OtherBranch { first, shared });
-                        break;
-                    }
+                    // Another content of a place that is held: with the one in the store it is a proof.
+                    Some(_) => admitted.to_compare.insert(0, batch),
                     None => admitted.to_compare.push(batch),
                 }
             }
@@ -245,10 +242,7 @@ mod tests {
             continued.refused,
             Some(AdmitError::OtherBranch { first: Seq::new(5), shared: Seq::new(4) })
         );
-        assert_eq!(
-            replaced.refused,
-            Some(AdmitError::OtherBranch { first: Seq::new(3), shared: Seq::new(3) })
-        );
+        assert_eq!((replaced.to_compare.len(), replaced.refused), (1, None));
     }
 
     #[test]

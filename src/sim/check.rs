@@ -139,14 +139,6 @@ pub enum Violation {
         /// What is missing.
         why: String,
     },
-    /// Somebody waits for an answer that never comes.
-    #[error("device {device} leaves {count} requests without an answer")]
-    Unanswered {
-        /// Where.
-        device: usize,
-        /// How many.
-        count: usize,
-    },
     /// Another order of arrival gives another root.
     #[error("another order of arrival gives root {found:?} instead of {expected:?}")]
     OrderMatters {
@@ -348,3 +340,92 @@ pub const CANARY: &str = "CaNaRy";
 
 /// Stands before the number of a content.
 pub const MARKER: &str = "CaNaRy no ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Hlc, Incarnation, Op, Payload, Tip};
+    use crate::sync::{DraftGroup, TxnId};
+    use crate::wire::op::encode_op;
+    use crate::wire::{BodyReader, BodyWriter};
+
+    const SPACE: SpaceId = SpaceId::from_bytes([1; 32]);
+    const OWN: DeviceId = DeviceId::from_bytes([2; 32]);
+    const LOG: LogId = LogId { device: OWN, incarnation: Incarnation::new(1) };
+
+    fn body(marker: u64) -> (Vec<u8>, u32) {
+        let payload = Payload::parse(&format!("\"{MARKER}{marker} \"")).unwrap();
+        let put =
+            Op::Put { surface: "declagent".parse().unwrap(), key: "k".into(), preds: Vec::new(), payload };
+        let mut writer = BodyWriter::new();
+        writer.push(Hlc::new(1), put.kind().number(), 0, &encode_op(&put, &LOG));
+        writer.finish()
+    }
+
+    fn drafts(marker: u64) -> Txn {
+        let (body, op_count) = body(marker);
+        let group = DraftGroup { log: LOG, first: Seq::new(1), op_count, body };
+        Txn { id: TxnId::new(1), writes: vec![Write::Drafts { space: SPACE, group }] }
+    }
+
+    fn state(marker: u64) -> State {
+        let (body, op_count) = body(marker);
+        let mut state = State::new(SPACE);
+        let reader = BodyReader::new(&body, Seq::new(1), op_count).unwrap();
+        for frame in reader.flatten() {
+            // Another stamp stands for a fold that went wrong.
+            state.apply(&LOG, &crate::wire::FrameView { hlc: Hlc::new(marker), ..frame });
+        }
+        state
+    }
+
+    #[test]
+    fn two_roots_of_the_same_ops_are_noticed() {
+        let mut checks = Checks::default();
+
+        assert_eq!(checks.root(0, &mut state(1), true), Ok(()));
+        assert_eq!(checks.root(1, &mut state(1), true), Ok(()));
+        assert!(matches!(checks.root(1, &mut state(2), true), Err(Violation::RootsDiffer { .. })));
+    }
+
+    #[test]
+    fn a_place_written_twice_is_noticed() {
+        let (mut checks, disk) = (Checks::default(), Disk::default());
+
+        assert_eq!(checks.commit(0, OWN, &disk, &[drafts(1)]), Ok(()));
+        assert_eq!(checks.commit(0, OWN, &disk, &[drafts(1)]), Ok(()));
+        assert!(matches!(checks.commit(0, OWN, &disk, &[drafts(2)]), Err(Violation::SeqReused { .. })));
+    }
+
+    #[test]
+    fn a_frontier_that_goes_back_is_noticed() {
+        let mut checks = Checks::default();
+        let at = |seq| {
+            let tip = Tip { seq: Seq::new(seq), hash: TipHash::NONE };
+            [(LOG, tip)].into_iter().collect::<Frontier>()
+        };
+
+        assert_eq!(checks.frontier(0, SPACE, &at(2)), Ok(()));
+        assert!(matches!(checks.frontier(0, SPACE, &at(1)), Err(Violation::FrontierRetreated { .. })));
+    }
+
+    #[test]
+    fn plaintext_is_noticed() {
+        assert_eq!(hide(0, b"nothing to see"), Ok(()));
+        assert_eq!(hide(0, &body(1).0), Err(Violation::Plaintext { device: 0 }));
+    }
+
+    #[test]
+    fn lost_ops_and_content_are_noticed() {
+        let placed =
+            Placed { id: OpId::from_bytes([0; 32]), dot: Dot { log: LOG, seq: Seq::new(1) }, hlc: Hlc::ZERO };
+        let mut checks = Checks::default();
+        checks.answers.push(Answer { device: 0, space: SPACE, placed, marker: Some(1) });
+
+        let lost = checks.answered(0, &Disk::default());
+        let gone = checks.end(&Disk::default(), &SPACE);
+
+        assert!(matches!(lost, Err(Violation::AnsweredOpLost { .. })));
+        assert!(matches!(gone, Err(Violation::ContentCount { found: 0, .. })));
+    }
+}

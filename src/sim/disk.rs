@@ -234,7 +234,9 @@ impl Disk {
         let keys = self.spaces.get(space).map(|row| &row.keys);
         let held = self.log(space, log);
         let batches = held.map_or(&[][..], |log| &log.batches);
-        let drafts = held.map_or(&[][..], |log| &log.drafts);
+        // Drafts of a log that is written no more were moved to the one that took its place.
+        let is_own = self.spaces.get(space).is_some_and(|row| row.own_log == *log);
+        let drafts = held.filter(|_| is_own).map_or(&[][..], |log| &log.drafts);
         let sealed =
             batches.iter().filter(move |batch| batch.header().last() >= from).map_while(move |batch| {
                 let header = batch.header();
@@ -310,4 +312,42 @@ fn beyond(group: DraftGroup, through: Seq) -> Option<DraftGroup> {
     }
     let (body, op_count) = writer.finish();
     Some(DraftGroup { log: group.log, first: through.next(), op_count, body })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Incarnation;
+    use crate::sync::TxnId;
+
+    const SPACE: SpaceId = SpaceId::from_bytes([1; 32]);
+    const LOG: LogId = LogId { device: DeviceId::from_bytes([2; 32]), incarnation: Incarnation::new(1) };
+
+    fn commit(disk: &mut Disk, write: Write) -> Result<(), DiskError> {
+        disk.commit(&[Txn { id: TxnId::new(1), writes: vec![write] }])
+    }
+
+    fn drafts(first: u64) -> Write {
+        let mut writer = BodyWriter::new();
+        writer.push(Hlc::new(1), 1, 0, b"x");
+        let (body, op_count) = writer.finish();
+        Write::Drafts { space: SPACE, group: DraftGroup { log: LOG, first: Seq::new(first), op_count, body } }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_as_by_the_real_store() {
+        let mut disk = Disk::default();
+        let unknown = commit(&mut disk, drafts(1));
+        let scope = Scope::Personal;
+        let space = Write::Space { space: SPACE, scope, own_log: LOG, is_active: true, carried: Seq::ZERO };
+        commit(&mut disk, space).unwrap();
+
+        let gap = commit(&mut disk, drafts(2));
+        let unsealed = commit(&mut disk, Write::DraftsSealed { space: SPACE, through: Seq::new(1) });
+
+        assert!(matches!(unknown, Err(DiskError::UnknownSpace { .. })));
+        assert!(matches!(gap, Err(DiskError::NotContiguous { .. })));
+        assert!(matches!(unsealed, Err(DiskError::DraftsUnsealed { .. })));
+        assert_eq!(commit(&mut disk, drafts(1)), Ok(()));
+    }
 }

@@ -10,18 +10,17 @@ use bytes::Bytes;
 use super::check::{Answer, CANARY, Checks, Violation};
 use super::disk::Disk;
 use super::rng::Rng;
+use super::shell::{brief, continues, fold_disk, fold_run, seen};
 use crate::crypto::{EpochKey, Identity};
 use crate::fold::State;
 use crate::model::{
-    Blame, DeviceId, Frontier, Hlc, Incarnation, LogId, Now, Op, RecordHash, Scope, Seq, SpaceId, TipHash,
-    Wall,
+    Blame, DeviceId, Frontier, Hlc, Incarnation, LogId, Now, Op, RecordHash, Scope, Seq, SpaceId, Wall,
 };
-use crate::oplog::Seen;
 use crate::roster::{Author, Role, Roster};
 use crate::sync::{
-    Authored, Effect, Engine, FoldRun, Input, Notice, PeerId, RequestError, Token, Txn, TxnId, Write,
+    Authored, Effect, Engine, Input, Notice, Origin, PeerId, RequestError, Token, Txn, TxnId, Write,
 };
-use crate::wire::{BodyReader, OpView};
+use crate::wire::OpView;
 
 /// What a device asks of the world.
 #[derive(Debug)]
@@ -38,6 +37,8 @@ pub(super) enum Out {
     Commit,
     /// Who may connect has changed.
     Repin,
+    /// A device has signed that it holds this much of a space.
+    Acked(SpaceId, DeviceId, Frontier),
 }
 
 /// Batches of one log to be read and sent.
@@ -103,8 +104,9 @@ pub(super) struct Life {
     txns: Vec<Txn>,
     folded: BTreeSet<SpaceId>,
     carries: VecDeque<(SpaceId, SpaceId)>,
+    /// What of this device's ops is in a space that ops are carried into.
+    carried_here: Option<(SpaceId, BTreeSet<Origin>)>,
     waiting: BTreeMap<Token, Waiting>,
-    is_storage_failed: bool,
     token_last: u64,
     acks_stored: Duration,
 }
@@ -113,7 +115,7 @@ enum Waiting {
     Append(SpaceId, Vec<Option<u64>>),
     Name(DeviceId),
     Round,
-    Carry,
+    Carry(SpaceId, SpaceId),
 }
 
 impl Host {
@@ -192,8 +194,8 @@ impl Host {
             txns: Vec::new(),
             folded: BTreeSet::new(),
             carries: VecDeque::new(),
+            carried_here: None,
             waiting: BTreeMap::new(),
-            is_storage_failed: false,
             token_last: 0,
             acks_stored: env.now,
         });
@@ -262,15 +264,10 @@ impl Host {
         if !is_failed {
             self.store(&txns, env)?;
         }
-        if let Some(life) = &mut self.life {
-            if life.is_storage_failed && !is_failed {
-                life.carries.extend(life.engine.to_carry_over());
-            }
-            life.is_storage_failed = is_failed;
-        }
-        for txn in &txns {
-            let input = if is_failed { Input::PersistFailed(txn.id) } else { Input::Persisted(txn.id) };
-            self.step(input, env)?;
+        if is_failed {
+            txns.iter().rev().try_for_each(|txn| self.step(Input::PersistFailed(txn.id), env))?;
+        } else {
+            txns.iter().try_for_each(|txn| self.step(Input::Persisted(txn.id), env))?;
         }
         self.settle(env)
     }
@@ -278,20 +275,16 @@ impl Host {
     /// The index of a space has been built beside.
     pub fn loaded(&mut self, space: SpaceId, env: &mut Env<'_>) -> Result<(), Violation> {
         let Some(life) = &mut self.life else { return Ok(()) };
-        if life.committing.is_some() {
-            // The loop is at its commit; the job waits in its queue.
-            life.inbox.push_back(Input::Tick);
-        }
         life.indexes.insert(space, Some(State::new(space)));
         self.catch_up(space);
         if let Some(life) = &mut self.life {
             life.carries.extend(life.engine.to_carry_over());
         }
-        if self.life.as_ref().is_some_and(|life| life.committing.is_none()) {
-            self.settle(env)
-        } else {
-            Ok(())
-        }
+        self.settle(env)
+    }
+
+    pub fn is_committing(&self) -> bool {
+        self.life.as_ref().is_some_and(|life| life.committing.is_some())
     }
 
     pub fn spaces_to_load(&self) -> Vec<SpaceId> {
@@ -384,8 +377,8 @@ impl Host {
                 }
             }
             Effect::LookUp { space, log, seq, token } => {
-                let batch = self.disk.batch_at(&space, &log, seq);
-                life.inputs.push_back(Input::Found { token, batch: batch.map(Box::new) });
+                let batch = self.disk.batch_at(&space, &log, seq).map(Box::new);
+                life.inputs.push_back(Input::Found { token, batch });
             }
             Effect::Close { peer, why } => {
                 (env.trace)(format!("{index} > closes {}: {why}", peer.get()));
@@ -394,8 +387,8 @@ impl Host {
                 }
                 env.out.push(Out::Close(peer));
             }
-            Effect::Appended { token, placed } => {
-                if let Some(Waiting::Append(space, markers)) = life.waiting.remove(&token) {
+            Effect::Appended { token, placed } => match life.waiting.remove(&token) {
+                Some(Waiting::Append(space, markers)) => {
                     let answers = markers.into_iter().zip(placed);
                     env.checks.answers.extend(answers.map(|(marker, placed)| Answer {
                         device: index,
@@ -404,7 +397,9 @@ impl Host {
                         marker,
                     }));
                 }
-            }
+                Some(Waiting::Carry(from, to)) => life.carries.push_back((from, to)),
+                Some(Waiting::Name(_) | Waiting::Round) | None => {}
+            },
             Effect::Failed { token, why } => {
                 (env.trace)(format!("{index} > refuses a request: {why}"));
                 match life.waiting.remove(&token) {
@@ -417,7 +412,8 @@ impl Host {
                             self.to_name.remove(&device);
                         }
                     }
-                    Some(Waiting::Round | Waiting::Carry) | None => {}
+                    Some(Waiting::Carry(..)) => life.carried_here = None,
+                    Some(Waiting::Round) | None => {}
                 }
             }
             Effect::Done { token } => {
@@ -433,21 +429,28 @@ impl Host {
 
     fn notice(&mut self, notice: Notice, env: &mut Env<'_>) -> Result<(), Violation> {
         let device = self.index;
+        if env.is_traced && !matches!(notice, Notice::Ack { .. } | Notice::Key { .. }) {
+            (env.trace)(format!("{device} > {notice:?}"));
+        }
         let Some(life) = &mut self.life else { return Ok(()) };
         match notice {
             Notice::Roster { .. } | Notice::Key { .. } => env.out.push(Out::Repin),
-            Notice::Adopted { from, to } => {
-                (env.trace)(format!("{device} > leaves {from:?} for {to:?}"));
+            Notice::Adopted { to, .. } => {
                 life.indexes.insert(to, Some(State::new(to)));
             }
-            Notice::Fork { .. } | Notice::NewIncarnation { .. } => {
+            Notice::Fork { .. } | Notice::NewIncarnation { .. } if !env.is_hostile => {
                 return Err(Violation::ForkSeen { device });
             }
             Notice::LogBlocked { .. } if !env.is_hostile => return Err(Violation::LogBlocked { device }),
-            Notice::Ack { .. }
-            | Notice::PeerUp { .. }
+            Notice::Ack { space, device } => {
+                let ack = life.engine.ack_of(space, &device);
+                env.out.extend(ack.map(|ack| Out::Acked(space, device, ack.frontier.clone())));
+            }
+            Notice::PeerUp { .. }
             | Notice::PeerDown { .. }
-            | Notice::LogBlocked { .. } => {}
+            | Notice::LogBlocked { .. }
+            | Notice::Fork { .. }
+            | Notice::NewIncarnation { .. } => {}
         }
         Ok(())
     }
@@ -517,14 +520,29 @@ impl Host {
         let (Some(Some(state)), Some(left)) = (life.indexes.get(&to), life.engine.carry(from)) else {
             return;
         };
-        if left.next > left.last || life.is_storage_failed {
+        if left.next > left.last || life.engine.personal() != Some(to) {
+            life.carried_here = None;
             return;
         }
+        if life.carried_here.as_ref().is_none_or(|(space, _)| *space != to) {
+            let own = self.identity.device();
+            let logs = self.disk.logs(&to).into_iter().filter(|log| log.device == own);
+            let ops = logs.flat_map(|log| self.disk.ops_from(&to, &log, Seq::new(1)).collect::<Vec<_>>());
+            let origins = ops.filter_map(|op| {
+                Some(Origin::of(op.hlc, &OpView::decode(op.kind, op.flags, &op.body).ok()?))
+            });
+            life.carried_here = Some((to, origins.collect()));
+        }
+        let (_, carried_here) = life.carried_here.as_mut().expect("just made");
         let own_log = life.engine.space(to).map(|view| view.own_log);
         let end = left.last.min(left.next.plus(CARRIED_PER_STEP));
         let ops = self.disk.ops_from(&from, &left.log, left.next).take_while(|stored| stored.dot.seq <= end);
         let ops = ops.filter_map(|stored| {
-            let op = OpView::decode(stored.kind, stored.flags, &stored.body).ok()?.to_op(&left.log)?;
+            let view = OpView::decode(stored.kind, stored.flags, &stored.body).ok()?;
+            if !carried_here.insert(Origin::of(stored.hlc, &view)) {
+                return None;
+            }
+            let op = view.to_op(&left.log)?;
             let mut seen = seen(state, &op);
             seen.heads.retain(|head| Some(head.log) == own_log);
             Some(Authored { op, seen, stamp: Some(stored.hlc) })
@@ -533,9 +551,8 @@ impl Host {
         let also = life.engine.carried(from, end).into_iter().collect();
         life.token_last += 1;
         let token = Token(life.token_last);
-        life.waiting.insert(token, Waiting::Carry);
+        life.waiting.insert(token, Waiting::Carry(from, to));
         life.inputs.push_back(Input::Append { space: to, ops, token, also });
-        life.carries.push_back((from, to));
     }
 
     /// The fold of a space, once it is there.
@@ -564,76 +581,12 @@ impl Life {
     /// Requests that wait for an answer.
     pub fn waiting_count(&self) -> usize {
         self.requests.len()
-            + self.waiting.values().filter(|waiting| !matches!(waiting, Waiting::Carry)).count()
+            + self.waiting.values().filter(|waiting| !matches!(waiting, Waiting::Carry(..))).count()
     }
 
     /// Whether nothing is left to do before the next thing happens.
     pub fn is_idle(&self) -> bool {
         self.committing.is_none() && self.inbox.is_empty() && self.requests.is_empty()
-    }
-}
-
-/// What an author sees.
-fn seen(state: &State, op: &Op) -> Seen {
-    let seen = state.seen(op.surface(), op.key());
-    Seen { heads: seen.heads, greatest: seen.greatest }
-}
-
-/// Whether what follows `after` on the disk names `link` as its predecessor.
-fn continues(disk: &Disk, space: &SpaceId, log: &LogId, after: Seq, link: TipHash) -> bool {
-    if after == Seq::ZERO || link == TipHash::NONE {
-        return true;
-    }
-    let next = disk.batch_at(space, log, after.next());
-    next.is_some_and(|batch| batch.header().first == after.next() && batch.header().prev == link)
-}
-
-/// Folds every log from where the state has it to where the disk has it, as far as keys are held.
-pub(super) fn fold_disk(state: &mut State, space: &SpaceId, disk: &Disk, through: &Frontier) {
-    for (log, tip) in through.iter() {
-        let from = state.applied(log).next();
-        for op in disk.ops_from(space, log, from).take_while(|op| op.dot.seq <= tip.seq) {
-            let frame = crate::wire::FrameView {
-                seq: op.dot.seq,
-                hlc: op.hlc,
-                kind: op.kind,
-                flags: op.flags,
-                body: &op.body,
-            };
-            state.apply(log, &frame);
-        }
-    }
-}
-
-/// Folds the part of a run that follows what is folded.
-fn fold_run(state: &mut State, run: &FoldRun) {
-    let applied = state.applied(&run.log);
-    if run.first > applied.next() {
-        return;
-    }
-    let Ok(reader) = BodyReader::new(&run.body, run.first, run.op_count) else { return };
-    for frame in reader.flatten().filter(|frame| frame.seq > applied) {
-        state.apply(&run.log, &frame);
-    }
-}
-
-/// An input in few words.
-fn brief(input: &Input) -> String {
-    match input {
-        Input::Frame { peer, bytes } => {
-            let name = crate::wire::Message::decode(bytes).map_or("garbage", |message| message.name());
-            format!("{name} on {}", peer.get())
-        }
-        Input::Batches { peer, batches } => {
-            let headers = batches.iter().filter_map(|bytes| crate::crypto::BatchHeader::parse(bytes).ok());
-            let runs: Vec<String> = headers
-                .map(|header| format!("{}:{}..={}", header.log.device.short(), header.first, header.last()))
-                .collect();
-            format!("batches {} on {}", runs.join(" "), peer.get())
-        }
-        Input::Append { ops, .. } => format!("append of {}", ops.len()),
-        Input::Found { batch, .. } => format!("found {}", batch.is_some()),
-        other => format!("{other:?}"),
     }
 }
 

@@ -7,11 +7,14 @@
 //!
 //! `cargo run --release --features sim --example sim -- --seeds 10000` runs many.
 
+mod chaos;
 pub mod check;
 pub mod disk;
 mod host;
 mod network;
 pub mod rng;
+mod settle;
+mod shell;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -99,7 +102,7 @@ pub struct Failure {
 ///
 /// # Errors
 /// [`Failure`] with the first promise that is broken.
-pub fn run(seed: u64, knobs: &Knobs) -> Result<Summary, Failure> {
+pub fn run(seed: u64, knobs: &Knobs) -> Result<Summary, Box<Failure>> {
     run_once(seed, knobs, false)
 }
 
@@ -107,11 +110,11 @@ pub fn run(seed: u64, knobs: &Knobs) -> Result<Summary, Failure> {
 ///
 /// # Errors
 /// [`Failure`] with the first promise that is broken, and the trace.
-pub fn run_traced(seed: u64, knobs: &Knobs) -> Result<Summary, Failure> {
+pub fn run_traced(seed: u64, knobs: &Knobs) -> Result<Summary, Box<Failure>> {
     run_once(seed, knobs, true)
 }
 
-fn run_once(seed: u64, knobs: &Knobs, is_traced: bool) -> Result<Summary, Failure> {
+fn run_once(seed: u64, knobs: &Knobs, is_traced: bool) -> Result<Summary, Box<Failure>> {
     let mut world = world::World::new(seed, knobs, is_traced);
     // The engine holds nothing that outlives the world, so a panic leaves nothing half done behind.
     let outcome = catch_unwind(AssertUnwindSafe(|| world.run()));
@@ -124,7 +127,7 @@ fn run_once(seed: u64, knobs: &Knobs, is_traced: bool) -> Result<Summary, Failur
             Violation::Panic { message: text.unwrap_or_default() }
         }
     };
-    Err(Failure { seed, violation, trace: world.trace.into_iter().collect() })
+    Err(Box::new(Failure { seed, violation, trace: world.trace.into_iter().collect() }))
 }
 
 #[cfg(test)]

@@ -5,17 +5,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::check::{Checks, MARKER, Violation};
+use super::check::{Checks, Violation};
 use super::host::{Env, Host, Out, Request};
 use super::network::{Lane, Network, Parcel, end_of, peer_id};
 use super::rng::Rng;
 use super::{Knobs, Naming, Summary};
-use crate::fold::State;
-use crate::model::{Op, Payload, SpaceId};
+use crate::model::SpaceId;
 use crate::sync::Input;
 
 #[derive(Debug)]
-enum Event {
+pub(super) enum Event {
     Turn { host: usize, life: u64 },
     Tick { host: usize, life: u64 },
     Committed { host: usize, life: u64 },
@@ -35,21 +34,21 @@ enum Event {
 
 /// A world in the middle of its run.
 pub(super) struct World {
-    knobs: Knobs,
-    rng: Rng,
-    now: Duration,
+    pub(super) knobs: Knobs,
+    pub(super) rng: Rng,
+    pub(super) now: Duration,
     queue: BTreeMap<(Duration, u64), Event>,
-    event_count: u64,
-    hosts: Vec<Host>,
-    lives: u64,
-    network: Network,
-    checks: Checks,
+    pub(super) event_count: u64,
+    pub(super) hosts: Vec<Host>,
+    pub(super) lives: u64,
+    pub(super) network: Network,
+    pub(super) checks: Checks,
     pub trace: VecDeque<String>,
-    is_traced: bool,
-    is_chaos: bool,
-    healed_at: Duration,
-    marker: u64,
-    byte_count: u64,
+    pub(super) is_traced: bool,
+    pub(super) is_chaos: bool,
+    pub(super) healed_at: Duration,
+    pub(super) marker: u64,
+    pub(super) byte_count: u64,
 }
 
 impl World {
@@ -118,12 +117,12 @@ impl World {
         )
     }
 
-    fn at(&mut self, after: Duration, event: Event) {
+    pub(super) fn at(&mut self, after: Duration, event: Event) {
         self.event_count += 1;
         self.queue.insert((self.now + after, self.event_count), event);
     }
 
-    fn soon(&mut self, low_ms: u64, high_ms: u64, event: Event) {
+    pub(super) fn soon(&mut self, low_ms: u64, high_ms: u64, event: Event) {
         let after = Duration::from_micros(self.rng.between(low_ms * 1_000, high_ms * 1_000));
         self.at(after, event);
     }
@@ -136,6 +135,7 @@ impl World {
                 match self.unsettled() {
                     None => return self.end(),
                     Some(why) if self.now - self.healed_at > self.knobs.settle_within => {
+                        self.tell_standings();
                         let seconds = self.knobs.settle_within.as_secs();
                         return Err(Violation::NotSettled { seconds, why });
                     }
@@ -162,6 +162,11 @@ impl World {
                 Ok(())
             }
             Event::Committed { host, life } => self.with_host(host, Some(life), Host::committed),
+            // The loop is at its commit; the job waits in its queue.
+            Event::Loaded { host, life, space } if self.hosts[host].is_committing() => {
+                self.soon(1, 1, Event::Loaded { host, life, space });
+                Ok(())
+            }
             Event::Loaded { host, life, space } => {
                 self.with_host(host, Some(life), |host, env| host.loaded(space, env))
             }
@@ -204,7 +209,7 @@ impl World {
     }
 
     /// Lets a host do something and does what it asks for.
-    fn with_host(
+    pub(super) fn with_host(
         &mut self,
         host: usize,
         life: Option<u64>,
@@ -234,14 +239,14 @@ impl World {
         };
         act(&mut self.hosts[host], &mut env)?;
         for out in out {
-            self.out(host, out);
+            self.out(host, out)?;
         }
         self.watch(host);
         Ok(())
     }
 
-    fn out(&mut self, host: usize, out: Out) {
-        let Some(life) = self.hosts[host].life.as_ref().map(|life| life.number) else { return };
+    fn out(&mut self, host: usize, out: Out) -> Result<(), Violation> {
+        let Some(life) = self.hosts[host].life.as_ref().map(|life| life.number) else { return Ok(()) };
         match out {
             Out::Frame(peer, frame) => {
                 let (conn, end) = end_of(peer);
@@ -253,7 +258,7 @@ impl World {
             }
             Out::Push(peer, order) => {
                 let (conn, end) = end_of(peer);
-                let Some(open) = self.network.conns.get_mut(&conn) else { return };
+                let Some(open) = self.network.conns.get_mut(&conn) else { return Ok(()) };
                 open.ends[end].orders.push_back(order);
                 if open.ends[end].orders.len() == 1 {
                     self.soon(0, 20, Event::Read { conn, end });
@@ -266,6 +271,13 @@ impl World {
             Out::Commit => {
                 let slowest = if self.rng.happens(100) { 200 } else { 12 };
                 self.soon(0, slowest, Event::Committed { host, life });
+            }
+            Out::Acked(space, device, frontier) => {
+                let signer = self.hosts.iter().find(|host| host.device() == device);
+                let held = signer.map(|host| host.disk.frontier(&space)).unwrap_or_default();
+                if !held.covers_all(&frontier) {
+                    return Err(Violation::AckOverDisk { device, space });
+                }
             }
             Out::Repin => {
                 let pins = self.hosts[host].pins();
@@ -280,6 +292,7 @@ impl World {
                 }
             }
         }
+        Ok(())
     }
 
     /// Sees to it that a host gets its next turn and its next tick.
@@ -296,7 +309,7 @@ impl World {
         self.wake(host);
     }
 
-    fn wake(&mut self, host: usize) {
+    pub(super) fn wake(&mut self, host: usize) {
         let Some(life) = &mut self.hosts[host].life else { return };
         if !life.is_turn_due && life.committing.is_none() && life.has_work() {
             life.is_turn_due = true;
@@ -314,7 +327,7 @@ impl World {
         }
     }
 
-    fn boot(&mut self, host: usize) -> Result<(), Violation> {
+    pub(super) fn boot(&mut self, host: usize) -> Result<(), Violation> {
         if self.hosts[host].life.is_some() {
             return Ok(());
         }
@@ -337,7 +350,7 @@ impl World {
         open.ends[to].on_the_way += 1;
         let at = open.arrival(to, lane, now, &mut self.rng);
         let parcel = if self.is_chaos && self.rng.happens(self.knobs.hostile_permille) {
-            spoil(parcel, &mut self.rng)
+            super::chaos::spoil(parcel, &mut self.rng)
         } else {
             parcel
         };
@@ -390,7 +403,7 @@ impl World {
     }
 
     /// Ends a connection. `by` is told at once; the other end, or both, after a while.
-    fn close(&mut self, conn: u64, by: Option<usize>) {
+    pub(super) fn close(&mut self, conn: u64, by: Option<usize>) {
         let Some(closed) = self.network.conns.remove(&conn) else { return };
         for (end, its) in closed.ends.iter().enumerate() {
             let slowest = match by {
@@ -438,257 +451,10 @@ impl World {
         }
         self.at(DIAL_EVERY, Event::Dial);
     }
-
-    fn chaos(&mut self) -> Result<(), Violation> {
-        if !self.is_chaos {
-            return Ok(());
-        }
-        let host = self.rng.index(self.hosts.len());
-        match self.rng.below(1_000) {
-            0..600 => self.write(host),
-            600..660 => {
-                self.crash(host)?;
-                self.soon(10, 8_000, Event::Boot { host });
-            }
-            660..700 => {
-                for host in 0..self.hosts.len() {
-                    self.network.groups[host] = u8::from(self.rng.happens(500));
-                }
-                let reaches = |conn: &super::network::Conn| {
-                    self.network.is_reachable(conn.ends[0].host, conn.ends[1].host)
-                };
-                let cut: Vec<u64> =
-                    self.network.conns.iter().filter(|(_, conn)| !reaches(conn)).map(|(id, _)| *id).collect();
-                cut.into_iter().for_each(|conn| self.close(conn, None));
-            }
-            700..760 => self.network.groups.fill(0),
-            760..800 => self.hosts[host].jump(&mut self.rng),
-            800..880 => {
-                let ids: Vec<u64> = self.network.conns.keys().copied().collect();
-                if !ids.is_empty() {
-                    let id = ids[self.rng.index(ids.len())];
-                    self.close(id, None);
-                }
-            }
-            880..910 => {
-                let mut conns: Vec<_> = self.network.conns.values_mut().collect();
-                if !conns.is_empty() {
-                    let index = self.rng.index(conns.len());
-                    conns[index].delay_ms = (self.rng.below(300), 300 + self.rng.below(3_000));
-                }
-            }
-            910..940 => {
-                self.hosts[host].commit_fails = self.knobs.commit_fail_permille;
-                self.soon(20, 2_000, Event::StoreHeals { host });
-            }
-            _ => {
-                self.hosts[host].request(Request::Round);
-                self.wake(host);
-            }
-        }
-        let (low, high) = if self.rng.happens(300) { (0, 10) } else { (10, 600) };
-        self.soon(low, high, Event::Chaos);
-        Ok(())
-    }
-
-    fn crash(&mut self, host: usize) -> Result<(), Violation> {
-        let Some(life) = self.hosts[host].life.as_ref().map(|life| life.number) else { return Ok(()) };
-        self.with_host(host, None, Host::crash)?;
-        if self.is_traced {
-            self.trace.push_back(format!("{:>12.6} {host} ! crashes", self.now.as_secs_f64()));
-        }
-        let ended =
-            |conn: &super::network::Conn| conn.ends.iter().any(|end| end.host == host && end.life == life);
-        let ended: Vec<u64> =
-            self.network.conns.iter().filter(|(_, conn)| ended(conn)).map(|(id, _)| *id).collect();
-        ended.into_iter().for_each(|conn| self.close(conn, None));
-        Ok(())
-    }
-
-    /// Somebody writes something, mostly where others write too.
-    fn write(&mut self, host: usize) {
-        let count = match self.rng.below(20) {
-            0 => self.rng.between(60, 300),
-            1..5 => self.rng.between(2, 20),
-            _ => 1,
-        };
-        let ops = (0..count).map(|_| self.some_op()).collect();
-        self.hosts[host].request(Request::Append(ops));
-        self.wake(host);
-    }
-
-    fn some_op(&mut self) -> (Op, Option<u64>) {
-        self.marker += 1;
-        let marker = self.marker;
-        let filler = if self.rng.happens(8) { "x".repeat(self.rng.index(50_000)) } else { String::new() };
-        let text = format!("{{\"text\":\"{MARKER}{marker} {filler}\"}}");
-        let payload = Payload::parse(&text).expect("it is JSON");
-        let key = format!("{} row {}", super::check::CANARY, self.rng.below(6)).into();
-        let surface = |name: &str| name.parse().expect("a known surface");
-        let op = match self.rng.below(10) {
-            0..5 => Op::Put { surface: surface("registry:note"), key, preds: Vec::new(), payload },
-            5 => return (Op::Delete { surface: surface("registry:note"), key, preds: Vec::new() }, None),
-            6 | 7 => Op::Fact { surface: surface("skill"), key, payload },
-            _ => Op::Event { surface: surface("conversation"), stream: key, payload },
-        };
-        (op, Some(marker))
-    }
-
-    /// From here on nothing goes wrong any more.
-    fn heal(&mut self) -> Result<(), Violation> {
-        self.is_chaos = false;
-        self.healed_at = self.now;
-        self.network.groups.fill(0);
-        for host in 0..self.hosts.len() {
-            self.hosts[host].commit_fails = 0;
-            self.boot(host)?;
-        }
-        for conn in self.network.conns.values_mut() {
-            conn.delay_ms = (0, 40);
-        }
-        self.at(LOOK_EVERY, Event::Look);
-        Ok(())
-    }
-
-    /// What is still missing.
-    fn unsettled(&mut self) -> Option<String> {
-        let mut first = None;
-        for index in 0..self.hosts.len() {
-            let all = self.hosts.len();
-            let host = &mut self.hosts[index];
-            if !host.to_name.is_empty() {
-                return Some(format!("device {index} has not recorded whom it names"));
-            }
-            let Some(life) = &host.life else { return Some(format!("device {index} is down")) };
-            if !life.is_idle() || life.waiting_count() > 0 {
-                return Some(format!("device {index} is busy"));
-            }
-            let engine = &life.engine;
-            if !engine.to_carry_over().is_empty() {
-                return Some(format!("device {index} has not carried over what it wrote"));
-            }
-            let Some(space) = engine.personal() else { return Some(format!("device {index} has no space")) };
-            let Some(view) = engine.space(space) else { return Some(format!("device {index} has no space")) };
-            if view.draft_count > 0 {
-                return Some(format!("device {index} has drafts"));
-            }
-            let holders = engine.holders_of_all(space).len();
-            let members = view.roster.member_count();
-            let standing = (space, view.frontier.digest(), view.roster.digest());
-            let root = host.state(&space).map(|state| state.root());
-            let own = (standing, root);
-            let expected = *first.get_or_insert(own);
-            if expected.0.0 != own.0.0 {
-                return Some(format!("device {index} is in another space than device 0"));
-            }
-            if members != all {
-                return Some(format!("device {index} knows {members} of {all} devices"));
-            }
-            if expected != own {
-                return Some(format!("device {index} holds something else than device 0"));
-            }
-            if holders + 1 != all {
-                return Some(format!("device {index} has receipts of {holders} of {} others", all - 1));
-            }
-        }
-        None
-    }
-
-    /// The last checks, once everything has settled.
-    fn end(&mut self) -> Result<Summary, Violation> {
-        let settled_after = self.now - self.healed_at;
-        for index in 0..self.hosts.len() {
-            let host = &mut self.hosts[index];
-            self.checks.answered(index, &host.disk)?;
-            let space = host.life.as_ref().and_then(|life| life.engine.personal());
-            let space = space.expect("what settled has a space");
-            self.checks.end(&host.disk, &space)?;
-            if let Some(state) = host.state(&space) {
-                self.checks.root(index, state, true)?;
-            }
-        }
-        let host = self.rng.index(self.hosts.len());
-        let (op_count, conflict_count) = self.shuffled(host)?;
-        Ok(Summary {
-            device_count: self.hosts.len(),
-            op_count,
-            conflict_count,
-            answered_count: self.checks.answers.len() as u64,
-            root_count: self.checks.compared_count,
-            event_count: self.event_count,
-            byte_count: self.byte_count,
-            life_count: self.lives,
-            virtual_time: self.now,
-            settled_after,
-        })
-    }
-
-    /// Folds what one device holds in other orders of arrival.
-    fn shuffled(&mut self, host: usize) -> Result<(u64, u64), Violation> {
-        let space = self.hosts[host].life.as_ref().and_then(|life| life.engine.personal());
-        let space = space.expect("what settled has a space");
-        let state = self.hosts[host].state(&space).expect("what settled is folded");
-        let (expected, counts) = (state.root(), state.counts());
-        let disk = &self.hosts[host].disk;
-        for _ in 0..2 {
-            let mut state = State::new(space);
-            let mut logs: Vec<VecDeque<_>> = disk
-                .logs(&space)
-                .iter()
-                .map(|log| disk.ops_from(&space, log, crate::model::Seq::new(1)).collect())
-                .collect();
-            logs.retain(|log| !log.is_empty());
-            while !logs.is_empty() {
-                let log = self.rng.index(logs.len());
-                for _ in 0..self.rng.between(1, 30) {
-                    let Some(op) = logs[log].pop_front() else { break };
-                    let frame = crate::wire::FrameView {
-                        seq: op.dot.seq,
-                        hlc: op.hlc,
-                        kind: op.kind,
-                        flags: op.flags,
-                        body: &op.body,
-                    };
-                    state.apply(&op.dot.log, &frame);
-                }
-                logs.retain(|log| !log.is_empty());
-            }
-            let found = state.root();
-            if found != expected {
-                return Err(Violation::OrderMatters { expected, found });
-            }
-        }
-        Ok((counts.ops, counts.conflicts))
-    }
-}
-
-/// What a liar sends instead.
-fn spoil(parcel: Parcel, rng: &mut Rng) -> Parcel {
-    let flip = |bytes: &Bytes, rng: &mut Rng| {
-        let mut bytes = bytes.to_vec();
-        if bytes.is_empty() || rng.happens(200) {
-            let garbage: Vec<u8> = (0..rng.below(400)).map(|_| rng.next() as u8).collect();
-            return Bytes::from(garbage);
-        }
-        for _ in 0..rng.between(1, 4) {
-            // Half of them near the end, where the signature is.
-            let at = if rng.happens(500) {
-                rng.index(bytes.len())
-            } else {
-                bytes.len() - 1 - rng.index(bytes.len().min(64))
-            };
-            bytes[at] ^= 1 << rng.below(8);
-        }
-        Bytes::from(bytes)
-    };
-    match parcel {
-        Parcel::Frame(bytes) => Parcel::Frame(flip(&bytes, rng)),
-        Parcel::Batches(batches) => Parcel::Batches(batches.iter().map(|bytes| flip(bytes, rng)).collect()),
-    }
 }
 
 /// How often it is seen whether everything has settled.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// How often devices look for each other.
 const DIAL_EVERY: Duration = Duration::from_millis(100);

@@ -1,5 +1,6 @@
 //! The file or memory below the engine, kept across the engine's restarts.
 
+use std::cell::Cell;
 use std::io;
 use std::ops::{Bound, Deref};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -60,7 +61,20 @@ impl Drop for OpenDatabase {
 /// redb answers damage with errors, but not everywhere: some checks in its tree code are asserts.
 /// A damaged file must not take the process down, so a panic becomes the error it stands for.
 pub(super) fn guarded<T>(engine: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
-    catch_unwind(AssertUnwindSafe(engine)).unwrap_or_else(|_| Err(StoreError::damaged(Part::File)))
+    let outer = IS_GUARDED.replace(true);
+    let outcome = catch_unwind(AssertUnwindSafe(engine));
+    IS_GUARDED.set(outer);
+    outcome.unwrap_or_else(|_| Err(StoreError::damaged(Part::File)))
+}
+
+/// Whether a panic on this thread right now becomes a [`StoreError`]: for a panic hook, which should
+/// then say nothing, because the caller of the store is told.
+pub fn panic_becomes_error() -> bool {
+    IS_GUARDED.get()
+}
+
+thread_local! {
+    static IS_GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
 impl StorageBackend for Disk {

@@ -15,7 +15,9 @@ use crate::model::{DeviceId, LogId, Seq, SpaceId};
 #[non_exhaustive]
 pub enum StoreError {
     /// Bytes on disk are not what was written.
-    #[error("{what} is damaged; move the store folder aside and sync again from another device")]
+    #[error(
+        "{what} is damaged; move this home aside, begin a new one and add it on another device, which has the data"
+    )]
     Damaged {
         /// Which part.
         what: Part,

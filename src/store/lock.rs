@@ -28,7 +28,15 @@ pub enum LockError {
 
 /// Holds a home for this process until dropped, or until the process ends however it ends.
 #[derive(Debug)]
-pub struct HomeLock(#[expect(dead_code, reason = "the lock lasts as long as the file is open")] File);
+pub struct HomeLock(File);
+
+impl Drop for HomeLock {
+    fn drop(&mut self) {
+        // Closing alone is not enough: a program this process is just starting holds a copy of the
+        // file until it runs, and the lock with it. What fails here ends with the file anyway.
+        let _ = self.0.unlock();
+    }
+}
 
 impl HomeLock {
     /// Locks `home/lock` and writes this process's id into it, for people and [`LockError::Held`].
@@ -134,6 +142,18 @@ mod tests {
         assert!(matches!(refused, Err(LockError::Held { pid: Some(pid) }) if pid == own_pid));
         drop(lock);
         HomeLock::acquire(home.path()).unwrap();
+    }
+
+    #[test]
+    fn a_lock_that_is_given_up_is_free_though_a_child_still_holds_the_file() {
+        let home = tempfile::tempdir().unwrap();
+        let lock = HomeLock::acquire(home.path()).unwrap();
+        let inherited = lock.0.try_clone().unwrap();
+
+        drop(lock);
+
+        HomeLock::acquire(home.path()).unwrap();
+        drop(inherited);
     }
 
     #[test]

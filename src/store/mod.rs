@@ -36,6 +36,7 @@ use redb::StorageBackend;
 use redb::backends::FileBackend;
 
 pub use blocks::{BLOCK_CACHE_BYTES, Blocks, KeyRing, OpAt, ReadError};
+pub use disk::panic_becomes_error;
 pub use error::{Part, StoreError};
 pub use lock::{HomeLock, LockError};
 pub use read::Run;
@@ -95,6 +96,10 @@ impl Store {
             sync_dir(dir)?;
         }
         let file = store_file(&mut OpenOptions::new(), &path)?;
+        // Made whole before it got its name; the engine would take an empty file for a new one.
+        if file.metadata()?.len() == 0 {
+            return Err(StoreError::damaged(Part::File));
+        }
         Self::open_with(FileBackend::new(file)?, Some(dir), local_key)
     }
 

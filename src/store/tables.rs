@@ -3,7 +3,7 @@
 //! | table | key | value |
 //! |---|---|---|
 //! | `meta` | name | see the constants below |
-//! | `spaces` | space index u32 | space 32 ‖ active u8 ‖ own log 40 ‖ scope text |
+//! | `spaces` | space index u32 | space 32 ‖ active u8 ‖ own log 40 ‖ carried over through u64 BE ‖ scope text |
 //! | `logs` | space index u32, log index u32 | log 40 |
 //! | `tips` | space index, log index | seq u64 BE ‖ link 32 |
 //! | `batches` | space index, log index, seq u64 | one or more consecutive sealed batches; the key is the first op's position |

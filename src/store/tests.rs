@@ -397,7 +397,7 @@ fn a_truncated_file_is_an_error_that_says_what_to_do() {
         let disk = FaultDisk::with_bytes(bytes[..length].to_vec());
         let Err(error) = Store::open_with(disk, None, &LOCAL_KEY) else { panic!("{length} bytes opened") };
         assert!(matches!(error, StoreError::Damaged { what: Part::File, .. }), "{length}: {error:?}");
-        assert!(error.to_string().contains("sync again from another device"));
+        assert!(error.to_string().contains("move this home aside"));
     }
 }
 

@@ -1,5 +1,7 @@
 //! Acks: what a device holds durably and has folded, signed, passed on and kept.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use super::effect::{Notice, PeerId};
@@ -67,7 +69,7 @@ impl Engine {
             return;
         }
         let Some(session) = connection.spaces.get_mut(&space) else { return };
-        let is_held = |acks: &std::collections::BTreeMap<DeviceId, (u64, Frontier)>| {
+        let is_held = |acks: &BTreeMap<DeviceId, (u64, Frontier)>| {
             acks.get(&device).is_some_and(|(sent, _)| *sent >= number)
         };
         if is_held(&session.acks_sent) || is_held(&session.acks_received) {
@@ -163,8 +165,11 @@ impl Engine {
         for (peer, connection) in &mut self.peers {
             let Some(session) = connection.spaces.get_mut(&space) else { continue };
             let is_member = |device: &DeviceId| state.roster.role_of(device).is_some();
-            let now_members = session.acks_early.extract_if(.., |device, _| is_member(device));
-            kept.extend(now_members.map(|(_, held)| (*peer, held)));
+            let early = std::mem::take(&mut session.acks_early);
+            let (now_members, others) = early.into_iter().partition(|(device, _)| is_member(device));
+            session.acks_early = others;
+            let now_members: BTreeMap<DeviceId, HeldAck> = now_members;
+            kept.extend(now_members.into_values().map(|held| (*peer, held)));
         }
         for (peer, held) in kept {
             self.keep_ack(now, peer, space, held);

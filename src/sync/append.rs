@@ -43,7 +43,7 @@ impl Engine {
             })
             .collect();
         let runs = fold_runs(log, &drafts);
-        let tips = if is_awaited || state.author.is_full() {
+        let (tips, runs) = if is_awaited || state.author.is_full() {
             self.seal_to_txn(space)
         } else {
             for run in &runs {
@@ -51,7 +51,7 @@ impl Engine {
                     DraftGroup { log, first: run.first, op_count: run.op_count, body: run.body.to_vec() };
                 self.write(Write::Drafts { space, group });
             }
-            Vec::new()
+            (Vec::new(), runs)
         };
         let carried = also.iter().find_map(|write| match write {
             Write::Space { space, carried, .. } => Some((*space, *carried)),
@@ -85,16 +85,20 @@ impl Engine {
             .get(&space)
             .is_some_and(|state| !state.author.drafts().is_empty() && state.sealing_key().is_some());
         if is_needed {
-            let tips = self.seal_to_txn(space);
-            self.then(Then::Sealed { space, tips });
+            let (tips, runs) = self.seal_to_txn(space);
+            self.then(Then::Sealed { space, tips, runs });
         }
     }
 
-    /// Seals all drafts of a space into this step's transaction.
-    fn seal_to_txn(&mut self, space: SpaceId) -> Vec<SealedTip> {
+    /// Seals all drafts of a space into this step's transaction. Also gives them back as runs to
+    /// fold: a fold that was begun anew while they were on their way has not seen them as drafts.
+    fn seal_to_txn(&mut self, space: SpaceId) -> (Vec<SealedTip>, Vec<FoldRun>) {
         let mut entropy = self.entropy_source();
-        let Some(state) = self.spaces.get_mut(&space) else { return Vec::new() };
-        let Some(key) = state.sealing_key().cloned() else { return Vec::new() };
+        let Some(state) = self.spaces.get_mut(&space) else { return (Vec::new(), Vec::new()) };
+        let runs = fold_runs(state.author.log(), state.author.drafts());
+        let Some(key) = state.sealing_key().cloned().filter(|_| !runs.is_empty()) else {
+            return (Vec::new(), runs);
+        };
         let (log, tag, generation) = (state.author.log(), state.tag, state.roster.generation());
         let mut before = state.author.tip().seq;
         let batches: Vec<_> = state
@@ -114,14 +118,16 @@ impl Engine {
             .collect();
         self.write(Write::Batches { space, log, batches });
         self.write(Write::DraftsSealed { space, through: before });
-        tips
+        (tips, runs)
     }
 
     /// Own batches are durable: they are part of the frontier and go out.
     pub(super) fn sealed(&mut self, now: &Now, space: SpaceId, tips: Vec<SealedTip>) {
         let Some(last) = tips.last() else { return };
         let Some(state) = self.spaces.get_mut(&space) else { return };
-        state.author.settle(last.tip.seq);
+        if last.log == state.author.log() {
+            state.author.settle(last.tip.seq);
+        }
         assert!(last.tip.seq > state.durable.tip(&last.log).seq, "a frontier never retreats");
         state.durable.set(last.log, last.tip);
         self.offer(space, &tips);

@@ -131,7 +131,8 @@ pub enum Input {
     },
     /// A transaction is durable.
     Persisted(TxnId),
-    /// A transaction failed; nothing of it is durable.
+    /// A transaction failed; nothing of it is durable. Of several that failed together the last
+    /// one comes first: each is taken back to what the one before it left.
     PersistFailed(TxnId),
     /// Everything emitted as [`Effect::Fold`] so far is folded.
     Folded {
@@ -266,7 +267,8 @@ pub enum Effect {
         /// Who waits.
         token: Token,
     },
-    /// Carry the own log of a space this device has left into the one that took its place.
+    /// Carry the own log of a space this device has left into the one that took its place, as
+    /// appends one after the other; where one fails, stop: this comes again.
     CarryOver {
         /// The space that was left.
         from: SpaceId,
@@ -446,6 +448,6 @@ pub enum DeadlineReason {
     Forward,
     /// Acks are due to be passed on.
     AckGossip,
-    /// Drafts are due to be sealed that the store refused to take sealed.
-    SealAgain,
+    /// What the store refused is due to be tried again: sealing drafts, carrying ops over.
+    StoreAgain,
 }

@@ -141,13 +141,14 @@ impl Engine {
             Input::Seal { space } => self.seal_drafts(space),
             Input::Tick => self.tick(now),
         }
+        self.greet_apart(now);
         self.finish_step()
     }
 
     /// The next moment the engine wants an [`Input::Tick`].
     pub fn deadline(&self) -> Option<Deadline> {
-        let seal = self.spaces.values().filter_map(|space| space.seal_again_at);
-        let seal = seal.map(|at| Deadline { at, why: DeadlineReason::SealAgain });
+        let seal = self.spaces.values().filter_map(|space| space.store_again_at);
+        let seal = seal.map(|at| Deadline { at, why: DeadlineReason::StoreAgain });
         self.peers.values().filter_map(Peer::deadline).chain(seal).min_by_key(|deadline| deadline.at)
     }
 
@@ -199,8 +200,15 @@ impl Engine {
     }
 
     pub(super) fn close(&mut self, peer: PeerId, why: Refusal) {
-        self.effects.push(Effect::Close { peer, why });
-        self.closed(peer);
+        // What was still queued from a peer that is being closed is no second reason.
+        if !self.peers.contains_key(&peer) {
+            return;
+        }
+        // What still arrives over a connection that was ended is nobody's fault.
+        if self.peers.contains_key(&peer) {
+            self.effects.push(Effect::Close { peer, why });
+            self.closed(peer);
+        }
     }
 
     /// The active space with this tag, if the peer's device takes part in it.
@@ -234,7 +242,10 @@ impl Engine {
             match then {
                 Then::Ingested(ingested) => self.ingested(now, ingested),
                 Then::Appended(appended) => self.appended(now, appended),
-                Then::Sealed { space, tips } => self.sealed(now, space, tips),
+                Then::Sealed { space, tips, runs } => {
+                    self.emit(Effect::Fold { space, runs });
+                    self.sealed(now, space, tips);
+                }
                 Then::Records { space, .. } => self.records_stored(now, space),
                 Then::Added { space, token, .. } => {
                     self.records_stored(now, space);
@@ -244,7 +255,7 @@ impl Engine {
                     self.notice(Notice::Key { space, key });
                     self.emit(Effect::CatchUp { space });
                 }
-                Then::Adopted { from, to } => self.adopted(now, from, to),
+                Then::Adopted { from, to, before: _ } => self.adopted(now, from, to),
                 Then::NewLog { space, log, .. } => self.new_log_begun(space, log),
             }
         }
@@ -266,7 +277,7 @@ impl Engine {
                     if let Some(space) = self.spaces.get_mut(&appended.space) {
                         let tip = space.durable.tip(&space.author.log());
                         space.author.retract(appended.first, tip);
-                        space.seal_again_at = Some(now.uptime + SEAL_AGAIN_AFTER);
+                        space.store_again_at = Some(now.uptime + STORE_AGAIN_AFTER);
                     }
                     self.emit(Effect::Failed { token: appended.token, why: RequestError::Storage });
                 }
@@ -279,7 +290,7 @@ impl Engine {
                         let tip = space.durable.tip(&space.author.log());
                         let next = space.author.next_seq();
                         space.author.retract(next, tip);
-                        space.seal_again_at = Some(now.uptime + SEAL_AGAIN_AFTER);
+                        space.store_again_at = Some(now.uptime + STORE_AGAIN_AFTER);
                     }
                 }
                 Then::Records { space, records } => {
@@ -292,8 +303,8 @@ impl Engine {
                     }
                     is_peer_data_lost = true;
                 }
-                Then::Adopted { from, to } => {
-                    self.stay(from, to);
+                Then::Adopted { from, to, before } => {
+                    self.stay(from, to, before);
                     is_peer_data_lost = true;
                 }
                 Then::NewLog { space, log: _, old } => {
@@ -334,7 +345,7 @@ fn load_space(loaded: LoadedSpace) -> Result<SpaceState, EngineError> {
     let roster = Roster::load(id, loaded.records.into_iter().map(|(_, bytes)| bytes))
         .map_err(|source| EngineError::Roster { space: id, source: Box::new(source) })?;
     let mut author = Author::new(loaded.own_log, loaded.frontier.tip(&loaded.own_log));
-    for group in loaded.drafts {
+    for group in loaded.drafts.into_iter().filter(|group| group.log == loaded.own_log) {
         author
             .restore(group.first, group.op_count, &group.body)
             .map_err(|source| EngineError::Drafts { space: id, source })?;
@@ -368,7 +379,8 @@ fn load_space(loaded: LoadedSpace) -> Result<SpaceState, EngineError> {
         acks,
         ack_number,
         proofs,
-        seal_again_at: None,
+        proven_floor: 0,
+        store_again_at: None,
         skewed_count: 0,
         parked_count: 0,
     })
@@ -377,8 +389,8 @@ fn load_space(loaded: LoadedSpace) -> Result<SpaceState, EngineError> {
 /// The protocol version of the Hello.
 pub(super) const PROTOCOL_VERSION: u16 = 1;
 
-/// How long drafts wait that could not be sealed because the store refused.
-pub(super) const SEAL_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How long the store is left alone after it has refused own ops.
+pub(super) const STORE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// How long acks of others are collected before they are passed on.
 pub(super) const ACK_GOSSIP_DELAY: Duration = Duration::from_millis(250);

@@ -162,15 +162,13 @@ impl Engine {
         let mut author = Author::new(log, Tip::NONE);
         let moved = author.take_drafts_of(&state.author);
         let old = std::mem::replace(&mut state.author, author);
-        let old_end = old.drafts().last().map(|draft| draft.seq);
         let chain = LogChain::at(state.durable.tip(&old.log()));
         state.logs.insert(old.log(), LogState { chain, blocked: None, is_parked: false });
         let groups = fold_runs(log, &moved);
         let space_write = space_write(state);
         self.write(space_write);
-        if let Some(through) = old_end {
-            self.write(Write::DraftsSealed { space, through });
-        }
+        // The drafts under their old numbers stay where they are: drafts of a log that this device
+        // no longer writes mean nothing.
         for run in groups {
             let group = DraftGroup { log, first: run.first, op_count: run.op_count, body: run.body.to_vec() };
             self.write(Write::Drafts { space, group });

@@ -45,9 +45,15 @@ impl Engine {
         if log == state.author.log() {
             // Only this device writes its log, so a batch beyond its end is from a past that this
             // disk has forgotten (a restored backup): never write there again.
-            let is_known = run.iter().all(|batch| batch.header().last() <= state.author.tip().seq);
-            if is_known {
+            let tip = state.author.tip().seq;
+            if run.iter().all(|batch| batch.header().last() <= tip) {
                 return;
+            }
+            // Its own signature is what makes this device believe that it wrote there.
+            if let Some((first, source)) =
+                run.iter().find_map(|batch| Some((batch.header().first, batch.verify().err()?)))
+            {
+                return self.close(peer, Refusal::Signature { author: log.device, first, source });
             }
             self.begin_new_log(space);
         }

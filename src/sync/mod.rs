@@ -7,6 +7,7 @@
 mod ack;
 mod adopt;
 mod append;
+mod carry;
 pub mod effect;
 mod engine;
 mod fork;
@@ -16,6 +17,7 @@ mod space;
 pub mod txn;
 mod view;
 
+pub use carry::Origin;
 pub use effect::{
     Authored, Deadline, DeadlineReason, Effect, FoldRun, Input, Notice, PeerId, Placed, Refusal,
     RequestError, Token,

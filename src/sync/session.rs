@@ -10,7 +10,7 @@ use super::engine::{Engine, PROTOCOL_VERSION, START};
 use super::space::{HeldAck, SealedTip, Then};
 use super::txn::Write;
 use crate::model::limits::FORWARD_DELAY;
-use crate::model::{DeviceId, Frontier, LogId, Now, RecordHash, Scope, ScopeTag, Seq, SpaceId, Tip, TipHash};
+use crate::model::{DeviceId, Frontier, LogId, Now, RecordHash, ScopeTag, Seq, SpaceId, Tip, TipHash};
 use crate::roster::Admit;
 use crate::wire::{Hello, Message, SpaceHello, Standing};
 
@@ -121,11 +121,7 @@ impl Engine {
                 scope: space.tag,
                 space: space.id,
                 kind: space.scope.clone(),
-                standing: Standing {
-                    proven_count: space.proven_count(own),
-                    member_count: u32::try_from(space.roster.member_count()).unwrap_or(u32::MAX),
-                    founded: space.roster.founded(),
-                },
+                standing: space.standing(own),
                 roster_digest: space.roster.digest(),
                 frontier_digest: space.durable.digest(),
                 echo: space
@@ -200,10 +196,9 @@ impl Engine {
         for hello in &heard {
             if self.shared_space(peer, &hello.scope) == Some(hello.space) {
                 self.open_session(now, peer, hello);
-            } else if hello.kind == Scope::Personal && !self.spaces.contains_key(&hello.space) {
-                self.weigh_space(peer, hello);
             }
         }
+        self.weigh_spaces(peer);
     }
 
     /// Begins (or begins again) the exchange about one shared space: rosters first, then frontiers.
@@ -211,7 +206,8 @@ impl Engine {
         self.doubt_own_logs(hello);
         // Whoever takes part from here on waits for what nobody waited for before.
         self.seal_drafts(hello.space);
-        let Some(space) = self.spaces.get(&hello.space) else { return };
+        let Some(space) = self.spaces.get_mut(&hello.space) else { return };
+        space.proven_floor = space.proven_floor.max(hello.standing.proven_count);
         let is_roster_equal = space.roster.digest() == hello.roster_digest;
         let is_frontier_equal = space.durable.digest() == hello.frontier_digest;
         let durable = space.durable.clone();
@@ -219,6 +215,8 @@ impl Engine {
         let Some(state) = self.peers.get_mut(&peer) else { return };
         let session = state.spaces.entry(hello.space).or_default();
         session.gaps.clear();
+        // The peer may have been away from the space and have forgotten what it was told.
+        session.acks_sent.clear();
         session.is_roster_awaited = !is_roster_equal;
         session.told = None;
         if is_frontier_equal {
@@ -301,6 +299,28 @@ impl Engine {
             }
         }
         self.acknowledge(now, space);
+    }
+
+    /// Greets peers again that are in another personal space, once there is more to say for the own
+    /// one: which of the two gives way is weighed by what was said last.
+    pub(super) fn greet_apart(&mut self, now: &Now) {
+        let Some(personal) = self.personal() else { return };
+        let is_apart = |peer: &Peer| {
+            peer.is_greeted && peer.said.contains_key(&personal) && !peer.hello.contains_key(&personal)
+        };
+        let apart: Vec<PeerId> =
+            self.peers.iter().filter(|(_, peer)| is_apart(peer)).map(|(id, _)| *id).collect();
+        if apart.is_empty() {
+            return;
+        }
+        let Some(standing) = self.spaces.get(&personal).map(|space| space.standing(self.device())) else {
+            return;
+        };
+        for peer in apart {
+            if self.peers.get(&peer).is_some_and(|peer| peer.said.get(&personal) != Some(&standing)) {
+                self.greet(now, peer);
+            }
+        }
     }
 
     /// Opens the session of a space from what the peer said of it before this device took part.
@@ -482,8 +502,14 @@ impl Engine {
     pub(super) fn tick(&mut self, now: &Now) {
         for space in self.spaces.keys().copied().collect::<Vec<_>>() {
             let Some(state) = self.spaces.get_mut(&space) else { continue };
-            if state.seal_again_at.take_if(|at| *at <= now.uptime).is_some() && self.is_awaited(space) {
+            if state.store_again_at.take_if(|at| *at <= now.uptime).is_none() {
+                continue;
+            }
+            if self.is_awaited(space) {
                 self.seal_drafts(space);
+            }
+            for (from, to) in self.to_carry_over() {
+                self.emit(Effect::CarryOver { from, to });
             }
         }
         for peer in self.peers.keys().copied().collect::<Vec<_>>() {

@@ -8,7 +8,7 @@ use crate::crypto::EpochKey;
 use crate::model::{DeviceId, Frontier, KeyId, LogId, RecordHash, Root, Scope, ScopeTag, Seq, SpaceId, Tip};
 use crate::oplog::{Author, ForkProof, LogChain};
 use crate::roster::Roster;
-use crate::wire::Ack;
+use crate::wire::{Ack, Standing};
 
 /// A space: its roster, its keys, the ends of its logs, what others acknowledged.
 pub(super) struct SpaceState {
@@ -28,8 +28,11 @@ pub(super) struct SpaceState {
     pub acks: BTreeMap<DeviceId, HeldAck>,
     pub ack_number: u64,
     pub proofs: BTreeMap<LogId, ForkProof>,
-    /// When to seal again what the store refused.
-    pub seal_again_at: Option<Duration>,
+    /// The greatest count of proven devices a peer has said for this space: more than this device
+    /// knows of where it has only just joined.
+    pub proven_floor: u32,
+    /// When to try again what the store refused.
+    pub store_again_at: Option<Duration>,
     pub skewed_count: u64,
     pub parked_count: u64,
 }
@@ -104,8 +107,18 @@ impl SpaceState {
         self.durable.op_count().saturating_add(self.roster.generation())
     }
 
+    /// What is said for this space where two are weighed against each other.
+    pub fn standing(&self, own: DeviceId) -> Standing {
+        let member_count = u32::try_from(self.roster.member_count()).unwrap_or(u32::MAX);
+        Standing {
+            proven_count: self.proven_count(own).max(self.proven_floor).min(member_count),
+            member_count,
+            founded: self.roster.founded(),
+        }
+    }
+
     /// Devices that have written or acknowledged something here, this one included.
-    pub fn proven_count(&self, own: DeviceId) -> u32 {
+    fn proven_count(&self, own: DeviceId) -> u32 {
         let mut devices: BTreeSet<DeviceId> = self.durable.iter().map(|(log, _)| log.device).collect();
         devices.extend(self.acks.keys());
         devices.insert(own);
@@ -130,7 +143,7 @@ pub(super) enum Then {
     /// Own ops were stored, as drafts or sealed.
     Appended(Appended),
     /// Drafts were sealed.
-    Sealed { space: SpaceId, tips: Vec<SealedTip> },
+    Sealed { space: SpaceId, tips: Vec<SealedTip>, runs: Vec<super::effect::FoldRun> },
     /// Roster records were stored.
     Records { space: SpaceId, records: Vec<RecordHash> },
     /// A device was added.
@@ -138,7 +151,7 @@ pub(super) enum Then {
     /// A key was stored.
     Key { space: SpaceId, key: EpochKey },
     /// Another space took the place of the own one.
-    Adopted { from: SpaceId, to: SpaceId },
+    Adopted { from: SpaceId, to: SpaceId, before: Option<(Roster, Seq)> },
     /// The own log was begun anew.
     NewLog { space: SpaceId, log: LogId, old: Author },
 }

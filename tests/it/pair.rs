@@ -10,14 +10,14 @@ use serde_json::json;
 use tempfile::TempDir;
 
 /// Longer than anything here takes; only a hang reaches it.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
-struct Device {
-    node: Node,
+pub struct Device {
+    pub node: Node,
     _home: TempDir,
 }
 
-async fn device(name: &str) -> Device {
+pub async fn device(name: &str) -> Device {
     let home = TempDir::new().unwrap();
     Node::init(home.path().join("home").as_path(), name).unwrap();
     let node = Node::builder(home.path().join("home"))
@@ -29,7 +29,7 @@ async fn device(name: &str) -> Device {
     Device { node, _home: home }
 }
 
-async fn introduce(a: &Node, b: &Node) {
+pub async fn introduce(a: &Node, b: &Node) {
     a.add_device(b.device(), "b", Role::Admin).await.unwrap();
     b.add_device(a.device(), "a", Role::Admin).await.unwrap();
     a.start().await.unwrap();
@@ -37,7 +37,7 @@ async fn introduce(a: &Node, b: &Node) {
     b.add_peer(a.local_addr().unwrap().to_string()).await.unwrap();
 }
 
-async fn until<T>(node: &Node, mut check: impl FnMut() -> Option<T>) -> T {
+pub async fn until<T>(node: &Node, mut check: impl FnMut() -> Option<T>) -> T {
     let mut version = node.version();
     let wait = async {
         loop {
@@ -51,7 +51,7 @@ async fn until<T>(node: &Node, mut check: impl FnMut() -> Option<T>) -> T {
     tokio::time::timeout(PATIENCE, wait).await.expect("in time")
 }
 
-fn note() -> Surface {
+pub fn note() -> Surface {
     "registry:note".parse().unwrap()
 }
 
@@ -86,8 +86,25 @@ async fn devices_that_wrote_nothing_acknowledge_each_other_all_the_same() {
     for node in [&a.node, &b.node] {
         let holders = tokio::time::timeout(PATIENCE, node.wait_all(Custody::on(1))).await.unwrap().unwrap();
         assert_eq!(holders.len(), 1);
-        node.stop().await.unwrap();
     }
+    a.node.stop().await.unwrap();
+    b.node.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receipt_awaited_before_the_space_gave_way_arrives_after_it() {
+    let (a, b) = (device("a").await, device("b").await);
+    let op_a = a.node.personal().put("registry:note", "from a", json!(1)).await.unwrap();
+    let op_b = b.node.personal().put("registry:note", "from b", json!(2)).await.unwrap();
+
+    introduce(&a.node, &b.node).await;
+    let both =
+        async { tokio::join!(a.node.wait(op_a.id, Custody::on(1)), b.node.wait(op_b.id, Custody::on(1))) };
+    let (on_b, on_a) = tokio::time::timeout(PATIENCE, both).await.expect("in time");
+
+    assert_eq!((on_b.unwrap(), on_a.unwrap()), (vec![b.node.device()], vec![a.node.device()]));
+    a.node.stop().await.unwrap();
+    b.node.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

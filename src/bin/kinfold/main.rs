@@ -28,6 +28,13 @@ use failure::Failure;
 use output::Output;
 
 fn main() -> ExitCode {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        // A damaged store is reported as that, by whoever asked it.
+        if !kinfold::store::panic_becomes_error() {
+            tell(panic);
+        }
+    }));
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {

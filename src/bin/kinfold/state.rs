@@ -112,7 +112,13 @@ fn show_peers(peers: &[PeerForm], own_root: &str, output: &Output) -> Result<(),
         [short_device(&peer.device_id), name, reachable, contact, behind, count(peer.ahead_by), root]
     };
     let heading = ["device", "name", "reachable", "last contact", "behind by", "ahead by", "root"];
-    output.table(heading, peers.iter().map(cells).collect())
+    output.table(heading, peers.iter().map(cells).collect())?;
+    for peer in peers {
+        let Some(refusal) = &peer.last_refusal else { continue };
+        let (device, when) = (short_device(&peer.device_id), ago(Some(refusal.since_ms)));
+        output.line(format!("{device} was cut off {when} (blame: {}): {}", refusal.blame, refusal.why))?;
+    }
+    Ok(())
 }
 
 pub async fn sync(home: &Path, args: SyncArgs, output: &Output) -> Result<(), Failure> {

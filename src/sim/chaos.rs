@@ -1,0 +1,156 @@
+//! What goes wrong, and what people write meanwhile.
+
+use bytes::Bytes;
+
+use super::check::{CANARY, MARKER, Violation};
+use super::host::{Host, Request};
+use super::network::{Conn, Parcel};
+use super::rng::Rng;
+use super::world::{Event, LOOK_EVERY, World};
+use crate::model::{Op, Payload};
+use crate::wire::Message;
+
+impl World {
+    pub(super) fn chaos(&mut self) -> Result<(), Violation> {
+        if !self.is_chaos {
+            return Ok(());
+        }
+        let host = self.rng.index(self.hosts.len());
+        match self.rng.below(1_000) {
+            0..600 => self.write(host),
+            600..660 => {
+                self.crash(host)?;
+                self.soon(10, 8_000, Event::Boot { host });
+            }
+            660..700 => {
+                for host in 0..self.hosts.len() {
+                    self.network.groups[host] = u8::from(self.rng.happens(500));
+                }
+                let reaches = |conn: &Conn| self.network.is_reachable(conn.ends[0].host, conn.ends[1].host);
+                let cut: Vec<u64> =
+                    self.network.conns.iter().filter(|(_, conn)| !reaches(conn)).map(|(id, _)| *id).collect();
+                cut.into_iter().for_each(|conn| self.close(conn, None));
+            }
+            700..760 => self.network.groups.fill(0),
+            760..800 => self.hosts[host].jump(&mut self.rng),
+            800..880 => {
+                let ids: Vec<u64> = self.network.conns.keys().copied().collect();
+                if !ids.is_empty() {
+                    let id = ids[self.rng.index(ids.len())];
+                    self.close(id, None);
+                }
+            }
+            880..910 => {
+                let mut conns: Vec<_> = self.network.conns.values_mut().collect();
+                if !conns.is_empty() {
+                    let index = self.rng.index(conns.len());
+                    conns[index].delay_ms = (self.rng.below(300), 300 + self.rng.below(3_000));
+                }
+            }
+            910..940 => {
+                self.hosts[host].commit_fails = self.knobs.commit_fail_permille;
+                self.soon(20, 2_000, Event::StoreHeals { host });
+            }
+            _ => {
+                self.hosts[host].request(Request::Round);
+                self.wake(host);
+            }
+        }
+        let (low, high) = if self.rng.happens(300) { (0, 10) } else { (10, 600) };
+        self.soon(low, high, Event::Chaos);
+        Ok(())
+    }
+
+    fn crash(&mut self, host: usize) -> Result<(), Violation> {
+        let Some(life) = self.hosts[host].life.as_ref().map(|life| life.number) else { return Ok(()) };
+        self.with_host(host, None, Host::crash)?;
+        if self.is_traced {
+            self.trace.push_back(format!("{:>12.6} {host} ! crashes", self.now.as_secs_f64()));
+        }
+        let ended = |conn: &Conn| conn.ends.iter().any(|end| end.host == host && end.life == life);
+        let ended: Vec<u64> =
+            self.network.conns.iter().filter(|(_, conn)| ended(conn)).map(|(id, _)| *id).collect();
+        ended.into_iter().for_each(|conn| self.close(conn, None));
+        Ok(())
+    }
+
+    /// Somebody writes something, mostly where others write too.
+    fn write(&mut self, host: usize) {
+        let count = match self.rng.below(20) {
+            0 => self.rng.between(60, 300),
+            1..5 => self.rng.between(2, 20),
+            _ => 1,
+        };
+        let ops = (0..count).map(|_| self.some_op()).collect();
+        self.hosts[host].request(Request::Append(ops));
+        self.wake(host);
+    }
+
+    fn some_op(&mut self) -> (Op, Option<u64>) {
+        self.marker += 1;
+        let marker = self.marker;
+        let filler = if self.rng.happens(8) { "x".repeat(self.rng.index(50_000)) } else { String::new() };
+        let text = format!("{{\"text\":\"{MARKER}{marker} {filler}\"}}");
+        let payload = Payload::parse(&text).expect("it is JSON");
+        let key = format!("{} row {}", CANARY, self.rng.below(6)).into();
+        let surface = |name: &str| name.parse().expect("a known surface");
+        let op = match self.rng.below(10) {
+            0..5 => Op::Put { surface: surface("registry:note"), key, preds: Vec::new(), payload },
+            5 => return (Op::Delete { surface: surface("registry:note"), key, preds: Vec::new() }, None),
+            6 | 7 => Op::Fact { surface: surface("skill"), key, payload },
+            _ => Op::Event { surface: surface("conversation"), stream: key, payload },
+        };
+        (op, Some(marker))
+    }
+
+    /// From here on nothing goes wrong any more.
+    pub(super) fn heal(&mut self) -> Result<(), Violation> {
+        self.is_chaos = false;
+        self.healed_at = self.now;
+        self.network.groups.fill(0);
+        for host in 0..self.hosts.len() {
+            self.hosts[host].commit_fails = 0;
+            self.boot(host)?;
+        }
+        if self.knobs.hostile_permille > 0 {
+            // A liar's connection may be stuck for ever; its next one is honest.
+            let all: Vec<u64> = self.network.conns.keys().copied().collect();
+            all.into_iter().for_each(|conn| self.close(conn, None));
+        }
+        for conn in self.network.conns.values_mut() {
+            conn.delay_ms = (0, 40);
+        }
+        self.at(LOOK_EVERY, Event::Look);
+        Ok(())
+    }
+}
+
+/// What a liar sends instead.
+pub(super) fn spoil(parcel: Parcel, rng: &mut Rng) -> Parcel {
+    let flip = |bytes: &Bytes, rng: &mut Rng| {
+        let mut bytes = bytes.to_vec();
+        if bytes.is_empty() || rng.happens(200) {
+            let garbage: Vec<u8> = (0..rng.below(400)).map(|_| rng.next() as u8).collect();
+            return Bytes::from(garbage);
+        }
+        for _ in 0..rng.between(1, 4) {
+            // Half of them near the end, where the signature is.
+            let at = if rng.happens(500) {
+                rng.index(bytes.len())
+            } else {
+                bytes.len() - 1 - rng.index(bytes.len().min(64))
+            };
+            bytes[at] ^= 1 << rng.below(8);
+        }
+        Bytes::from(bytes)
+    };
+    match parcel {
+        // Greetings stay whole: what they say of the other's own log is taken at its word, so a liar
+        // can make a device begin a new one, and ops of logs begun anew are not carried over yet.
+        Parcel::Frame(bytes) if matches!(Message::decode(&bytes), Ok(Message::Hello(_))) => {
+            Parcel::Frame(bytes)
+        }
+        Parcel::Frame(bytes) => Parcel::Frame(flip(&bytes, rng)),
+        Parcel::Batches(batches) => Parcel::Batches(batches.iter().map(|bytes| flip(bytes, rng)).collect()),
+    }
+}

@@ -1,0 +1,160 @@
+//! Whether everything has settled, and the last checks then.
+
+use std::collections::VecDeque;
+
+use super::Summary;
+use super::check::Violation;
+use super::world::World;
+use crate::fold::State;
+
+impl World {
+    /// What is still missing.
+    pub(super) fn unsettled(&mut self) -> Option<String> {
+        let mut first = None;
+        for index in 0..self.hosts.len() {
+            let all = self.hosts.len();
+            let host = &mut self.hosts[index];
+            if !host.to_name.is_empty() {
+                return Some(format!("device {index} has not recorded whom it names"));
+            }
+            let Some(life) = &host.life else { return Some(format!("device {index} is down")) };
+            if !life.is_idle() || life.waiting_count() > 0 {
+                return Some(format!("device {index} is busy"));
+            }
+            let engine = &life.engine;
+            if !engine.to_carry_over().is_empty() {
+                return Some(format!("device {index} has not carried over what it wrote"));
+            }
+            let Some(space) = engine.personal() else { return Some(format!("device {index} has no space")) };
+            let Some(view) = engine.space(space) else { return Some(format!("device {index} has no space")) };
+            if view.draft_count > 0 {
+                return Some(format!("device {index} has drafts"));
+            }
+            let holders = engine.holders_of_all(space).len();
+            let members = view.roster.member_count();
+            let standing = (space, view.frontier.digest(), view.roster.digest());
+            let root = host.state(&space).map(|state| state.root());
+            let own = (standing, root);
+            let expected = *first.get_or_insert(own);
+            if expected.0.0 != own.0.0 {
+                return Some(format!("device {index} is in another space than device 0"));
+            }
+            if members != all {
+                return Some(format!("device {index} knows {members} of {all} devices"));
+            }
+            if expected != own {
+                return Some(format!("device {index} holds something else than device 0"));
+            }
+            if holders + 1 != all {
+                return Some(format!("device {index} has receipts of {holders} of {} others", all - 1));
+            }
+        }
+        None
+    }
+
+    /// Says where every device stands, for whoever reads the trace.
+    pub(super) fn tell_standings(&mut self) {
+        for host in &self.hosts {
+            let Some(engine) = host.life.as_ref().map(|life| &life.engine) else { continue };
+            for space in engine.active_spaces() {
+                let Some(view) = engine.space(space) else { continue };
+                let tips = |frontier: &crate::model::Frontier| -> Vec<String> {
+                    let tips = frontier.iter();
+                    tips.map(|(log, tip)| format!("{}:{}", log.device.short(), tip.seq)).collect()
+                };
+                let members: Vec<String> =
+                    view.roster.members().map(|member| member.device.short()).collect();
+                self.trace.push_back(format!(
+                    "{} {} in {space:?}: holds {} members {}",
+                    host.index,
+                    host.device().short(),
+                    tips(view.frontier).join(" "),
+                    members.join(" ")
+                ));
+                for device in view.roster.members().map(|member| member.device) {
+                    if let Some(ack) = engine.ack_of(space, &device) {
+                        let line = format!("    ack of {}: {}", device.short(), tips(ack.frontier).join(" "));
+                        self.trace.push_back(line);
+                    }
+                }
+                for peer in engine.peers() {
+                    let line = format!(
+                        "    {} is {}, greeted {}, settled {}",
+                        peer.peer.get(),
+                        peer.device.short(),
+                        peer.is_greeted,
+                        peer.is_settled
+                    );
+                    self.trace.push_back(line);
+                }
+            }
+        }
+    }
+
+    /// The last checks, once everything has settled.
+    pub(super) fn end(&mut self) -> Result<Summary, Violation> {
+        let settled_after = self.now - self.healed_at;
+        for index in 0..self.hosts.len() {
+            let host = &mut self.hosts[index];
+            self.checks.answered(index, &host.disk)?;
+            let space = host.life.as_ref().and_then(|life| life.engine.personal());
+            let space = space.expect("what settled has a space");
+            self.checks.end(&host.disk, &space)?;
+            if let Some(state) = host.state(&space) {
+                self.checks.root(index, state, true)?;
+            }
+        }
+        let host = self.rng.index(self.hosts.len());
+        let (op_count, conflict_count) = self.shuffled(host)?;
+        Ok(Summary {
+            device_count: self.hosts.len(),
+            op_count,
+            conflict_count,
+            answered_count: self.checks.answers.len() as u64,
+            root_count: self.checks.compared_count,
+            event_count: self.event_count,
+            byte_count: self.byte_count,
+            life_count: self.lives,
+            virtual_time: self.now,
+            settled_after,
+        })
+    }
+
+    /// Folds what one device holds in other orders of arrival.
+    fn shuffled(&mut self, host: usize) -> Result<(u64, u64), Violation> {
+        let space = self.hosts[host].life.as_ref().and_then(|life| life.engine.personal());
+        let space = space.expect("what settled has a space");
+        let state = self.hosts[host].state(&space).expect("what settled is folded");
+        let (expected, counts) = (state.root(), state.counts());
+        let disk = &self.hosts[host].disk;
+        for _ in 0..2 {
+            let mut state = State::new(space);
+            let mut logs: Vec<VecDeque<_>> = disk
+                .logs(&space)
+                .iter()
+                .map(|log| disk.ops_from(&space, log, crate::model::Seq::new(1)).collect())
+                .collect();
+            logs.retain(|log| !log.is_empty());
+            while !logs.is_empty() {
+                let log = self.rng.index(logs.len());
+                for _ in 0..self.rng.between(1, 30) {
+                    let Some(op) = logs[log].pop_front() else { break };
+                    let frame = crate::wire::FrameView {
+                        seq: op.dot.seq,
+                        hlc: op.hlc,
+                        kind: op.kind,
+                        flags: op.flags,
+                        body: &op.body,
+                    };
+                    state.apply(&op.dot.log, &frame);
+                }
+                logs.retain(|log| !log.is_empty());
+            }
+            let found = state.root();
+            if found != expected {
+                return Err(Violation::OrderMatters { expected, found });
+            }
+        }
+        Ok((counts.ops, counts.conflicts))
+    }
+}
