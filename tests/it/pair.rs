@@ -78,6 +78,20 @@ async fn what_both_wrote_before_they_met_is_on_both_afterwards() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn devices_that_wrote_nothing_acknowledge_each_other_all_the_same() {
+    let (a, b) = (device("a").await, device("b").await);
+
+    introduce(&a.node, &b.node).await;
+
+    for node in [&a.node, &b.node] {
+        let holders = tokio::time::timeout(PATIENCE, node.wait_all(Custody::on(1))).await.unwrap().unwrap();
+        assert_eq!(holders.len(), 1);
+    }
+    a.node.stop().await.unwrap();
+    b.node.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_receipt_awaited_before_the_space_gave_way_arrives_after_it() {
     let (a, b) = (device("a").await, device("b").await);
     let op_a = a.node.personal().put("registry:note", "from a", json!(1)).await.unwrap();

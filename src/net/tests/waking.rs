@@ -34,7 +34,8 @@ async fn waking_replaces_what_has_gone_silent_and_leaves_what_answers() {
         })
         .await;
     cable.mend();
-    assert_eq!(a.connected().await.device(), silent.device);
+    let (again, _) = tokio::join!(a.connected(), silent.connected());
+    assert_eq!(again.device(), silent.device);
 }
 
 /// What carries packets between two sockets, until it is cut.
