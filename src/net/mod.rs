@@ -117,10 +117,11 @@ pub enum Mdns {
 
 /// The congestion controller.
 ///
-/// Measured with `benches/link.rs` (a cold sync of 100,000 ops, 3 ms each way, 200 Mbit/s, thousands of
-/// ops a second, Cubic / BBR, two to four runs of three): no loss 170 / 180, 0.1 % 250 / 170, 1 %
-/// 75 / 250; over loopback they are equal. 400,000 ops at 0.1 %: 170 / 280, with 51 / 79 bytes sent per
-/// op. So Cubic is ahead on a good network, and on a bad one for as long as a usual backlog takes.
+/// Measured with `benches/link.rs` on a busy machine: a cold sync of 100,000 ops, 3 ms each way,
+/// 200 Mbit/s, thousands of ops a second, Cubic / BBR, middle of four runs: without loss 170 / 190,
+/// 0.1 % 257 / 169, 1 % 75 / 252, loopback 243 / 236. One run of 400,000 ops: 0.1 % 172 / 281 with
+/// 51 / 79 bytes sent per op, 1 % 57 / 302 with 52 / 94. So Cubic is the default: it is ahead at the loss
+/// a local network has, for a backlog of usual length, and never sends much twice.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Congestion {
     /// RFC 9438: the fair one, slow where packets are lost for other reasons than congestion.
