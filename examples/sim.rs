@@ -1,4 +1,4 @@
-//! Runs many seeded worlds: `cargo run --release --features sim --example sim -- --seeds 10000`.
+//! Runs many seeded worlds: `cargo run --release --example sim -- --seeds 10000`.
 //!
 //! Options: `--seeds N`, `--from S`, `--devices D`, `--naming mesh|tree`, `--hostile PERMILLE`,
 //! `--trace LINES`, `--keep-going`.

@@ -5,7 +5,7 @@
 //! they write, when they crash, how parcels travel. A broken promise names its seed, and the same
 //! seed breaks it again. Must never touch a socket, a file, a clock or entropy.
 //!
-//! `cargo run --release --features sim --example sim -- --seeds 10000` runs many.
+//! `cargo run --release --example sim -- --seeds 10000` runs many.
 
 mod chaos;
 pub mod check;
