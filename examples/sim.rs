@@ -1,12 +1,11 @@
 //! Runs many seeded worlds: `cargo run --release --example sim -- --seeds 10000`.
 //!
-//! Options: `--seeds N`, `--from S`, `--devices D`, `--naming mesh|tree`, `--hostile PERMILLE`,
-//! `--trace LINES`, `--keep-going`.
+//! Options: `--seeds N`, `--from S`, `--devices D`, `--hostile PERMILLE`, `--trace LINES`, `--keep-going`.
 
 use std::process::ExitCode;
 use std::time::Instant;
 
-use kinfold::sim::{Failure, Knobs, Naming, run, run_traced};
+use kinfold::sim::{Failure, Knobs, run, run_traced};
 
 fn main() -> ExitCode {
     let mut knobs = Knobs::default();
@@ -24,17 +23,6 @@ fn main() -> ExitCode {
                 is_stubborn = true;
                 true
             }
-            "--naming" => match words.next().as_deref() {
-                Some("mesh") => {
-                    knobs.naming = Naming::Mesh;
-                    true
-                }
-                Some("tree") => {
-                    knobs.naming = Naming::Tree;
-                    true
-                }
-                _ => false,
-            },
             _ => false,
         };
         if !is_good {

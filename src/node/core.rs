@@ -11,12 +11,10 @@ use super::error::NodeError;
 use super::index::{self, Index};
 use super::types::{Appended, NewOp};
 use crate::clock;
-use crate::crypto::beacon::BeaconKey;
 use crate::fold::State;
-use crate::model::{Blame, DeviceId, Dot, Frontier, Hlc, Op, OpId, Seq, SpaceId, TipHash};
+use crate::model::{Blame, DeviceId, Dot, Frontier, Hlc, Op, OpId, Scope, Seq, SpaceId, TipHash};
 use crate::net::{self, CloseCode, Link, Net, NetEvent, Pins, PushOrder};
 use crate::oplog::Seen;
-use crate::roster::Role;
 use crate::store::{Blocks, KeyRing, Store, StoreError};
 use crate::sync::{
     Authored, Effect, Engine, Input, Notice, Origin, PeerId, Refusal, RequestError, Token, Txn, TxnId,
@@ -27,16 +25,8 @@ use crate::wire::OpView;
 pub(super) enum Job {
     /// Record ops.
     Append { space: SpaceId, ops: Vec<NewOp>, reply: oneshot::Sender<Result<Vec<Appended>, NodeError>> },
-    /// Add a device.
-    AddDevice {
-        space: SpaceId,
-        device: DeviceId,
-        role: Role,
-        name: Arc<str>,
-        reply: oneshot::Sender<Result<(), NodeError>>,
-    },
-    /// One round with every peer.
-    Round { reply: oneshot::Sender<Result<(), NodeError>> },
+    /// A request to the engine that has no result but its end.
+    Request { request: Box<dyn FnOnce(Token) -> Input + Send>, reply: oneshot::Sender<Result<(), NodeError>> },
     /// Look at the loop's state.
     Ask(Box<dyn FnOnce(&mut Core) + Send>),
     /// The index of a space has been built beside.
@@ -115,7 +105,7 @@ pub(super) struct Refused {
 }
 
 /// Where recent own ops are, by the id their caller was told.
-pub(super) type RecentOps = Arc<Mutex<BTreeMap<OpId, Dot>>>;
+pub(super) type RecentOps = Arc<Mutex<BTreeMap<OpId, (SpaceId, Dot)>>>;
 
 /// What a [`Core`] begins with.
 pub(super) struct Parts {
@@ -231,13 +221,9 @@ impl Core {
         for job in jobs {
             match job {
                 Job::Append { .. } => self.postponed.push(job),
-                Job::AddDevice { space, device, role, name, reply } => {
+                Job::Request { request, reply } => {
                     let token = self.token(Waiting::Unit(reply));
-                    self.inputs.push_back(Input::AddDevice { space, device, role, name, token });
-                }
-                Job::Round { reply } => {
-                    let token = self.token(Waiting::Unit(reply));
-                    self.inputs.push_back(Input::Round { token });
+                    self.inputs.push_back(request(token));
                 }
                 Job::Ask(question) => {
                     self.settle();
@@ -273,10 +259,14 @@ impl Core {
                 others.push_back(job);
                 continue;
             };
-            // A caller that asked just before the space changed over means the one that took its place.
-            let is_active = self.engine.space(space).is_some_and(|view| view.is_active);
+            // A caller that asked just before the personal space changed over means the one that took
+            // its place.
+            let is_left = self
+                .engine
+                .space(space)
+                .is_some_and(|view| !view.is_active && *view.scope == Scope::Personal);
             let personal = *self.personal.read().unwrap_or_else(PoisonError::into_inner);
-            let space = if is_active { space } else { personal };
+            let space = if is_left { personal } else { space };
             let index = self.index(&space);
             if let Some(source) = index.as_ref().and_then(|index| index.failure()) {
                 drop(reply.send(Err(NodeError::Index { source })));
@@ -475,7 +465,7 @@ impl Core {
                 Some(Waiting::Carry { from, to, ids }) => {
                     // Whoever waits for a receipt of an op waits for it under its new place.
                     let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-                    recent.extend(ids.into_iter().zip(placed.iter().map(|placed| placed.dot)));
+                    recent.extend(ids.into_iter().zip(placed.iter().map(|placed| (to, placed.dot))));
                     drop(recent);
                     self.carries.push_back((from, to));
                 }
@@ -506,22 +496,7 @@ impl Core {
                 self.keys.insert(key);
                 self.repin();
             }
-            Notice::Adopted { from, to } => {
-                info!("joined the space of another device; what was written here is carried over");
-                debug!(?from, ?to, "adopted");
-                let mut index = Index::new(to, Frontier::new());
-                // Whoever follows the personal space follows it into its new place.
-                if let Some(left) = self.index(&from) {
-                    index.changes = left.changes.clone();
-                }
-                let index = Arc::new(index);
-                index.install(State::new(to));
-                index.open_to_readers();
-                self.indexes.write().unwrap_or_else(PoisonError::into_inner).insert(to, index);
-                *self.personal.write().unwrap_or_else(PoisonError::into_inner) = to;
-                // An empty state is one to acknowledge too: whoever has nothing to send waits for it.
-                self.folded.insert(to);
-            }
+            Notice::Begun { space, left } => self.begun(space, left),
             Notice::PeerUp { device, .. } | Notice::Ack { device, .. } => {
                 self.heard.insert(device, clock::uptime());
             }
@@ -540,6 +515,24 @@ impl Core {
         }
     }
 
+    fn begun(&mut self, space: SpaceId, left: Option<SpaceId>) {
+        let mut index = Index::new(space, Frontier::new());
+        if let Some(left) = left {
+            info!("joined the space of another device; what was written here is carried over");
+            // Whoever follows the personal space follows it into its new place.
+            if let Some(left) = self.index(&left) {
+                index.changes = left.changes.clone();
+            }
+            *self.personal.write().unwrap_or_else(PoisonError::into_inner) = space;
+        }
+        let index = Arc::new(index);
+        index.install(State::new(space));
+        index.open_to_readers();
+        self.indexes.write().unwrap_or_else(PoisonError::into_inner).insert(space, index);
+        // An empty state is one to acknowledge too: whoever has nothing to send waits for it.
+        self.folded.insert(space);
+    }
+
     /// Tells the network who may connect and how members recognise each other.
     fn repin(&mut self) {
         let own = self.engine.device();
@@ -555,13 +548,6 @@ impl Core {
                     key: key.beacon(),
                     members: members.clone(),
                 });
-            }
-            for device in members {
-                // Not met yet: its space may still be another one, so its beacons cannot be read.
-                // Two devices that name each other recognise this pair's own.
-                if device != own && self.engine.ack_of(space, &device).is_none() {
-                    beacons.push(introduction(own, device));
-                }
             }
         }
         self.pins.set(devices);
@@ -637,9 +623,12 @@ impl Core {
     /// Writes the own ops of a space that was left into the one that took its place, with their
     /// old stamps. How far it has come is part of each transaction, so a crash repeats nothing.
     fn carry_over(&mut self, from: SpaceId, to: SpaceId) {
-        let (Some(index), Some(left)) = (self.index(&to), self.engine.carry(from)) else { return };
+        let (Some(index), Some(left)) = (self.index(&to), self.engine.carry(from)) else {
+            self.carried_here = None;
+            return;
+        };
         let is_current = self.engine.personal() == Some(to);
-        if left.next > left.last || !is_current || !index.is_ready() {
+        if !is_current || !index.is_ready() {
             self.carried_here = None;
             return;
         }
@@ -677,7 +666,8 @@ impl Core {
             seq = seq.next();
         }
         self.carried_here = Some((to, carried_here));
-        let also = self.engine.carried(from, end).into_iter().collect();
+        let through = Seq::new(left.before + end.get());
+        let also = self.engine.carried(from, through).into_iter().collect();
         let token = self.token(Waiting::Carry { from, to, ids });
         self.inputs.push_back(Input::Append { space: to, ops, token, also });
     }
@@ -718,7 +708,7 @@ impl Core {
             warn!(%error, "a batch cannot be looked up");
             None
         });
-        self.inputs.push_back(Input::Found { token, batch: batch.map(Box::new) });
+        self.inputs.push_back(Input::LookedUp { token, batch: batch.map(Box::new) });
     }
 
     fn refused(&mut self, device: DeviceId, why: String, blame: Blame) {
@@ -745,6 +735,13 @@ impl Core {
         let own_last = view.frontier.tip(&view.own_log).seq.plus(view.draft_count);
         let others = view.frontier.iter().filter(|(log, _)| **log != view.own_log);
         std::iter::once((view.own_log, own_last)).chain(others.map(|(log, tip)| (*log, tip.seq))).collect()
+    }
+
+    /// Every log of every space, with its last position; per space the own one first.
+    pub fn all_logs(&mut self) -> Vec<(SpaceId, crate::model::LogId, Seq)> {
+        let spaces = self.engine.active_spaces();
+        let logs = |space: SpaceId| self.logs(space).into_iter().map(move |(log, last)| (space, log, last));
+        spaces.into_iter().flat_map(logs).collect()
     }
 
     pub fn index(&self, space: &SpaceId) -> Option<Arc<Index>> {
@@ -821,15 +818,6 @@ fn authored(state: &State, op: NewOp) -> Authored {
 fn seen(state: &State, op: &Op) -> Seen {
     let seen = state.seen(op.surface(), op.key());
     Seen { heads: seen.heads, greatest: seen.greatest }
-}
-
-/// The beacon two devices share before they share a space: readable only to who knows both ids.
-fn introduction(own: DeviceId, other: DeviceId) -> net::BeaconSpace {
-    let (low, high) = if own < other { (own, other) } else { (other, own) };
-    let pair = [*low.as_bytes(), *high.as_bytes()].concat();
-    let key = blake3::derive_key("kinfold introduction v1", &pair);
-    let space = SpaceId::from_bytes(key);
-    net::BeaconSpace { scope: space.tag(), key: BeaconKey::from_bytes(key), members: vec![own, other] }
 }
 
 fn peer_id(conn: net::ConnId) -> PeerId {

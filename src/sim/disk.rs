@@ -178,6 +178,11 @@ impl Disk {
         Loaded { spaces: spaces.collect() }
     }
 
+    /// The space of a scope that the device takes part in.
+    pub fn active(&self, scope: &Scope) -> Option<SpaceId> {
+        self.spaces.iter().find(|(_, row)| row.is_active && row.scope == *scope).map(|(space, _)| *space)
+    }
+
     /// The spaces, and whether the device takes part in each.
     pub fn spaces(&self) -> impl Iterator<Item = (SpaceId, bool)> {
         self.spaces.iter().map(|(space, row)| (*space, row.is_active))

@@ -17,9 +17,7 @@ use crate::model::{
     Blame, DeviceId, Frontier, Hlc, Incarnation, LogId, Now, Op, RecordHash, Scope, Seq, SpaceId, Wall,
 };
 use crate::roster::{Author, Role, Roster};
-use crate::sync::{
-    Authored, Effect, Engine, Input, Notice, Origin, PeerId, RequestError, Token, Txn, TxnId, Write,
-};
+use crate::sync::{Authored, Effect, Engine, Input, Notice, Origin, PeerId, Token, Txn, TxnId, Write};
 use crate::wire::OpView;
 
 /// What a device asks of the world.
@@ -37,6 +35,8 @@ pub(super) enum Out {
     Commit,
     /// Who may connect has changed.
     Repin,
+    /// A device was enrolled: this is for it.
+    Welcome(DeviceId, Welcome),
     /// A device has signed that it holds this much of a space.
     Acked(SpaceId, DeviceId, Frontier),
 }
@@ -55,10 +55,20 @@ pub(super) struct Order {
 pub(super) enum Request {
     /// Write ops, each with its content's number.
     Append(Vec<(Op, Option<u64>)>),
-    /// Name another device.
-    Name(DeviceId),
+    /// Invite another device.
+    Invite(DeviceId),
+    /// Take up an invitation.
+    Join(Welcome),
     /// One round with every peer.
     Round,
+}
+
+/// What an invited device is given.
+#[derive(Clone, Debug)]
+pub(super) struct Welcome {
+    pub space: SpaceId,
+    pub records: Vec<Bytes>,
+    pub keys: Vec<EpochKey>,
 }
 
 /// What a step may touch.
@@ -83,8 +93,6 @@ pub(super) struct Host {
     pub skew_ms: i64,
     /// Commits that fail, of a thousand.
     pub commit_fails: u64,
-    /// Devices it has been told of and has not recorded yet.
-    pub to_name: BTreeSet<DeviceId>,
 }
 
 /// What a crash takes away.
@@ -113,7 +121,8 @@ pub(super) struct Life {
 
 enum Waiting {
     Append(SpaceId, Vec<Option<u64>>),
-    Name(DeviceId),
+    Invite(DeviceId),
+    Join,
     Round,
     Carry(SpaceId, SpaceId),
 }
@@ -122,15 +131,8 @@ impl Host {
     /// A fresh device with a personal space of its own.
     pub fn new(index: usize, rng: &mut Rng) -> Self {
         let identity = Arc::new(Identity::from_secret(&rng.bytes()));
-        let mut host = Self {
-            index,
-            identity,
-            disk: Disk::default(),
-            life: None,
-            skew_ms: 0,
-            commit_fails: 0,
-            to_name: BTreeSet::new(),
-        };
+        let mut host =
+            Self { index, identity, disk: Disk::default(), life: None, skew_ms: 0, commit_fails: 0 };
         if rng.happens(400) {
             host.jump(rng);
         }
@@ -152,6 +154,11 @@ impl Host {
 
     pub fn device(&self) -> DeviceId {
         self.identity.device()
+    }
+
+    /// The personal space that its disk holds.
+    pub fn personal_on_disk(&self) -> Option<SpaceId> {
+        self.disk.active(&Scope::Personal)
     }
 
     /// The wall clock jumps by up to forty days, or comes right.
@@ -378,7 +385,7 @@ impl Host {
             }
             Effect::LookUp { space, log, seq, token } => {
                 let batch = self.disk.batch_at(&space, &log, seq).map(Box::new);
-                life.inputs.push_back(Input::Found { token, batch });
+                life.inputs.push_back(Input::LookedUp { token, batch });
             }
             Effect::Close { peer, why } => {
                 (env.trace)(format!("{index} > closes {}: {why}", peer.get()));
@@ -398,7 +405,7 @@ impl Host {
                     }));
                 }
                 Some(Waiting::Carry(from, to)) => life.carries.push_back((from, to)),
-                Some(Waiting::Name(_) | Waiting::Round) | None => {}
+                Some(Waiting::Invite(_) | Waiting::Join | Waiting::Round) | None => {}
             },
             Effect::Failed { token, why } => {
                 (env.trace)(format!("{index} > refuses a request: {why}"));
@@ -406,19 +413,14 @@ impl Host {
                     Some(Waiting::Append(_, markers)) => {
                         env.checks.refused.extend(markers.into_iter().flatten());
                     }
-                    // Said again until it is recorded; a device that is a member already is named.
-                    Some(Waiting::Name(device)) => {
-                        if matches!(why, RequestError::Roster(_)) {
-                            self.to_name.remove(&device);
-                        }
-                    }
                     Some(Waiting::Carry(..)) => life.carried_here = None,
-                    Some(Waiting::Round) | None => {}
+                    // Pairing is tried again until it has come to its end.
+                    Some(Waiting::Invite(_) | Waiting::Join | Waiting::Round) | None => {}
                 }
             }
             Effect::Done { token } => {
-                if let Some(Waiting::Name(device)) = life.waiting.remove(&token) {
-                    self.to_name.remove(&device);
+                if let Some(Waiting::Invite(device)) = life.waiting.remove(&token) {
+                    env.out.extend(life.welcome(device).map(|welcome| Out::Welcome(device, welcome)));
                 }
             }
             Effect::CarryOver { from, to } => life.carries.push_back((from, to)),
@@ -435,8 +437,9 @@ impl Host {
         let Some(life) = &mut self.life else { return Ok(()) };
         match notice {
             Notice::Roster { .. } | Notice::Key { .. } => env.out.push(Out::Repin),
-            Notice::Adopted { to, .. } => {
-                life.indexes.insert(to, Some(State::new(to)));
+            Notice::Begun { space, .. } => {
+                life.indexes.insert(space, Some(State::new(space)));
+                life.folded.insert(space);
             }
             Notice::Fork { .. } | Notice::NewIncarnation { .. } if !env.is_hostile => {
                 return Err(Violation::ForkSeen { device });
@@ -487,10 +490,14 @@ impl Host {
                         all.1.push(marker);
                     }
                 }
-                Request::Name(device) => {
-                    life.waiting.insert(token, Waiting::Name(device));
+                Request::Invite(device) => {
+                    life.waiting.insert(token, Waiting::Invite(device));
                     let name = format!("{CANARY} other").into();
-                    life.inputs.push_back(Input::AddDevice { space, device, role: Role::Admin, name, token });
+                    life.inputs.push_back(Input::Enrol { space, device, role: Role::Admin, name, token });
+                }
+                Request::Join(Welcome { space, records, keys }) => {
+                    life.waiting.insert(token, Waiting::Join);
+                    life.inputs.push_back(Input::Join { space, records, keys, token });
                 }
                 Request::Round => {
                     life.waiting.insert(token, Waiting::Round);
@@ -518,9 +525,10 @@ impl Host {
     fn carry_over(&mut self, from: SpaceId, to: SpaceId) {
         let Some(life) = &mut self.life else { return };
         let (Some(Some(state)), Some(left)) = (life.indexes.get(&to), life.engine.carry(from)) else {
+            life.carried_here = None;
             return;
         };
-        if left.next > left.last || life.engine.personal() != Some(to) {
+        if life.engine.personal() != Some(to) {
             life.carried_here = None;
             return;
         }
@@ -548,7 +556,8 @@ impl Host {
             Some(Authored { op, seen, stamp: Some(stored.hlc) })
         });
         let ops = ops.collect();
-        let also = life.engine.carried(from, end).into_iter().collect();
+        let through = Seq::new(left.before + end.get());
+        let also = life.engine.carried(from, through).into_iter().collect();
         life.token_last += 1;
         let token = Token(life.token_last);
         life.waiting.insert(token, Waiting::Carry(from, to));
@@ -562,6 +571,16 @@ impl Host {
 }
 
 impl Life {
+    /// What an enrolled device is given.
+    fn welcome(&self, device: DeviceId) -> Option<Welcome> {
+        let space = self.engine.personal()?;
+        let view = self.engine.space(space)?;
+        let holds_keys = view.roster.role_of(&device)?.holds_keys();
+        let keys = self.engine.keys().into_iter().filter(|(of, _)| *of == space && holds_keys);
+        let keys = keys.map(|(_, key)| key).collect();
+        Some(Welcome { space, records: view.roster.missing_from(&[]), keys })
+    }
+
     /// When the engine wants to be woken.
     pub fn deadline(&self, _now: Duration) -> Option<Duration> {
         self.engine.deadline().map(|deadline| self.booted + deadline.at)

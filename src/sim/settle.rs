@@ -14,9 +14,6 @@ impl World {
         for index in 0..self.hosts.len() {
             let all = self.hosts.len();
             let host = &mut self.hosts[index];
-            if !host.to_name.is_empty() {
-                return Some(format!("device {index} has not recorded whom it names"));
-            }
             let Some(life) = &host.life else { return Some(format!("device {index} is down")) };
             if !life.is_idle() || life.waiting_count() > 0 {
                 return Some(format!("device {index} is busy"));

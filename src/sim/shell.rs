@@ -66,7 +66,7 @@ pub(super) fn brief(input: &Input) -> String {
             format!("batches {} on {}", runs.join(" "), peer.get())
         }
         Input::Append { ops, .. } => format!("append of {}", ops.len()),
-        Input::Found { batch, .. } => format!("found {}", batch.is_some()),
+        Input::LookedUp { batch, .. } => format!("found {}", batch.is_some()),
         other => format!("{other:?}"),
     }
 }

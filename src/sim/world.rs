@@ -6,10 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::check::{Checks, Violation};
-use super::host::{Env, Host, Out, Request};
+use super::host::{Env, Host, Out, Request, Welcome};
 use super::network::{Lane, Network, Parcel, end_of, peer_id};
 use super::rng::Rng;
-use super::{Knobs, Naming, Summary};
+use super::{Knobs, Summary};
 use crate::model::SpaceId;
 use crate::sync::Input;
 
@@ -28,7 +28,8 @@ pub(super) enum Event {
     Chaos,
     Heal,
     StoreHeals { host: usize },
-    Name { a: usize, b: usize },
+    Pair { inviter: usize, joiner: usize },
+    Welcome { joiner: usize, welcome: Box<Welcome> },
     Look,
 }
 
@@ -87,28 +88,27 @@ impl World {
             let at = self.some_time(end / 3);
             self.at(at, Event::Boot { host });
         }
-        for (a, b) in self.pairs() {
-            let at = self.some_time(end);
-            self.at(at, Event::Name { a, b });
+        for joiner in 1..self.hosts.len() {
+            let (at, inviter) = (self.some_time(end), self.rng.index(joiner));
+            self.at(at, Event::Pair { inviter, joiner });
         }
         self.at(Duration::ZERO, Event::Dial);
         self.at(Duration::ZERO, Event::Chaos);
         self.at(end, Event::Heal);
     }
 
-    /// Who names whom: everybody everybody, or only so many that all hang together.
-    fn pairs(&mut self) -> Vec<(usize, usize)> {
-        let count = self.hosts.len();
-        let naming = match self.knobs.naming {
-            Naming::Mesh => Naming::Mesh,
-            Naming::Tree => Naming::Tree,
-            Naming::Either if self.rng.happens(500) => Naming::Tree,
-            Naming::Either => Naming::Mesh,
-        };
-        match naming {
-            Naming::Tree => (1..count).map(|b| (self.rng.index(b), b)).collect(),
-            Naming::Mesh | Naming::Either => (1..count).flat_map(|b| (0..b).map(move |a| (a, b))).collect(),
+    /// Two devices are brought together by a person, again and again until it has worked.
+    fn pair(&mut self, inviter: usize, joiner: usize) {
+        let first = self.hosts[0].personal_on_disk();
+        if self.hosts[joiner].personal_on_disk() == first {
+            return;
         }
+        if self.hosts[inviter].personal_on_disk() == first && self.hosts[joiner].life.is_some() {
+            let device = self.hosts[joiner].device();
+            self.hosts[inviter].request(Request::Invite(device));
+            self.wake(inviter);
+        }
+        self.soon(400, 2_000, Event::Pair { inviter, joiner });
     }
 
     fn some_time(&mut self, within: Duration) -> Duration {
@@ -194,10 +194,15 @@ impl World {
                 self.hosts[host].commit_fails = 0;
                 Ok(())
             }
-            Event::Name { a, b } => {
-                let (one, other) = (self.hosts[a].device(), self.hosts[b].device());
-                self.hosts[a].to_name.insert(other);
-                self.hosts[b].to_name.insert(one);
+            Event::Pair { inviter, joiner } => {
+                self.pair(inviter, joiner);
+                Ok(())
+            }
+            Event::Welcome { joiner, welcome } => {
+                if self.hosts[joiner].personal_on_disk() != Some(welcome.space) {
+                    self.hosts[joiner].request(Request::Join(*welcome));
+                    self.wake(joiner);
+                }
                 Ok(())
             }
             Event::Look => Ok(()),
@@ -267,6 +272,13 @@ impl World {
             Out::Close(peer) => {
                 let (conn, end) = end_of(peer);
                 self.close(conn, Some(end));
+            }
+            Out::Welcome(device, welcome) => {
+                // It may get lost on its way; pairing is tried again then.
+                let joiner = self.hosts.iter().position(|host| host.device() == device);
+                if let Some(joiner) = joiner.filter(|_| !self.is_chaos || !self.rng.happens(200)) {
+                    self.soon(1, 400, Event::Welcome { joiner, welcome: Box::new(welcome) });
+                }
             }
             Out::Commit => {
                 let slowest = if self.rng.happens(100) { 200 } else { 12 };
@@ -439,14 +451,6 @@ impl World {
             if open_count > 0 {
                 // One of the two gives way sooner or later.
                 self.soon(1, 2_000, Event::Break { conn });
-            }
-        }
-        for host in 0..count {
-            let names: Vec<_> = self.hosts[host].to_name.iter().copied().collect();
-            if self.hosts[host].life.as_ref().is_some_and(|life| life.is_idle() && life.waiting_count() == 0)
-            {
-                names.into_iter().for_each(|name| self.hosts[host].request(Request::Name(name)));
-                self.wake(host);
             }
         }
         self.at(DIAL_EVERY, Event::Dial);

@@ -8,7 +8,7 @@ use super::space::{Appended, SealedTip, Then};
 use super::txn::{DraftGroup, Write};
 use crate::model::{DeviceId, Dot, Hlc, LogId, Now, OpId, Seq, SpaceId, Tip};
 use crate::oplog::DraftOp;
-use crate::roster::{Admit, Author as RosterAuthor, NewDevice, Role};
+use crate::roster::{Admit, Author as RosterAuthor, NewDevice, Role, RosterError};
 use crate::wire::BodyWriter;
 
 impl Engine {
@@ -139,7 +139,7 @@ impl Engine {
         self.peers.values().any(|peer| peer.is_greeted && peer.spaces.contains_key(&space))
     }
 
-    pub(super) fn add_device(
+    pub(super) fn enrol(
         &mut self,
         now: &Now,
         space: SpaceId,
@@ -152,15 +152,24 @@ impl Engine {
         let Some(state) = self.spaces.get_mut(&space).filter(|state| state.is_active) else {
             return self.emit(Effect::Failed { token, why: RequestError::NoSuchSpace });
         };
+        if state.roster.role_of(&device).is_some_and(|held| held >= role) {
+            // Enrolled before, and the answer got lost.
+            return self.emit(Effect::Done { token });
+        }
         let Some(key) = state.sealing_key().cloned() else {
             return self.emit(Effect::Failed { token, why: RequestError::NotAuthor });
         };
         let author = RosterAuthor { identity: &self.identity, key: &key, hlc: Hlc::at(now.wall), entropy };
-        let refuse = |why: &dyn std::error::Error| RequestError::Roster(why.to_string().into());
-        let bytes = match state.roster.add_device(&author, &NewDevice { device, role, name }) {
-            Ok(bytes) => bytes,
-            Err(why) => return self.emit(Effect::Failed { token, why: refuse(&why) }),
-        };
+        let refuse = |why| RequestError::Roster(std::sync::Arc::new(why));
+        match state.roster.add_device(&author, &NewDevice { device, role, name }) {
+            Ok(bytes) => self.change_roster(space, bytes, token),
+            Err(why) => self.emit(Effect::Failed { token, why: refuse(why) }),
+        }
+    }
+
+    /// Takes in a record this device has just written.
+    pub(super) fn change_roster(&mut self, space: SpaceId, bytes: Bytes, token: Token) {
+        let Some(state) = self.spaces.get_mut(&space) else { return };
         match state.roster.admit(bytes.clone()) {
             Ok(Admit::New { admitted }) => {
                 for hash in &admitted {
@@ -169,7 +178,11 @@ impl Engine {
                 self.then(Then::Added { space, token, records: admitted });
             }
             Ok(Admit::Duplicate | Admit::Parked) => self.emit(Effect::Done { token }),
-            Err(why) => self.emit(Effect::Failed { token, why: refuse(&why) }),
+            Err(source) => {
+                let why = RosterError::Record { hash: crate::model::RecordHash::from_bytes([0; 32]), source };
+                let why = RequestError::Roster(std::sync::Arc::new(why));
+                self.emit(Effect::Failed { token, why });
+            }
         }
     }
 }

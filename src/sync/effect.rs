@@ -8,9 +8,9 @@ use thiserror::Error;
 
 use super::txn::{Txn, TxnId, Write};
 use crate::crypto::{BatchError, EpochKey, SealedBatch, SignatureError};
-use crate::model::{Blame, DeviceId, Dot, Hlc, LogId, Op, OpId, Root, Seq, SpaceId, TipHash};
+use crate::model::{Blame, DeviceId, Dot, Hlc, LogId, Op, OpId, Root, Scope, Seq, SpaceId, TipHash};
 use crate::oplog::Seen;
-use crate::roster::Role;
+use crate::roster::{Role, RosterError};
 use crate::wire::MessageError;
 
 /// Names one connection of one run.
@@ -116,8 +116,28 @@ pub enum Input {
         /// Written in the same transaction.
         also: Vec<Write>,
     },
-    /// A device to add to a roster.
-    AddDevice {
+    /// A space to found, with this device as its first admin.
+    Found {
+        /// What it is for; this device takes part in no other of this scope.
+        scope: Scope,
+        /// What this device is called in it.
+        name: Arc<str>,
+        /// Who waits.
+        token: Token,
+    },
+    /// A space this device was invited into.
+    Join {
+        /// The space.
+        space: SpaceId,
+        /// Its roster.
+        records: Vec<Bytes>,
+        /// Its keys; none for a blind device.
+        keys: Vec<EpochKey>,
+        /// Who waits.
+        token: Token,
+    },
+    /// A device to add to a roster. Where it is there already, there is nothing to do.
+    Enrol {
         /// The space.
         space: SpaceId,
         /// The device.
@@ -146,7 +166,7 @@ pub enum Input {
         unknown_count: u64,
     },
     /// The answer to [`Effect::LookUp`].
-    Found {
+    LookedUp {
         /// The look-up.
         token: Token,
         /// The batch that holds the position, where there is one.
@@ -330,12 +350,12 @@ pub enum Notice {
         /// The log.
         log: LogId,
     },
-    /// The personal space was replaced by that of another of the person's devices.
-    Adopted {
-        /// The space that was left.
-        from: SpaceId,
-        /// The space that took its place.
-        to: SpaceId,
+    /// This device takes part in a space from now on.
+    Begun {
+        /// The space.
+        space: SpaceId,
+        /// The space that was left for it.
+        left: Option<SpaceId>,
     },
     /// This device's past was in doubt, so it writes a new log from here on.
     NewIncarnation {
@@ -428,8 +448,55 @@ pub enum RequestError {
     #[error("this device may not write in the space")]
     NotAuthor,
     /// The roster refused.
-    #[error("the roster refuses: {0}")]
-    Roster(Arc<str>),
+    #[error("the roster refuses")]
+    Roster(#[source] Arc<RosterError>),
+    /// A space cannot be founded or joined.
+    #[error("the space cannot be joined")]
+    Join(#[source] JoinError),
+}
+
+/// Why a space is not founded or joined.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// The records that came with the invitation do not make a roster.
+    #[error("the roster that came with the invitation does not hold")]
+    Roster(#[source] Arc<RosterError>),
+    /// The roster does not name this device.
+    #[error("the invitation does not name this device; ask for a new one")]
+    NotInvited,
+    /// The key that the space is written under did not come along.
+    #[error("the key of the space did not come with the invitation; ask for a new one")]
+    KeyMissing,
+    /// This device has left that space, or was removed from it.
+    #[error(
+        "this device was in that space and has left it, which is for good;          run `kinfold init` in a fresh home and pair that one"
+    )]
+    Left,
+    /// This device takes part in another space of this scope.
+    #[error("this device already takes part in another space called {scope}; leave that one first")]
+    ScopeTaken {
+        /// The scope.
+        scope: Scope,
+    },
+    /// This device shares its personal space with others, which would be left behind.
+    #[error(
+        "this device already shares its personal space with {others} other devices; \
+         turn it round: run `kinfold invite` here and `kinfold join` on the other device"
+    )]
+    NotAlone {
+        /// How many others.
+        others: usize,
+    },
+    /// This device is to be blind, and has written ops that a blind device could not carry over.
+    #[error(
+        "this device holds {op_count} ops of its own, which a blind device cannot write; \
+         run `kinfold init` in a fresh home and join from there"
+    )]
+    BlindWithOps {
+        /// How many ops.
+        op_count: u64,
+    },
 }
 
 /// A moment at which the engine wants a [`Input::Tick`], on the uptime clock, and why.

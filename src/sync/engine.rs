@@ -9,7 +9,7 @@ use thiserror::Error;
 use super::effect::{Deadline, DeadlineReason, Effect, Input, Notice, PeerId, Refusal, RequestError, Token};
 use super::fork::LookUp;
 use super::session::Peer;
-use super::space::{Candidate, Folded, HeldAck, SpaceState, Then};
+use super::space::{Folded, HeldAck, SpaceState, Then};
 use super::txn::{Loaded, LoadedSpace, Txn, TxnId, Write};
 use crate::crypto::{Identity, Opener, Sealer};
 use crate::model::{DeviceId, LogId, Now, RecordHash, ScopeTag, Seq, SpaceId};
@@ -53,7 +53,6 @@ pub struct Engine {
     pub(super) store_instance: [u8; 16],
     pub(super) spaces: BTreeMap<SpaceId, SpaceState>,
     pub(super) tags: BTreeMap<ScopeTag, SpaceId>,
-    pub(super) candidates: BTreeMap<SpaceId, Candidate>,
     pub(super) peers: BTreeMap<PeerId, Peer>,
     pub(super) lookups: BTreeMap<Token, LookUp>,
     pub(super) rounds: Vec<(Token, BTreeMap<PeerId, u64>)>,
@@ -88,7 +87,6 @@ impl Engine {
             store_instance,
             spaces: BTreeMap::new(),
             tags: BTreeMap::new(),
-            candidates: BTreeMap::new(),
             peers: BTreeMap::new(),
             lookups: BTreeMap::new(),
             rounds: Vec::new(),
@@ -124,9 +122,11 @@ impl Engine {
             Input::PushForked { peer, space, log, at } => self.push_forked(peer, space, log, at),
             Input::Closed { peer } => self.closed(peer),
             Input::Append { space, ops, token, also } => self.append(now, space, ops, token, also),
-            Input::AddDevice { space, device, role, name, token } => {
-                self.add_device(now, space, device, role, &name, token);
+            Input::Enrol { space, device, role, name, token } => {
+                self.enrol(now, space, device, role, &name, token);
             }
+            Input::Found { scope, name, token } => self.found(now, scope, &name, token),
+            Input::Join { space, records, keys, token } => self.join(space, records, keys, token),
             Input::Persisted(txn) => self.persisted(now, txn),
             Input::PersistFailed(txn) => self.persist_failed(now, txn),
             Input::Folded { space, applied, root, unknown_count } => {
@@ -136,12 +136,11 @@ impl Engine {
                     self.acknowledge(now, space);
                 }
             }
-            Input::Found { token, batch } => self.found(token, batch.map(|batch| *batch)),
+            Input::LookedUp { token, batch } => self.looked_up(token, batch.map(|batch| *batch)),
             Input::Round { token } => self.round(token),
             Input::Seal { space } => self.seal_drafts(space),
             Input::Tick => self.tick(now),
         }
-        self.greet_apart(now);
         self.finish_step()
     }
 
@@ -255,7 +254,7 @@ impl Engine {
                     self.notice(Notice::Key { space, key });
                     self.emit(Effect::CatchUp { space });
                 }
-                Then::Adopted { from, to, before: _ } => self.adopted(now, from, to),
+                Then::Begun { space, left, token } => self.begun(now, space, left, token),
                 Then::NewLog { space, log, .. } => self.new_log_begun(space, log),
             }
         }
@@ -303,8 +302,8 @@ impl Engine {
                     }
                     is_peer_data_lost = true;
                 }
-                Then::Adopted { from, to, before } => {
-                    self.stay(from, to, before);
+                Then::Begun { space, left, token } => {
+                    self.unbegun(space, left, token);
                     is_peer_data_lost = true;
                 }
                 Then::NewLog { space, log: _, old } => {
@@ -379,7 +378,6 @@ fn load_space(loaded: LoadedSpace) -> Result<SpaceState, EngineError> {
         acks,
         ack_number,
         proofs,
-        proven_floor: 0,
         store_again_at: None,
         skewed_count: 0,
         parked_count: 0,

@@ -1,9 +1,9 @@
 //! Two histories of one log: noticed, proved, kept, told on. And doubt about the own past.
 
-use super::adopt::space_write;
 use super::append::fold_runs;
 use super::effect::{Effect, Notice, PeerId, Refusal, Token};
 use super::engine::Engine;
+use super::join::space_write;
 use super::space::{LogState, Then};
 use super::txn::{DraftGroup, Write};
 use crate::crypto::{ForkWitness, SealedBatch};
@@ -34,7 +34,7 @@ impl Engine {
         self.emit(Effect::LookUp { space, log, seq, token });
     }
 
-    pub(super) fn found(&mut self, token: Token, batch: Option<SealedBatch>) {
+    pub(super) fn looked_up(&mut self, token: Token, batch: Option<SealedBatch>) {
         let Some(LookUp { space, log, why }) = self.lookups.remove(&token) else { return };
         let Some(held) = batch else { return };
         match why {

@@ -5,13 +5,14 @@
 //! [`Input::Persisted`] has named. Read `manual/sync.md` beside it.
 
 mod ack;
-mod adopt;
 mod append;
 mod carry;
 pub mod effect;
 mod engine;
 mod fork;
 mod ingest;
+mod join;
+mod keys;
 mod session;
 mod space;
 pub mod txn;
@@ -19,7 +20,7 @@ mod view;
 
 pub use carry::Origin;
 pub use effect::{
-    Authored, Deadline, DeadlineReason, Effect, FoldRun, Input, Notice, PeerId, Placed, Refusal,
+    Authored, Deadline, DeadlineReason, Effect, FoldRun, Input, JoinError, Notice, PeerId, Placed, Refusal,
     RequestError, Token,
 };
 pub use engine::{Engine, EngineError};

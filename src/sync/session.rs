@@ -12,7 +12,7 @@ use super::txn::Write;
 use crate::model::limits::FORWARD_DELAY;
 use crate::model::{DeviceId, Frontier, LogId, Now, RecordHash, ScopeTag, Seq, SpaceId, Tip, TipHash};
 use crate::roster::Admit;
-use crate::wire::{Hello, Message, SpaceHello, Standing};
+use crate::wire::{Hello, Message, SpaceHello};
 
 /// One connection.
 pub(super) struct Peer {
@@ -20,7 +20,7 @@ pub(super) struct Peer {
     pub is_greeted: bool,
     /// What each side said of its spaces last.
     pub hello: BTreeMap<SpaceId, SpaceHello>,
-    pub said: BTreeMap<SpaceId, Standing>,
+    pub said: BTreeSet<SpaceId>,
     pub spaces: BTreeMap<SpaceId, Session>,
     /// How far this device's wall clock is ahead of the peer's, in milliseconds.
     pub clock_ahead_ms: i64,
@@ -85,7 +85,7 @@ impl Engine {
                 device,
                 is_greeted: false,
                 hello: BTreeMap::new(),
-                said: BTreeMap::new(),
+                said: BTreeSet::new(),
                 spaces: BTreeMap::new(),
                 clock_ahead_ms: 0,
                 last_heard: now.uptime,
@@ -113,15 +113,12 @@ impl Engine {
         for space in &shared {
             self.seal_drafts(*space);
         }
-        let own = self.identity.device();
         let spaces: Vec<SpaceHello> = shared
             .iter()
             .filter_map(|id| self.spaces.get(id))
             .map(|space| SpaceHello {
                 scope: space.tag,
                 space: space.id,
-                kind: space.scope.clone(),
-                standing: space.standing(own),
                 roster_digest: space.roster.digest(),
                 frontier_digest: space.durable.digest(),
                 echo: space
@@ -134,7 +131,7 @@ impl Engine {
             })
             .collect();
         if let Some(peer) = self.peers.get_mut(&peer) {
-            peer.said = spaces.iter().map(|hello| (hello.space, hello.standing)).collect();
+            peer.said = shared.into_iter().collect();
         }
         let hello = Hello {
             version: PROTOCOL_VERSION,
@@ -165,15 +162,21 @@ impl Engine {
             }
             Message::Ack(frame) => self.ack_received(now, peer, frame),
             Message::KeyRequest { scope, key_id } => self.key_request(peer, scope, key_id),
-            Message::KeyGrant { scope, key } => self.key_grant(now, peer, scope, key),
+            Message::KeyGrant { scope, key } => self.key_grant(peer, scope, key),
             // The peer holds no such key, or will not give it: another member may.
             Message::KeyRefused { .. } => {}
             Message::Fork { scope, log, witness } => self.fork_asked(peer, scope, log, &witness),
             Message::ForkProof { scope, bytes, .. } => self.fork_proof(peer, scope, &bytes),
             Message::Ping { nonce } => self.send(peer, &Message::Pong { nonce }),
             Message::Pong { nonce } => self.pong(peer, nonce),
-            // A later version says something this one does not know, or more than this one needs.
-            Message::Done { .. } | Message::Unknown(_) => {}
+            Message::Locate { .. }
+            | Message::Parting { .. }
+            | Message::RotatePropose { .. }
+            | Message::RotateConfirm { .. }
+            | Message::Delegate { .. }
+            | Message::Receipt { .. } => {}
+            // A later version says something this one does not know.
+            Message::Unknown(_) => {}
         }
     }
 
@@ -198,7 +201,6 @@ impl Engine {
                 self.open_session(now, peer, hello);
             }
         }
-        self.weigh_spaces(peer);
     }
 
     /// Begins (or begins again) the exchange about one shared space: rosters first, then frontiers.
@@ -207,7 +209,6 @@ impl Engine {
         // Whoever takes part from here on waits for what nobody waited for before.
         self.seal_drafts(hello.space);
         let Some(space) = self.spaces.get_mut(&hello.space) else { return };
-        space.proven_floor = space.proven_floor.max(hello.standing.proven_count);
         let is_roster_equal = space.roster.digest() == hello.roster_digest;
         let is_frontier_equal = space.durable.digest() == hello.frontier_digest;
         let durable = space.durable.clone();
@@ -245,7 +246,7 @@ impl Engine {
 
     fn records(&mut self, now: &Now, peer: PeerId, scope: ScopeTag, records: Vec<Bytes>) {
         let Some(id) = self.shared_space(peer, &scope) else {
-            return self.candidate_records(peer, scope, records);
+            return self.not_shared(peer, &scope);
         };
         let is_last = records.is_empty();
         let Some(space) = self.spaces.get_mut(&id) else { return };
@@ -285,7 +286,7 @@ impl Engine {
         for peer in self.peers.keys().copied().collect::<Vec<_>>() {
             let Some(connection) = self.peers.get(&peer) else { continue };
             let is_member = self.shared_space(peer, &tag).is_some();
-            let was_member = connection.said.contains_key(&space);
+            let was_member = connection.said.contains(&space);
             if is_member && !was_member {
                 self.greet(now, peer);
                 self.reopen(now, peer, space);
@@ -299,28 +300,6 @@ impl Engine {
             }
         }
         self.acknowledge(now, space);
-    }
-
-    /// Greets peers again that are in another personal space, once there is more to say for the own
-    /// one: which of the two gives way is weighed by what was said last.
-    pub(super) fn greet_apart(&mut self, now: &Now) {
-        let Some(personal) = self.personal() else { return };
-        let is_apart = |peer: &Peer| {
-            peer.is_greeted && peer.said.contains_key(&personal) && !peer.hello.contains_key(&personal)
-        };
-        let apart: Vec<PeerId> =
-            self.peers.iter().filter(|(_, peer)| is_apart(peer)).map(|(id, _)| *id).collect();
-        if apart.is_empty() {
-            return;
-        }
-        let Some(standing) = self.spaces.get(&personal).map(|space| space.standing(self.device())) else {
-            return;
-        };
-        for peer in apart {
-            if self.peers.get(&peer).is_some_and(|peer| peer.said.get(&personal) != Some(&standing)) {
-                self.greet(now, peer);
-            }
-        }
     }
 
     /// Opens the session of a space from what the peer said of it before this device took part.

@@ -1,6 +1,6 @@
 //! One space as the engine holds it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::effect::Token;
@@ -8,7 +8,7 @@ use crate::crypto::EpochKey;
 use crate::model::{DeviceId, Frontier, KeyId, LogId, RecordHash, Root, Scope, ScopeTag, Seq, SpaceId, Tip};
 use crate::oplog::{Author, ForkProof, LogChain};
 use crate::roster::Roster;
-use crate::wire::{Ack, Standing};
+use crate::wire::Ack;
 
 /// A space: its roster, its keys, the ends of its logs, what others acknowledged.
 pub(super) struct SpaceState {
@@ -28,9 +28,6 @@ pub(super) struct SpaceState {
     pub acks: BTreeMap<DeviceId, HeldAck>,
     pub ack_number: u64,
     pub proofs: BTreeMap<LogId, ForkProof>,
-    /// The greatest count of proven devices a peer has said for this space: more than this device
-    /// knows of where it has only just joined.
-    pub proven_floor: u32,
     /// When to try again what the store refused.
     pub store_again_at: Option<Duration>,
     pub skewed_count: u64,
@@ -70,13 +67,31 @@ pub(super) struct HeldAck {
     pub is_stored: bool,
 }
 
-/// A space that is about to take the place of the own personal one.
-pub(super) struct Candidate {
-    pub roster: Roster,
-    pub scope: Scope,
-}
-
 impl SpaceState {
+    /// A space this device has nothing of yet but the roster.
+    pub fn new(scope: Scope, roster: Roster, own_log: LogId) -> Self {
+        let id = roster.space();
+        Self {
+            id,
+            tag: id.tag(),
+            scope,
+            is_active: true,
+            carried: Seq::ZERO,
+            roster,
+            keys: BTreeMap::new(),
+            author: Author::new(own_log, Tip::NONE),
+            logs: BTreeMap::new(),
+            durable: Frontier::new(),
+            folded: None,
+            acks: BTreeMap::new(),
+            ack_number: 0,
+            proofs: BTreeMap::new(),
+            store_again_at: None,
+            skewed_count: 0,
+            parked_count: 0,
+        }
+    }
+
     /// The chain of a log, created where this device has nothing of it.
     pub fn log(&mut self, log: LogId) -> &mut LogState {
         let durable = &self.durable;
@@ -107,24 +122,6 @@ impl SpaceState {
         self.durable.op_count().saturating_add(self.roster.generation())
     }
 
-    /// What is said for this space where two are weighed against each other.
-    pub fn standing(&self, own: DeviceId) -> Standing {
-        let member_count = u32::try_from(self.roster.member_count()).unwrap_or(u32::MAX);
-        Standing {
-            proven_count: self.proven_count(own).max(self.proven_floor).min(member_count),
-            member_count,
-            founded: self.roster.founded(),
-        }
-    }
-
-    /// Devices that have written or acknowledged something here, this one included.
-    fn proven_count(&self, own: DeviceId) -> u32 {
-        let mut devices: BTreeSet<DeviceId> = self.durable.iter().map(|(log, _)| log.device).collect();
-        devices.extend(self.acks.keys());
-        devices.insert(own);
-        u32::try_from(devices.len()).unwrap_or(u32::MAX)
-    }
-
     /// Forgets chain ends that did not become durable, and a mistake found beyond them: it will be
     /// found again.
     pub fn rewind(&mut self, log: LogId) {
@@ -150,8 +147,8 @@ pub(super) enum Then {
     Added { space: SpaceId, token: Token, records: Vec<RecordHash> },
     /// A key was stored.
     Key { space: SpaceId, key: EpochKey },
-    /// Another space took the place of the own one.
-    Adopted { from: SpaceId, to: SpaceId, before: Option<(Roster, Seq)> },
+    /// A space was founded or joined, perhaps in the place of another.
+    Begun { space: SpaceId, left: Option<SpaceId>, token: Token },
     /// The own log was begun anew.
     NewLog { space: SpaceId, log: LogId, old: Author },
 }

@@ -14,5 +14,5 @@ pub mod op;
 pub use ack::{Ack, AckError, AckFields};
 pub use body::{BodyError, BodyReader, BodyWriter, FrameView};
 pub use codec::DecodeError;
-pub use message::{AckFrame, Hello, Message, MessageError, SpaceHello, Standing};
+pub use message::{AckFrame, Hello, Message, MessageError, SpaceHello};
 pub use op::{OpProblem, OpView, Pred};
