@@ -12,12 +12,13 @@ use super::index::{self, Index};
 use super::types::{Appended, NewOp};
 use crate::clock;
 use crate::fold::State;
-use crate::model::{Blame, DeviceId, Dot, Frontier, Hlc, Op, OpId, Scope, Seq, SpaceId, TipHash};
+use crate::model::{Blame, DeviceId, Dot, Frontier, Hlc, LogId, Op, OpId, Scope, Seq, SpaceId, TipHash};
 use crate::net::{self, CloseCode, Link, Net, NetEvent, Pins, PushOrder};
 use crate::oplog::Seen;
 use crate::store::{Blocks, KeyRing, Store, StoreError};
 use crate::sync::{
-    Authored, Effect, Engine, Input, Notice, Origin, PeerId, Refusal, RequestError, Token, Txn, TxnId,
+    Authored, Effect, Engine, Input, Notice, Origin, PeerId, Refusal, RequestError, Stored, Token, Txn,
+    TxnId,
 };
 use crate::wire::OpView;
 
@@ -44,6 +45,14 @@ pub(super) enum Job {
 
 /// How many ops of a joint append are whose.
 type Share = (usize, oneshot::Sender<Result<Vec<Appended>, NodeError>>);
+
+/// Ops of an own log to be written again.
+struct Reissue {
+    space: SpaceId,
+    log: LogId,
+    after: Seq,
+    through: Seq,
+}
 
 /// Who waits for a token.
 enum Waiting {
@@ -86,9 +95,14 @@ pub(super) struct Core {
     postponed: Vec<Job>,
     inputs: VecDeque<Input>,
     txns: Vec<Txn>,
-    lookups: Vec<(SpaceId, crate::model::LogId, Seq, Token)>,
+    lookups: Vec<(SpaceId, LogId, Vec<Seq>, Token)>,
+    reissues: VecDeque<Reissue>,
     folded: BTreeSet<SpaceId>,
     carries: VecDeque<(SpaceId, SpaceId)>,
+    /// Spaces to be folded anew once they are loaded.
+    refolds_due: BTreeSet<SpaceId>,
+    /// Devices of which two copies were connected at once.
+    pub twins: BTreeSet<DeviceId>,
     /// What of this device's ops is in the space that ops are carried into.
     carried_here: Option<(SpaceId, BTreeSet<Origin>)>,
     token_last: u64,
@@ -150,8 +164,11 @@ impl Core {
             inputs: VecDeque::new(),
             txns: Vec::new(),
             lookups: Vec::new(),
+            reissues: VecDeque::new(),
             folded: BTreeSet::new(),
             carries: VecDeque::new(),
+            refolds_due: BTreeSet::new(),
+            twins: BTreeSet::new(),
             carried_here: None,
             token_last: 0,
             ops_since_snapshot: 0,
@@ -361,13 +378,15 @@ impl Core {
             }
             if !self.txns.is_empty() {
                 self.commit();
-            } else if let Some((space, log, seq, token)) = self.lookups.pop() {
+            } else if let Some((space, log, seqs, token)) = self.lookups.pop() {
                 // Not before what it may ask for is in the store.
-                self.look_up(&space, &log, seq, token);
+                self.look_up(&space, &log, &seqs, token);
             } else if let Some(space) = self.folded.pop_first() {
                 self.report(space);
             } else if let Some((from, to)) = self.carries.pop_front() {
                 self.carry_over(from, to);
+            } else if let Some(reissue) = self.reissues.pop_front() {
+                self.reissue(&reissue);
             } else {
                 break;
             }
@@ -439,7 +458,10 @@ impl Core {
                     self.inputs.push_back(Input::PushForked { peer, space, log, at: after });
                 }
             }
-            Effect::LookUp { space, log, seq, token } => self.lookups.push((space, log, seq, token)),
+            Effect::LookUp { space, log, seqs, token } => self.lookups.push((space, log, seqs, token)),
+            Effect::Reissue { space, log, after, through } => {
+                self.reissues.push_back(Reissue { space, log, after, through });
+            }
             Effect::Close { peer, why } => {
                 if let Some(link) = self.links.get(&peer) {
                     let (device, why_text) = (link.device(), chain_of(&why));
@@ -507,10 +529,36 @@ impl Core {
             Notice::LogBlocked { log, .. } => {
                 warn!(device = %log.device.short(), "a log cannot be continued: its author made a batch wrongly");
             }
-            Notice::NewIncarnation { .. } => {
-                warn!(
-                    "a peer remembers more of this device than this disk does; writing a new log from here on"
-                );
+            Notice::NewIncarnation { space, moved, .. } => {
+                warn!("this device has written more than this disk remembers; writing a new log from here on");
+                // Whoever waits for a receipt of an op waits for it under its new place.
+                let moved: BTreeMap<Dot, Dot> = moved.into_iter().collect();
+                let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+                for (_, dot) in recent.values_mut().filter(|(of, _)| *of == space) {
+                    *dot = moved.get(dot).copied().unwrap_or(*dot);
+                }
+            }
+            Notice::Truncated { space, log } => {
+                info!(device = %log.device.short(), "the end of a log was dropped: another history stands");
+                self.blocks.forget_log(&space, &log);
+            }
+            Notice::Removed { .. } => {
+                warn!("this device was removed from a space; what it holds stays readable here");
+                self.repin();
+            }
+            Notice::Rotated { .. } => {
+                info!("a space is written under a new key");
+                self.repin();
+            }
+            Notice::RotationTaken { by, .. } => {
+                info!(device = %by.short(), "another admin renews the key");
+            }
+            Notice::CloneSeen { device } => {
+                warn!(device = %device.short(), "a device runs twice: its home was copied");
+                self.twins.insert(device);
+            }
+            Notice::RecordRefused { why, .. } => {
+                error!(why = %chain_of(&*why), "a roster record of this device was refused");
             }
         }
     }
@@ -585,11 +633,18 @@ impl Core {
     fn loaded(&mut self, space: SpaceId, state: State) {
         let Some(index) = self.index(&space) else { return };
         index.install(state);
-        self.catch_up(space);
+        if self.refolds_due.remove(&space) {
+            self.refold(space);
+        } else {
+            self.catch_up(space);
+        }
         // Not earlier: the drafts are held by the engine, and a reader would miss them.
         index.open_to_readers();
         self.settle();
         self.carries.extend(self.engine.to_carry_over());
+        for (log, after, through) in self.engine.to_reissue(space) {
+            self.reissues.push_back(Reissue { space, log, after, through });
+        }
         let mut none = VecDeque::new();
         self.appends(&mut none);
     }
@@ -606,6 +661,11 @@ impl Core {
 
     fn refold(&mut self, space: SpaceId) {
         let Some(index) = self.index(&space) else { return };
+        if !index.is_ready() {
+            // What is being read beside may have what is dropped.
+            self.refolds_due.insert(space);
+            return;
+        }
         let Some(frontier) = self.engine.space(space).map(|view| view.frontier.clone()) else { return };
         // Readers keep the old state until the new one is whole.
         let fresh = Index::new(space, Frontier::new());
@@ -672,6 +732,33 @@ impl Core {
         self.inputs.push_back(Input::Append { space: to, ops, token, also });
     }
 
+    /// Reads ops of a history that is dropped, so that they are written again. Those the state shows
+    /// from another place were written again before.
+    fn reissue(&mut self, reissue: &Reissue) {
+        let Reissue { space, log, after, through } = *reissue;
+        let Some(index) = self.index(&space).filter(|index| index.is_ready()) else { return };
+        let end = through.min(after.plus(REISSUED_PER_STEP));
+        let mut ops = Vec::new();
+        let mut seq = after.next();
+        while seq <= end {
+            match self.blocks.stored(&space, &Dot { log, seq }) {
+                Ok(Some(at)) => {
+                    if !index.peek().is_relocated(&Dot { log, seq }, at.hlc) {
+                        let (hlc, kind, flags) = (at.hlc, at.kind, at.flags);
+                        ops.push(Stored { seq, hlc, kind, flags, body: at.body });
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    error!(error = %chain_of(&error), "an op cannot be read, so its history is not dropped");
+                    return;
+                }
+            }
+            seq = seq.next();
+        }
+        self.inputs.push_back(Input::Reissue { space, log, ops, through: end });
+    }
+
     /// This device's ops in a space, so that none is carried into it twice.
     fn origins(&self, space: SpaceId) -> BTreeSet<Origin> {
         let own = self.engine.device();
@@ -689,7 +776,7 @@ impl Core {
     }
 
     /// Whether what follows `after` in the store names `link` as its predecessor.
-    fn continues(&self, space: &SpaceId, log: &crate::model::LogId, after: Seq, link: TipHash) -> bool {
+    fn continues(&self, space: &SpaceId, log: &LogId, after: Seq, link: TipHash) -> bool {
         if after == Seq::ZERO || link == TipHash::NONE {
             return true;
         }
@@ -703,12 +790,15 @@ impl Core {
         }
     }
 
-    fn look_up(&mut self, space: &SpaceId, log: &crate::model::LogId, seq: Seq, token: Token) {
-        let batch = self.store.batch_at(space, log, seq).unwrap_or_else(|error| {
-            warn!(%error, "a batch cannot be looked up");
-            None
-        });
-        self.inputs.push_back(Input::LookedUp { token, batch: batch.map(Box::new) });
+    fn look_up(&mut self, space: &SpaceId, log: &LogId, seqs: &[Seq], token: Token) {
+        let batch_at = |seq: &Seq| {
+            self.store.batch_at(space, log, *seq).unwrap_or_else(|error| {
+                warn!(%error, "a batch cannot be looked up");
+                None
+            })
+        };
+        let batches = seqs.iter().map(batch_at).collect();
+        self.inputs.push_back(Input::LookedUp { token, batches });
     }
 
     fn refused(&mut self, device: DeviceId, why: String, blame: Blame) {
@@ -730,7 +820,7 @@ impl Core {
     }
 
     /// The logs of a space with their last positions, the own one first.
-    pub fn logs(&self, space: SpaceId) -> Vec<(crate::model::LogId, Seq)> {
+    pub fn logs(&self, space: SpaceId) -> Vec<(LogId, Seq)> {
         let Some(view) = self.engine.space(space) else { return Vec::new() };
         let own_last = view.frontier.tip(&view.own_log).seq.plus(view.draft_count);
         let others = view.frontier.iter().filter(|(log, _)| **log != view.own_log);
@@ -738,7 +828,7 @@ impl Core {
     }
 
     /// Every log of every space, with its last position; per space the own one first.
-    pub fn all_logs(&mut self) -> Vec<(SpaceId, crate::model::LogId, Seq)> {
+    pub fn all_logs(&mut self) -> Vec<(SpaceId, LogId, Seq)> {
         let spaces = self.engine.active_spaces();
         let logs = |space: SpaceId| self.logs(space).into_iter().map(move |(log, last)| (space, log, last));
         spaces.into_iter().flat_map(logs).collect()
@@ -853,6 +943,9 @@ const OPS_WORTH_A_SNAPSHOT: u64 = 2_000;
 
 /// Ops carried over in one transaction.
 const CARRIED_PER_STEP: u64 = 1_024;
+
+/// Ops of a dropped history written again in one transaction.
+const REISSUED_PER_STEP: u64 = 1_024;
 
 /// How often acks are written: losing them costs a repetition, nothing else.
 const ACKS_STORED_EVERY: Duration = Duration::from_secs(5);

@@ -136,6 +136,33 @@ pub enum Input {
         /// Who waits.
         token: Token,
     },
+    /// A roster to change.
+    Change {
+        /// The space.
+        space: SpaceId,
+        /// What is to change.
+        change: RosterChange,
+        /// Who waits.
+        token: Token,
+    },
+    /// A new key for a space, handed to everybody who is connected.
+    Rotate {
+        /// The space.
+        space: SpaceId,
+        /// Who waits.
+        token: Token,
+    },
+    /// Ops of a history that is dropped, to be written again; asked for by [`Effect::Reissue`].
+    Reissue {
+        /// The space.
+        space: SpaceId,
+        /// The log they are in.
+        log: LogId,
+        /// Those that are not written again yet, in order.
+        ops: Vec<Stored>,
+        /// How far the log is dealt with then.
+        through: Seq,
+    },
     /// A device to add to a roster. Where it is there already, there is nothing to do.
     Enrol {
         /// The space.
@@ -169,8 +196,8 @@ pub enum Input {
     LookedUp {
         /// The look-up.
         token: Token,
-        /// The batch that holds the position, where there is one.
-        batch: Option<Box<SealedBatch>>,
+        /// For each position asked for the batch that holds it, where there is one.
+        batches: Vec<Option<SealedBatch>>,
     },
     /// One round with every peer: everybody says what they have.
     Round {
@@ -182,6 +209,8 @@ pub enum Input {
         /// The space.
         space: SpaceId,
     },
+    /// The disk of this device is a restored backup or a copy: given before anything is written.
+    Doubt,
     /// A deadline passed.
     Tick,
 }
@@ -250,14 +279,14 @@ pub enum Effect {
         /// The last position to send.
         through: Seq,
     },
-    /// Find the batch that holds a position.
+    /// Find the batches that hold these positions.
     LookUp {
         /// The space.
         space: SpaceId,
         /// The log.
         log: LogId,
-        /// The position.
-        seq: Seq,
+        /// The positions.
+        seqs: Vec<Seq>,
         /// To be returned with the answer.
         token: Token,
     },
@@ -295,8 +324,62 @@ pub enum Effect {
         /// The space that took its place.
         to: SpaceId,
     },
+    /// Read ops of an own log whose history is dropped, and give those that are not written again
+    /// yet to [`Input::Reissue`], a piece at a time.
+    Reissue {
+        /// The space.
+        space: SpaceId,
+        /// The log.
+        log: LogId,
+        /// The last position that is dealt with.
+        after: Seq,
+        /// The last position there is.
+        through: Seq,
+    },
     /// Something an application or a person may want to know.
     Notice(Notice),
+}
+
+/// An op as it is stored.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stored {
+    /// Its position.
+    pub seq: Seq,
+    /// Its stamp.
+    pub hlc: Hlc,
+    /// Its kind number.
+    pub kind: u16,
+    /// Its flags.
+    pub flags: u8,
+    /// Its bytes.
+    pub body: Bytes,
+}
+
+/// A change of a roster.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum RosterChange {
+    /// A device goes for good; what this device holds of it stays.
+    Remove {
+        /// The device.
+        device: DeviceId,
+    },
+    /// A device gets another name.
+    Rename {
+        /// The device.
+        device: DeviceId,
+        /// The name.
+        name: Arc<str>,
+    },
+    /// A device has not been heard of for long and holds nothing back any more.
+    Dormant {
+        /// The device.
+        device: DeviceId,
+    },
+    /// A dormant device is back.
+    Active {
+        /// The device.
+        device: DeviceId,
+    },
 }
 
 /// Something that changed.
@@ -363,6 +446,44 @@ pub enum Notice {
         space: SpaceId,
         /// The new log.
         log: LogId,
+        /// Where ops that were not sealed yet have moved.
+        moved: Vec<(Dot, Dot)>,
+    },
+    /// The end of a log was dropped: another history of it stands, or its device was removed.
+    Truncated {
+        /// The space.
+        space: SpaceId,
+        /// The log.
+        log: LogId,
+    },
+    /// This device was removed from a space, or has left it.
+    Removed {
+        /// The space.
+        space: SpaceId,
+    },
+    /// The space is written under a new key.
+    Rotated {
+        /// The space.
+        space: SpaceId,
+    },
+    /// Another admin has taken over the rotation that this device asked for.
+    RotationTaken {
+        /// The space.
+        space: SpaceId,
+        /// The admin.
+        by: DeviceId,
+    },
+    /// Two running copies of one home are connected: each has the key of the other.
+    CloneSeen {
+        /// The device that runs twice.
+        device: DeviceId,
+    },
+    /// A record this device had to write was refused by its own roster.
+    RecordRefused {
+        /// The space.
+        space: SpaceId,
+        /// Why.
+        why: Arc<RosterError>,
     },
 }
 
@@ -517,4 +638,6 @@ pub enum DeadlineReason {
     AckGossip,
     /// What the store refused is due to be tried again: sealing drafts, carrying ops over.
     StoreAgain,
+    /// A rotation is due, or is to be committed with the confirmations there are.
+    Rotate,
 }

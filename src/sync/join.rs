@@ -229,5 +229,6 @@ pub(super) fn space_write(state: &SpaceState) -> Write {
         own_log: state.author.log(),
         is_active: state.is_active,
         carried: state.carried,
+        dropped: state.dropped,
     }
 }
