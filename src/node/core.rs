@@ -17,8 +17,7 @@ use crate::net::{self, CloseCode, Link, Net, NetEvent, Pins, PushOrder};
 use crate::oplog::Seen;
 use crate::store::{Blocks, KeyRing, Store, StoreError};
 use crate::sync::{
-    Authored, Effect, Engine, Input, Notice, Origin, PeerId, Refusal, RequestError, Stored, Token, Txn,
-    TxnId,
+    Authored, Effect, Engine, Input, Notice, Origin, PeerId, Refusal, RequestError, Stored, Token, Txn, TxnId,
 };
 use crate::wire::OpView;
 
@@ -530,7 +529,9 @@ impl Core {
                 warn!(device = %log.device.short(), "a log cannot be continued: its author made a batch wrongly");
             }
             Notice::NewIncarnation { space, moved, .. } => {
-                warn!("this device has written more than this disk remembers; writing a new log from here on");
+                warn!(
+                    "this device has written more than this disk remembers; writing a new log from here on"
+                );
                 // Whoever waits for a receipt of an op waits for it under its new place.
                 let moved: BTreeMap<Dot, Dot> = moved.into_iter().collect();
                 let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);

@@ -125,6 +125,14 @@ pub enum Violation {
         /// Where.
         device: usize,
     },
+    /// A device's own roster refused a record that the device had to write.
+    #[error("device {device} cannot write a record that it has to: {why}")]
+    RecordRefused {
+        /// Where.
+        device: usize,
+        /// Why.
+        why: String,
+    },
     /// A log of an honest device counts as wrongly made.
     #[error("device {device} blocks the log of an honest device")]
     LogBlocked {
@@ -232,7 +240,10 @@ impl Checks {
                 Write::Record { bytes, .. } | Write::Ack { bytes, .. } | Write::ForkProof { bytes, .. } => {
                     hide(device, bytes)?;
                 }
-                Write::Key { .. } | Write::Space { .. } | Write::DraftsSealed { .. } => {}
+                Write::Key { .. }
+                | Write::Space { .. }
+                | Write::DraftsSealed { .. }
+                | Write::Truncate { .. } => {}
             }
         }
         Ok(())

@@ -17,7 +17,9 @@ use crate::model::{
     Blame, DeviceId, Frontier, Hlc, Incarnation, LogId, Now, Op, RecordHash, Scope, Seq, SpaceId, Wall,
 };
 use crate::roster::{Author, Role, Roster};
-use crate::sync::{Authored, Effect, Engine, Input, Notice, Origin, PeerId, Token, Txn, TxnId, Write};
+use crate::sync::{
+    Authored, Effect, Engine, Input, Notice, Origin, PeerId, Stored, Token, Txn, TxnId, Write,
+};
 use crate::wire::OpView;
 
 /// What a device asks of the world.
@@ -112,6 +114,8 @@ pub(super) struct Life {
     txns: Vec<Txn>,
     folded: BTreeSet<SpaceId>,
     carries: VecDeque<(SpaceId, SpaceId)>,
+    lookups: Vec<(SpaceId, LogId, Vec<Seq>, Token)>,
+    reissues: VecDeque<Order>,
     /// What of this device's ops is in a space that ops are carried into.
     carried_here: Option<(SpaceId, BTreeSet<Origin>)>,
     waiting: BTreeMap<Token, Waiting>,
@@ -144,7 +148,14 @@ impl Host {
         let space = roster.space();
         let own_log = LogId { device: host.device(), incarnation: Incarnation::new(rng.next()) };
         let writes = vec![
-            Write::Space { space, scope: Scope::Personal, own_log, is_active: true, carried: Seq::ZERO },
+            Write::Space {
+                space,
+                scope: Scope::Personal,
+                own_log,
+                is_active: true,
+                carried: Seq::ZERO,
+                dropped: 0,
+            },
             Write::Record { space, hash: RecordHash::from_bytes(*space.as_bytes()), bytes: genesis },
             Write::Key { space, key },
         ];
@@ -201,6 +212,8 @@ impl Host {
             txns: Vec::new(),
             folded: BTreeSet::new(),
             carries: VecDeque::new(),
+            lookups: Vec::new(),
+            reissues: VecDeque::new(),
             carried_here: None,
             waiting: BTreeMap::new(),
             token_last: 0,
@@ -286,6 +299,9 @@ impl Host {
         self.catch_up(space);
         if let Some(life) = &mut self.life {
             life.carries.extend(life.engine.to_carry_over());
+            for (log, after, through) in life.engine.to_reissue(space) {
+                life.reissues.push_back(Order { space, log, after, through });
+            }
         }
         self.settle(env)
     }
@@ -318,6 +334,11 @@ impl Host {
                 self.report(space, env)?;
             } else if let Some((from, to)) = life.carries.pop_front() {
                 self.carry_over(from, to);
+            } else if let Some((space, log, seqs, token)) = life.lookups.pop() {
+                let batches = seqs.iter().map(|seq| self.disk.batch_at(&space, &log, *seq)).collect();
+                life.inputs.push_back(Input::LookedUp { token, batches });
+            } else if let Some(order) = life.reissues.pop_front() {
+                self.reissue(&order);
             } else if life.is_asking {
                 life.is_asking = false;
                 self.ask();
@@ -383,9 +404,9 @@ impl Host {
                     life.inputs.push_back(Input::PushForked { peer, space, log, at: after });
                 }
             }
-            Effect::LookUp { space, log, seq, token } => {
-                let batch = self.disk.batch_at(&space, &log, seq).map(Box::new);
-                life.inputs.push_back(Input::LookedUp { token, batch });
+            Effect::LookUp { space, log, seqs, token } => life.lookups.push((space, log, seqs, token)),
+            Effect::Reissue { space, log, after, through } => {
+                life.reissues.push_back(Order { space, log, after, through });
             }
             Effect::Close { peer, why } => {
                 (env.trace)(format!("{index} > closes {}: {why}", peer.get()));
@@ -449,10 +470,18 @@ impl Host {
                 let ack = life.engine.ack_of(space, &device);
                 env.out.extend(ack.map(|ack| Out::Acked(space, device, ack.frontier.clone())));
             }
+            Notice::RecordRefused { why, .. } => {
+                return Err(Violation::RecordRefused { device, why: why.to_string() });
+            }
             Notice::PeerUp { .. }
             | Notice::PeerDown { .. }
             | Notice::LogBlocked { .. }
             | Notice::Fork { .. }
+            | Notice::Truncated { .. }
+            | Notice::Removed { .. }
+            | Notice::Rotated { .. }
+            | Notice::RotationTaken { .. }
+            | Notice::CloneSeen { .. }
             | Notice::NewIncarnation { .. } => {}
         }
         Ok(())
@@ -562,6 +591,24 @@ impl Host {
         let token = Token(life.token_last);
         life.waiting.insert(token, Waiting::Carry(from, to));
         life.inputs.push_back(Input::Append { space: to, ops, token, also });
+    }
+
+    /// Ops of a history that is dropped, to be written again.
+    fn reissue(&mut self, order: &Order) {
+        let Order { space, log, after, through } = *order;
+        let Some(life) = &mut self.life else { return };
+        let Some(Some(state)) = life.indexes.get(&space) else { return };
+        let end = through.min(after.plus(CARRIED_PER_STEP));
+        let ops = self.disk.ops_from(&space, &log, after.next()).take_while(|op| op.dot.seq <= end);
+        let ops = ops.filter(|op| !state.is_relocated(&op.dot, op.hlc)).map(|op| Stored {
+            seq: op.dot.seq,
+            hlc: op.hlc,
+            kind: op.kind,
+            flags: op.flags,
+            body: op.body.into(),
+        });
+        let ops = ops.collect();
+        life.inputs.push_back(Input::Reissue { space, log, ops, through: end });
     }
 
     /// The fold of a space, once it is there.

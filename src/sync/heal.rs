@@ -456,4 +456,3 @@ fn own_witnesses(
 
 /// Questions until the place is found: each divides what is left by [`POINTS_MAX`].
 const ROUNDS_MAX: u32 = 16;
-

@@ -189,7 +189,7 @@ impl Engine {
         let Some(state) = self.spaces.get_mut(&space) else { return };
         let Some((peer, proposal)) = state.proposed.remove(&key_id) else { return };
         let scope = state.tag;
-        let signature = Box::new(proposal.confirm(&space, &self.identity));
+        let signature = Box::new(proposal.confirm(space, &self.identity));
         self.send(peer, &Message::RotateConfirm { scope, key_id, signature });
     }
 
@@ -231,10 +231,8 @@ impl Engine {
             state.rotation = None;
             return self.rotate(now, space, token);
         }
-        let confirmations: Vec<Confirmation> = confirmations
-            .into_iter()
-            .map(|(device, signature)| Confirmation { device, signature })
-            .collect();
+        let confirmations: Vec<Confirmation> =
+            confirmations.into_iter().map(|(device, signature)| Confirmation { device, signature }).collect();
         let author = RosterAuthor { identity: &self.identity, key: &key, hlc: Hlc::at(now.wall), entropy };
         match state.roster.rotate(&author, &proposal, &confirmations) {
             Ok(bytes) => {

@@ -23,7 +23,7 @@ mod view;
 pub use carry::Origin;
 pub use effect::{
     Authored, Deadline, DeadlineReason, Effect, FoldRun, Input, JoinError, Notice, PeerId, Placed, Refusal,
-    RequestError, Token,
+    RequestError, RosterChange, Stored, Token,
 };
 pub use engine::{Engine, EngineError};
 pub use txn::{DraftGroup, Loaded, LoadedSpace, Txn, TxnId, Write};
