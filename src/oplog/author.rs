@@ -270,6 +270,7 @@ impl Author {
 mod tests {
     use super::*;
     use crate::model::{Incarnation, Payload};
+    use crate::wire::OpView;
     use std::time::Duration;
 
     fn now(millis: u64) -> Now {
