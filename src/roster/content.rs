@@ -347,3 +347,138 @@ const DORMANT: u16 = 5;
 const ACTIVE: u16 = 6;
 const ROTATE_KEY: u16 = 7;
 const SELECT_BRANCH: u16 = 9;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(byte: u8) -> DeviceId {
+        DeviceId::from_bytes([byte; 32])
+    }
+
+    fn log(byte: u8, incarnation: u64) -> LogId {
+        LogId { device: device(byte), incarnation: Incarnation::new(incarnation) }
+    }
+
+    fn tip(seq: u64) -> Tip {
+        Tip { seq: Seq::new(seq), hash: TipHash::from_bytes([0xaa; 32]) }
+    }
+
+    fn name() -> SealedName {
+        SealedName { key_id: KeyId::from_bytes([3; 16]), blob: Bytes::from_static(&[4; 90]) }
+    }
+
+    fn removal() -> Content {
+        let cut = BTreeMap::from([(log(9, 1), tip(5)), (log(9, 2), tip(7))]);
+        Content::RemoveDevice(RemoveDevice { device: device(9), cut })
+    }
+
+    fn rotation() -> Content {
+        let confirmations =
+            [1, 2].map(|byte| Confirmation { device: device(byte), signature: [byte; 64] }).to_vec();
+        Content::RotateKey(RotateKey { n: 2, key_id: KeyId::from_bytes([8; 16]), confirmations })
+    }
+
+    fn selection() -> Content {
+        Content::SelectBranch(Branch { log: log(9, 1), base: tip(4), tip: tip(6) })
+    }
+
+    fn every_kind() -> [Content; 6] {
+        [
+            removal(),
+            Content::Rename(Rename { device: device(9), name: name() }),
+            Content::Dormant(device(9)),
+            Content::Active(device(9)),
+            rotation(),
+            selection(),
+        ]
+    }
+
+    /// Reads `content` with `bytes` in place of what is at `at` of its body.
+    fn changed(content: &Content, at: usize, bytes: &[u8]) -> Result<Content, RecordError> {
+        let mut body = content.body();
+        body[at..at + bytes.len()].copy_from_slice(bytes);
+        Content::read(content.kind(), body.into())
+    }
+
+    #[test]
+    fn every_body_reads_back_and_is_refused_when_it_is_longer_or_cut() {
+        for content in every_kind() {
+            let (kind, body) = (content.kind(), content.body());
+
+            assert_eq!(Content::read(kind, body.clone().into()), Ok(content));
+            for cut in 0..body.len() {
+                let refused = Content::read(kind, Bytes::copy_from_slice(&body[..cut]));
+                assert_eq!(refused, Err(RecordError::Malformed { kind }), "{kind} cut at {cut}");
+            }
+            let longer = Content::read(kind, [body, vec![0]].concat().into());
+            assert_eq!(longer, Err(RecordError::Malformed { kind }));
+        }
+    }
+
+    #[test]
+    fn a_body_is_as_long_as_its_table_says() {
+        let lengths = every_kind().map(|content| content.body().len());
+
+        assert_eq!(lengths, [32 + 2 + 2 * 80, 32 + 16 + 2 + 90, 32, 32, 8 + 16 + 2 + 2 * 96, 40 + 40 + 40]);
+    }
+
+    #[test]
+    fn a_body_that_breaks_a_rule_of_its_kind_is_refused() {
+        let (first, second) = (34, 34 + 80);
+        let refused = |content: &Content, at, bytes: &[u8]| {
+            let kind = content.kind();
+            assert_eq!(changed(content, at, bytes), Err(RecordError::Malformed { kind }), "{kind} at {at}");
+        };
+
+        // A cut of another device's log, logs that repeat, an empty log, more logs than may be.
+        refused(&removal(), 0, &[7]);
+        refused(&removal(), first, &[7]);
+        refused(&removal(), second + 39, &[1]);
+        refused(&removal(), first + 40, &[0; 8]);
+        refused(&removal(), 32, &[0xff, 0xff]);
+        // Epoch 0, devices that repeat or fall.
+        refused(&rotation(), 0, &[0; 8]);
+        refused(&rotation(), 26, &[2; 32]);
+        refused(&rotation(), 26, &[3; 32]);
+        // An end at its base, a base without a link, a link without a base.
+        refused(&selection(), 80, &4u64.to_be_bytes());
+        refused(&selection(), 48, &[0; 32]);
+        refused(&selection(), 40, &[0; 8]);
+    }
+
+    #[test]
+    fn the_greatest_lists_are_read_and_one_more_is_refused() {
+        let cut_of = |count: u64| {
+            let cut = (0..count).map(|incarnation| (log(9, incarnation), tip(1))).collect();
+            Content::RemoveDevice(RemoveDevice { device: device(9), cut })
+        };
+        let confirmed_by = |count: u16| {
+            let confirmations = (0..count)
+                .map(|index| {
+                    let mut id = [0; 32];
+                    id[..2].copy_from_slice(&index.to_be_bytes());
+                    Confirmation { device: DeviceId::from_bytes(id), signature: [1; 64] }
+                })
+                .collect();
+            Content::RotateKey(RotateKey { n: 1, key_id: KeyId::from_bytes([8; 16]), confirmations })
+        };
+
+        for content in [cut_of(CUT_LOGS_MAX as u64), confirmed_by(512)] {
+            assert_eq!(Content::read(content.kind(), content.body().into()), Ok(content));
+        }
+        for content in [cut_of(CUT_LOGS_MAX as u64 + 1), confirmed_by(513)] {
+            let kind = content.kind();
+            assert_eq!(Content::read(kind, content.body().into()), Err(RecordError::Malformed { kind }));
+        }
+    }
+
+    #[test]
+    fn a_branch_of_a_log_that_shares_nothing_has_no_base() {
+        let branch = Branch { log: log(9, 1), base: Tip::NONE, tip: tip(1) };
+
+        let content = Content::SelectBranch(branch);
+
+        assert_eq!(Content::read(content.kind(), content.body().into()), Ok(content));
+    }
+}

@@ -5,6 +5,12 @@ use super::record::Draft;
 use super::*;
 use crate::crypto::Identity;
 use crate::model::limits::DEVICES_MAX;
+use crate::model::{Incarnation, Seq, TipHash};
+
+mod changes;
+mod epochs;
+mod model;
+mod removals;
 
 fn key() -> EpochKey {
     EpochKey::from_bytes([0x5a; 32])
@@ -39,6 +45,77 @@ fn add_named(roster: &Roster, by: u8, added: u8, role: Role, name: &str) -> Resu
 fn admitted(roster: &mut Roster, bytes: &Bytes) {
     let expect = Admit::New { admitted: vec![record_hash(bytes)] };
     assert_eq!(roster.admit(bytes.clone()), Ok(expect));
+}
+
+/// A space of device 1, which added these one after the other.
+fn space_of(devices: &[(u8, Role)]) -> Roster {
+    let (mut roster, _) = founded();
+    for (added, role) in devices {
+        let record = add(&roster, 1, *added, *role).unwrap();
+        admitted(&mut roster, &record);
+    }
+    roster
+}
+
+fn write(seen: &Roster, by: u8, change: &Change<'_>) -> Result<Bytes, RosterError> {
+    let (identity, key) = (identity(by), key());
+    let hlc = Hlc::new((2 << 16) + seen.generation());
+    seen.write(&Author { identity: &identity, key: &key, hlc, entropy: [4; 32] }, change)
+}
+
+fn remove(seen: &Roster, by: u8, removed: u8) -> Bytes {
+    write(seen, by, &Change::Remove { device: device(removed), cut: &BTreeMap::new() }).unwrap()
+}
+
+/// What a device signs over the records of `seen`, whether it may or not, dated as far back as it can.
+fn forged(seen: &Roster, by: u8, content: Content) -> Bytes {
+    let identity = identity(by);
+    let draft = Draft {
+        space: seen.space(),
+        author: identity.device(),
+        hlc: Hlc::ZERO,
+        parents: seen.dag.parents_for(None),
+        content,
+    };
+    Record::sign(&identity, &draft)
+}
+
+fn removal_of(removed: u8, cut: BTreeMap<LogId, Tip>) -> Content {
+    Content::RemoveDevice(content::RemoveDevice { device: device(removed), cut })
+}
+
+fn addition_of(added: u8, role: Role) -> Content {
+    let (identity, key) = (identity(added), key());
+    let author = Author { identity: &identity, key: &key, hlc: Hlc::new(9), entropy: [3; 32] };
+    let name = author.seal_name(&device(added), "forged");
+    Content::AddDevice(AddDevice { device: device(added), role, name })
+}
+
+/// `seen` with these records too, all of which are admitted; in whatever order they arrive.
+fn after(seen: &Roster, records: &[&Bytes]) -> Roster {
+    let mut roster = seen.clone();
+    let admitted = roster.admit_all(records.iter().map(|bytes| Bytes::clone(bytes)));
+    assert_eq!(admitted.len(), records.len());
+
+    let mut all = roster.missing_from(&[]);
+    all.reverse();
+    let reversed = Roster::load(roster.space(), all).unwrap();
+    assert!(reversed.members().eq(roster.members()) && reversed.removed().eq(roster.removed()));
+    assert_eq!((reversed.digest(), reversed.epoch()), (roster.digest(), roster.epoch()));
+    roster
+}
+
+/// The devices of the space by their seeds, of those up to 20.
+fn members(roster: &Roster) -> Vec<u8> {
+    (1..=20).filter(|seed| roster.role_of(&device(*seed)).is_some()).collect()
+}
+
+fn log(seed: u8, incarnation: u64) -> LogId {
+    LogId { device: device(seed), incarnation: Incarnation::new(incarnation) }
+}
+
+fn tip(seq: u64, link: u8) -> Tip {
+    Tip { seq: Seq::new(seq), hash: TipHash::from_bytes([link; 32]) }
 }
 
 /// A record of a kind no version defines yet.
@@ -206,7 +283,7 @@ fn a_parked_record_without_right_is_dropped_once_its_past_is_here() {
     let (mut roster, genesis) = founded();
     let member = add(&roster, 1, 2, Role::Member).unwrap();
     admitted(&mut roster, &member);
-    let forged = forged_add(&roster, 2, 3);
+    let forged = forged(&roster, 2, addition_of(3, Role::Admin));
     let mut other = Roster::load(roster.space(), [genesis]).unwrap();
 
     assert_eq!(other.admit(forged.clone()), Ok(Admit::Parked));
@@ -214,24 +291,6 @@ fn a_parked_record_without_right_is_dropped_once_its_past_is_here() {
 
     assert_eq!((other.parked_count(), other.role_of(&device(3))), (0, None));
     assert_eq!(other.admit(forged), Err(RecordError::NotAdmin { author: device(2) }));
-}
-
-/// An `AddDevice` by a device that [`Roster::add_device`] would have refused.
-fn forged_add(roster: &Roster, by: u8, added: u8) -> Bytes {
-    let (identity, key) = (identity(by), key());
-    let author = Author { identity: &identity, key: &key, hlc: Hlc::new(9), entropy: [3; 32] };
-    let draft = Draft {
-        space: roster.space(),
-        author: identity.device(),
-        hlc: author.hlc,
-        parents: roster.dag.parents_for(roster.facts.right_of(&identity.device())),
-        content: Content::AddDevice(AddDevice {
-            device: device(added),
-            role: Role::Admin,
-            name: author.seal_name(&device(added), "forged"),
-        }),
-    };
-    Record::sign(&identity, &draft)
 }
 
 #[test]
@@ -242,10 +301,10 @@ fn rights_come_from_what_the_author_had_seen() {
     admitted(&mut roster, &admin);
 
     // Device 2 is an admin by now, but not by anything this record names.
-    let early = forged_add(&founder_only, 2, 3);
+    let early = forged(&founder_only, 2, addition_of(3, Role::Admin));
 
     assert_eq!(roster.admit(early), Err(RecordError::NotAdmin { author: device(2) }));
-    let late = forged_add(&roster, 2, 3);
+    let late = forged(&roster, 2, addition_of(3, Role::Admin));
     admitted(&mut roster, &late);
     let stranger = unknown(&roster, 9);
     assert_eq!(roster.admit(stranger), Err(RecordError::NotMember { author: device(9) }));
@@ -301,7 +360,7 @@ fn a_writer_names_at_most_64_heads_and_keeps_its_own_right_among_them() {
         admitted(&mut roster, &record);
     }
     let mut early = founder_only.clone();
-    let grant = forged_add(&early, 1, 200);
+    let grant = forged(&early, 1, addition_of(200, Role::Admin));
     admitted(&mut early, &grant);
     admitted(&mut roster, &grant);
 
