@@ -1,6 +1,7 @@
 //! Runs many seeded worlds: `cargo run --release --example sim -- --seeds 10000`.
 //!
-//! Options: `--seeds N`, `--from S`, `--devices D`, `--hostile PERMILLE`, `--trace LINES`, `--keep-going`.
+//! Options: `--seeds N`, `--from S`, `--devices D`, `--hostile PERMILLE`, `--trust PERMILLE`,
+//! `--trace LINES`, `--keep-going`.
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -18,6 +19,7 @@ fn main() -> ExitCode {
             "--from" => number().map(|value| from = value).is_some(),
             "--devices" => number().map(|value| knobs.devices = usize::try_from(value).ok()).is_some(),
             "--hostile" => number().map(|value| knobs.hostile_permille = value).is_some(),
+            "--trust" => number().map(|value| knobs.trust_permille = value).is_some(),
             "--trace" => number().map(|value| lines = value as usize).is_some(),
             "--keep-going" => {
                 is_stubborn = true;

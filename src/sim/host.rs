@@ -18,7 +18,7 @@ use crate::model::{
 };
 use crate::roster::{Author, Role, Roster};
 use crate::sync::{
-    Authored, Effect, Engine, Input, Notice, Origin, PeerId, Stored, Token, Txn, TxnId, Write,
+    Authored, Effect, Engine, Input, Notice, Origin, PeerId, RosterChange, Stored, Token, Txn, TxnId, Write,
 };
 use crate::wire::OpView;
 
@@ -61,6 +61,10 @@ pub(super) enum Request {
     Invite(DeviceId),
     /// Take up an invitation.
     Join(Welcome),
+    /// Remove another device.
+    Remove(DeviceId),
+    /// A new key.
+    Rotate,
     /// One round with every peer.
     Round,
 }
@@ -95,6 +99,12 @@ pub(super) struct Host {
     pub skew_ms: i64,
     /// Commits that fail, of a thousand.
     pub commit_fails: u64,
+    /// What a backup holds.
+    pub backup: Option<Disk>,
+    /// Whether it sees at its next start that its disk is an older one or a copy.
+    pub is_doubtful: bool,
+    /// Whether it is to hold no keys.
+    pub is_blind: bool,
 }
 
 /// What a crash takes away.
@@ -111,6 +121,8 @@ pub(super) struct Life {
     inputs: VecDeque<Input>,
     requests: VecDeque<Request>,
     is_asking: bool,
+    /// Devices that are to be invited as blind ones.
+    pub blind_ones: BTreeSet<DeviceId>,
     txns: Vec<Txn>,
     folded: BTreeSet<SpaceId>,
     carries: VecDeque<(SpaceId, SpaceId)>,
@@ -127,6 +139,7 @@ enum Waiting {
     Append(SpaceId, Vec<Option<u64>>),
     Invite(DeviceId),
     Join,
+    Unit,
     Round,
     Carry(SpaceId, SpaceId),
 }
@@ -135,8 +148,17 @@ impl Host {
     /// A fresh device with a personal space of its own.
     pub fn new(index: usize, rng: &mut Rng) -> Self {
         let identity = Arc::new(Identity::from_secret(&rng.bytes()));
-        let mut host =
-            Self { index, identity, disk: Disk::default(), life: None, skew_ms: 0, commit_fails: 0 };
+        let mut host = Self {
+            index,
+            identity,
+            disk: Disk::default(),
+            life: None,
+            skew_ms: 0,
+            commit_fails: 0,
+            backup: None,
+            is_doubtful: false,
+            is_blind: false,
+        };
         if rng.happens(400) {
             host.jump(rng);
         }
@@ -163,8 +185,30 @@ impl Host {
         host
     }
 
+    /// A copy of its home on another machine.
+    pub fn copy(&self, index: usize) -> Self {
+        Self {
+            index,
+            identity: Arc::clone(&self.identity),
+            disk: self.disk.clone(),
+            life: None,
+            skew_ms: self.skew_ms,
+            commit_fails: 0,
+            backup: None,
+            is_doubtful: false,
+            is_blind: self.is_blind,
+        }
+    }
+
     pub fn device(&self) -> DeviceId {
         self.identity.device()
+    }
+
+    /// Whether it is up and belongs to its personal space, as far as it knows.
+    pub fn is_member(&self) -> bool {
+        let engine = self.life.as_ref().map(|life| &life.engine);
+        let space = engine.and_then(|engine| engine.space(engine.personal()?));
+        space.is_some_and(|view| view.roster.role_of(&self.device()).is_some())
     }
 
     /// The personal space that its disk holds.
@@ -209,6 +253,7 @@ impl Host {
             inputs: VecDeque::new(),
             requests: VecDeque::new(),
             is_asking: false,
+            blind_ones: BTreeSet::new(),
             txns: Vec::new(),
             folded: BTreeSet::new(),
             carries: VecDeque::new(),
@@ -219,6 +264,11 @@ impl Host {
             token_last: 0,
             acks_stored: env.now,
         });
+        if std::mem::take(&mut self.is_doubtful)
+            && let Some(life) = &mut self.life
+        {
+            life.inbox.push_back(Input::Doubt);
+        }
         Ok(())
     }
 
@@ -245,6 +295,7 @@ impl Host {
         spaces
             .iter()
             .filter_map(|space| life.engine.space(*space))
+            .filter(|view| view.roster.role_of(&self.device()).is_some())
             .flat_map(|view| view.roster.members().map(|member| member.device).collect::<Vec<_>>())
             .filter(|device| *device != self.device())
             .collect()
@@ -426,7 +477,7 @@ impl Host {
                     }));
                 }
                 Some(Waiting::Carry(from, to)) => life.carries.push_back((from, to)),
-                Some(Waiting::Invite(_) | Waiting::Join | Waiting::Round) | None => {}
+                Some(Waiting::Invite(_) | Waiting::Join | Waiting::Unit | Waiting::Round) | None => {}
             },
             Effect::Failed { token, why } => {
                 (env.trace)(format!("{index} > refuses a request: {why}"));
@@ -436,7 +487,7 @@ impl Host {
                     }
                     Some(Waiting::Carry(..)) => life.carried_here = None,
                     // Pairing is tried again until it has come to its end.
-                    Some(Waiting::Invite(_) | Waiting::Join | Waiting::Round) | None => {}
+                    Some(Waiting::Invite(_) | Waiting::Join | Waiting::Unit | Waiting::Round) | None => {}
                 }
             }
             Effect::Done { token } => {
@@ -462,7 +513,9 @@ impl Host {
                 life.indexes.insert(space, Some(State::new(space)));
                 life.folded.insert(space);
             }
-            Notice::Fork { .. } | Notice::NewIncarnation { .. } if !env.is_hostile => {
+            Notice::Fork { log, .. } | Notice::NewIncarnation { log, .. }
+                if !env.is_hostile && !env.checks.forkable.contains(&log.device) =>
+            {
                 return Err(Violation::ForkSeen { device });
             }
             Notice::LogBlocked { .. } if !env.is_hostile => return Err(Violation::LogBlocked { device }),
@@ -522,7 +575,17 @@ impl Host {
                 Request::Invite(device) => {
                     life.waiting.insert(token, Waiting::Invite(device));
                     let name = format!("{CANARY} other").into();
-                    life.inputs.push_back(Input::Enrol { space, device, role: Role::Admin, name, token });
+                    let role = if life.blind_ones.contains(&device) { Role::Blind } else { Role::Admin };
+                    life.inputs.push_back(Input::Enrol { space, device, role, name, token });
+                }
+                Request::Remove(device) => {
+                    life.waiting.insert(token, Waiting::Unit);
+                    let change = RosterChange::Remove { device };
+                    life.inputs.push_back(Input::Change { space, change, token });
+                }
+                Request::Rotate => {
+                    life.waiting.insert(token, Waiting::Unit);
+                    life.inputs.push_back(Input::Rotate { space, token });
                 }
                 Request::Join(Welcome { space, records, keys }) => {
                     life.waiting.insert(token, Waiting::Join);

@@ -27,6 +27,8 @@ pub use check::Violation;
 pub struct Knobs {
     /// How many devices; chosen by the seed where it is not said.
     pub devices: Option<usize>,
+    /// How often what happens is about trust (restores, copies, removals, new keys), of a thousand.
+    pub trust_permille: u64,
     /// Commits that fail while a device's store is ill, of a thousand.
     pub commit_fail_permille: u64,
     /// Parcels that are spoiled on their way, as by a liar with a member's key, of a thousand.
@@ -39,6 +41,7 @@ impl Default for Knobs {
     fn default() -> Self {
         Self {
             devices: None,
+            trust_permille: 0,
             commit_fail_permille: 300,
             hostile_permille: 0,
             settle_within: Duration::from_secs(120),

@@ -1,6 +1,6 @@
 //! The world: devices, a network, virtual time, and what goes wrong; all of it from one seed.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use super::host::{Env, Host, Out, Request, Welcome};
 use super::network::{Lane, Network, Parcel, end_of, peer_id};
 use super::rng::Rng;
 use super::{Knobs, Summary};
-use crate::model::SpaceId;
+use crate::model::{DeviceId, SpaceId};
 use crate::sync::Input;
 
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub(super) enum Event {
     Chaos,
     Heal,
     StoreHeals { host: usize },
-    Pair { inviter: usize, joiner: usize },
+    Pair { joiner: usize },
     Welcome { joiner: usize, welcome: Box<Welcome> },
     Look,
 }
@@ -50,6 +50,10 @@ pub(super) struct World {
     pub(super) healed_at: Duration,
     pub(super) marker: u64,
     pub(super) byte_count: u64,
+    /// Devices that somebody has set out to remove.
+    pub(super) removed: BTreeSet<DeviceId>,
+    /// Hosts at the beginning, before any home was copied.
+    pub(super) first_count: usize,
 }
 
 impl World {
@@ -60,7 +64,10 @@ impl World {
             None if rng.happens(30) => rng.between(7, 12) as usize,
             None => rng.between(2, 6) as usize,
         };
-        let hosts = (0..host_count).map(|index| Host::new(index, &mut rng)).collect();
+        let mut hosts: Vec<Host> = (0..host_count).map(|index| Host::new(index, &mut rng)).collect();
+        if knobs.trust_permille > 0 {
+            hosts.iter_mut().skip(1).for_each(|host| host.is_blind = rng.happens(150));
+        }
         let mut world = Self {
             knobs: knobs.clone(),
             now: Duration::from_secs(1),
@@ -76,6 +83,8 @@ impl World {
             healed_at: Duration::ZERO,
             marker: 0,
             byte_count: 0,
+            removed: BTreeSet::new(),
+            first_count: host_count,
             rng,
         };
         world.begin();
@@ -89,8 +98,8 @@ impl World {
             self.at(at, Event::Boot { host });
         }
         for joiner in 1..self.hosts.len() {
-            let (at, inviter) = (self.some_time(end), self.rng.index(joiner));
-            self.at(at, Event::Pair { inviter, joiner });
+            let at = self.some_time(end);
+            self.at(at, Event::Pair { joiner });
         }
         self.at(Duration::ZERO, Event::Dial);
         self.at(Duration::ZERO, Event::Chaos);
@@ -98,17 +107,27 @@ impl World {
     }
 
     /// Two devices are brought together by a person, again and again until it has worked.
-    fn pair(&mut self, inviter: usize, joiner: usize) {
+    fn pair(&mut self, joiner: usize) {
         let first = self.hosts[0].personal_on_disk();
         if self.hosts[joiner].personal_on_disk() == first {
             return;
         }
-        if self.hosts[inviter].personal_on_disk() == first && self.hosts[joiner].life.is_some() {
+        let members: Vec<usize> = (0..self.hosts.len())
+            .filter(|host| self.hosts[*host].personal_on_disk() == first && !self.hosts[*host].is_blind)
+            .filter(|host| self.hosts[*host].is_member())
+            .collect();
+        if !members.is_empty() && self.hosts[joiner].life.is_some() {
+            let inviter = members[self.rng.index(members.len())];
             let device = self.hosts[joiner].device();
+            if self.hosts[joiner].is_blind
+                && let Some(life) = &mut self.hosts[inviter].life
+            {
+                life.blind_ones.insert(device);
+            }
             self.hosts[inviter].request(Request::Invite(device));
             self.wake(inviter);
         }
-        self.soon(400, 2_000, Event::Pair { inviter, joiner });
+        self.soon(400, 2_000, Event::Pair { joiner });
     }
 
     fn some_time(&mut self, within: Duration) -> Duration {
@@ -194,8 +213,8 @@ impl World {
                 self.hosts[host].commit_fails = 0;
                 Ok(())
             }
-            Event::Pair { inviter, joiner } => {
-                self.pair(inviter, joiner);
+            Event::Pair { joiner } => {
+                self.pair(joiner);
                 Ok(())
             }
             Event::Welcome { joiner, welcome } => {
@@ -285,9 +304,7 @@ impl World {
                 self.soon(0, slowest, Event::Committed { host, life });
             }
             Out::Acked(space, device, frontier) => {
-                let signer = self.hosts.iter().find(|host| host.device() == device);
-                let held = signer.map(|host| host.disk.frontier(&space)).unwrap_or_default();
-                if !held.covers_all(&frontier) {
+                if !self.checks.has_held(device, space, &frontier) {
                     return Err(Violation::AckOverDisk { device, space });
                 }
             }
