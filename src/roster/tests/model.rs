@@ -197,7 +197,7 @@ impl Model {
 
     fn void(&self, standing: &[&Record]) -> Set {
         let mut void = self.void_by(standing);
-        standing.iter().for_each(|removal| drop(void.take(&removal.hash())));
+        void.retain(|hash| !standing.iter().any(|removal| removal.hash() == *hash));
         void
     }
 
