@@ -94,7 +94,7 @@ fn addition_of(added: u8, role: Role) -> Content {
 /// `seen` with these records too, all of which are admitted; in whatever order they arrive.
 fn after(seen: &Roster, records: &[&Bytes]) -> Roster {
     let mut roster = seen.clone();
-    let admitted = roster.admit_all(records.iter().map(|bytes| Bytes::clone(bytes)));
+    let admitted = roster.admit_all(records.iter().copied().cloned());
     assert_eq!(admitted.len(), records.len());
 
     let mut all = roster.missing_from(&[]);

@@ -67,7 +67,7 @@ impl Model {
     }
 
     /// The records that give a device a role, with it.
-    fn grants<'a>(&'a self, device: DeviceId) -> impl Iterator<Item = (&'a Record, Role)> {
+    fn grants(&self, device: DeviceId) -> impl Iterator<Item = (&Record, Role)> {
         self.records.iter().filter_map(move |record| {
             grant(record).filter(|(granted, _)| *granted == device).map(|(_, role)| (record, role))
         })
