@@ -111,7 +111,13 @@ impl Epochs {
                         counting.push((at, rotated));
                     }
                 }
-                _ => {}
+                Content::AddDevice(_)
+                | Content::RemoveDevice(_)
+                | Content::Rename(_)
+                | Content::Dormant(_)
+                | Content::Active(_)
+                | Content::SelectBranch(_)
+                | Content::Unknown { .. } => {}
             }
         }
         let (genesis_at, genesis_key) = genesis.expect("a roster is loaded with its genesis");

@@ -82,7 +82,13 @@ fn names(dag: &Dag, verdict: &Verdict) -> BTreeMap<DeviceId, SealedName> {
                 names.insert(renamed.device, renamed.name.clone());
                 continue;
             }
-            _ => continue,
+            Content::RemoveDevice(_)
+            | Content::Rename(_)
+            | Content::Dormant(_)
+            | Content::Active(_)
+            | Content::RotateKey(_)
+            | Content::SelectBranch(_)
+            | Content::Unknown { .. } => continue,
         };
         if named_at.get(&device) == Some(&at) {
             names.insert(device, name.clone());
@@ -155,7 +161,13 @@ fn members(
         let (device, is_dormant) = match dag.node(at).record.content() {
             Content::Dormant(device) => (device, true),
             Content::Active(device) => (device, false),
-            _ => continue,
+            Content::Genesis(_)
+            | Content::AddDevice(_)
+            | Content::RemoveDevice(_)
+            | Content::Rename(_)
+            | Content::RotateKey(_)
+            | Content::SelectBranch(_)
+            | Content::Unknown { .. } => continue,
         };
         if may_speak_for(dag, verdict, at, device)
             && let Some(member) = members.get_mut(device)

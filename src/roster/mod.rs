@@ -116,7 +116,7 @@ pub struct Roster {
     genesis_key_id: KeyId,
     founded: Hlc,
     dag: Dag,
-    facts: Facts,
+    facts: Box<Facts>,
     digest: [u8; 32],
 }
 
@@ -143,7 +143,7 @@ impl Roster {
             return Err(RosterError::GenesisMissing { space });
         };
         let (scope, genesis_key_id) = (content.scope.clone(), content.name.key_id());
-        let (founded, facts, digest) = (genesis.hlc(), Facts::of(&dag), digest(dag.hashes()));
+        let (founded, facts, digest) = (genesis.hlc(), Box::new(Facts::of(&dag)), digest(dag.hashes()));
         Ok(Self { space, scope, genesis_key_id, founded, dag, facts, digest })
     }
 
@@ -357,7 +357,7 @@ impl Roster {
     /// Derives everything that follows from the set of records. Rosters are small and change
     /// seldom, so it starts afresh every time and cannot drift.
     fn fold(&mut self) {
-        self.facts = Facts::of(&self.dag);
+        *self.facts = Facts::of(&self.dag);
         self.digest = digest(self.dag.hashes());
     }
 }

@@ -16,7 +16,7 @@
 //! Integers are big-endian. The author signs `BLAKE3("kinfold record v1" ‖ bytes before the
 //! signature)`; `record hash = BLAKE3("kinfold record hash v1" ‖ all bytes)`.
 //!
-//! The bodies are described in [`content`](super::content).
+//! The forms of the bodies are in `manual/formats.md` §5.
 
 use std::fmt;
 

@@ -351,8 +351,8 @@ fn reconcile(cases: &mut [Case]) {
 
 /// Whom the removal at `at` removes.
 pub(super) fn target(dag: &Dag, at: usize) -> DeviceId {
-    match dag.node(at).record.content() {
-        Content::RemoveDevice(removed) => removed.device,
-        _ => unreachable!("only removals are asked for whom they remove"),
-    }
+    let Content::RemoveDevice(removed) = dag.node(at).record.content() else {
+        unreachable!("only removals are asked for whom they remove")
+    };
+    removed.device
 }

@@ -94,7 +94,7 @@ fn addition_of(added: u8, role: Role) -> Content {
 /// `seen` with these records too, all of which are admitted; in whatever order they arrive.
 fn after(seen: &Roster, records: &[&Bytes]) -> Roster {
     let mut roster = seen.clone();
-    let admitted = roster.admit_all(records.iter().map(|bytes| Bytes::clone(bytes)));
+    let admitted = roster.admit_all(records.iter().copied().cloned());
     assert_eq!(admitted.len(), records.len());
 
     let mut all = roster.missing_from(&[]);
@@ -378,30 +378,53 @@ fn the_golden_records_are_written_and_read_as_ever() {
     let vectors: serde_json::Value =
         serde_json::from_str(include_str!("../../tests/data/records-v1.json")).unwrap();
     let (mut roster, genesis) = founded();
+    let mut records = vec![golden("Genesis", 1, &genesis, &roster)];
+    let mut take = |roster: &mut Roster, kind: &str, by: u8, bytes: Bytes| {
+        admitted(roster, &bytes);
+        records.push(golden(kind, by, &bytes, roster));
+    };
     let added = add_named(&roster, 1, 2, Role::Member, "Küche").unwrap();
-    let founded_digest = hex(&roster.digest());
-    admitted(&mut roster, &added);
-    let added_digest = hex(&roster.digest());
+    take(&mut roster, "AddDevice", 1, added);
+    let branch = Branch { log: log(2, 1), base: tip(4, 1), tip: tip(9, 2) };
+    let cut = BTreeMap::from([(log(2, 1), tip(9, 2)), (log(2, 2), tip(3, 3))]);
+    for (kind, by, change) in [
+        ("Rename", 2, Change::Rename { device: device(2), name: "Flur" }),
+        ("Dormant", 1, Change::Dormant { device: device(2) }),
+        ("Active", 2, Change::Active { device: device(2) }),
+        ("SelectBranch", 2, Change::SelectBranch(branch)),
+        ("RemoveDevice", 1, Change::Remove { device: device(2), cut: &cut }),
+    ] {
+        if kind == "RemoveDevice" {
+            let rotated = epochs::confirmed_rotation(&roster, 1, 7, &[1, 2]);
+            take(&mut roster, "RotateKey", 1, rotated);
+        }
+        let bytes = write(&roster, by, &change).unwrap();
+        take(&mut roster, kind, by, bytes);
+    }
     let written = serde_json::json!({
         "space": roster.space().to_string(),
         "epoch_key": hex(key().expose()),
-        "records": [
-            {"kind": "Genesis", "author_secret": hex(&[1; 32]), "bytes": hex(&genesis),
-             "hash": record_hash(&genesis).to_string(), "roster_digest": founded_digest},
-            {"kind": "AddDevice", "author_secret": hex(&[1; 32]), "bytes": hex(&added),
-             "hash": record_hash(&added).to_string(),
-             "roster_digest": added_digest},
-        ],
+        "records": records,
     });
     assert_eq!(vectors, written, "written now:\n{written:#}");
 
     let bytes_of = |index: usize| unhex(vectors["records"][index]["bytes"].as_str().unwrap());
     let space = vectors["space"].as_str().unwrap().parse().unwrap();
-    let read = Roster::load(space, [bytes_of(1), bytes_of(0)]).unwrap();
-    assert_eq!(hex(&read.digest()), vectors["records"][1]["roster_digest"].as_str().unwrap());
+    let read = Roster::load(space, (0..8).rev().map(bytes_of)).unwrap();
+    assert_eq!(hex(&read.digest()), vectors["records"][7]["roster_digest"].as_str().unwrap());
     assert_eq!(read.name_of(&device(1), |_| Some(key())).as_deref(), Some("desk"));
-    assert_eq!(read.name_of(&device(2), |_| Some(key())).as_deref(), Some("Küche"));
+    assert_eq!(read.name_of(&device(2), |_| Some(key())).as_deref(), Some("Flur"));
     assert_eq!(read.genesis_key_id(), key().id());
+    assert_eq!(read.epoch(), Epoch::Current { n: 1, key_id: KeyId::from_bytes([7; 16]) });
+    assert_eq!(read.confirmations_of(&KeyId::from_bytes([7; 16])).len(), 2);
+    assert!(read.branches().eq([branch]) && read.removal_of(&device(2)).is_some_and(|r| r.cut == cut));
+}
+
+fn golden(kind: &str, by: u8, bytes: &Bytes, after: &Roster) -> serde_json::Value {
+    serde_json::json!({
+        "kind": kind, "author_secret": hex(&[by; 32]), "bytes": hex(bytes),
+        "hash": record_hash(bytes).to_string(), "roster_digest": hex(&after.digest()),
+    })
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -28,8 +28,13 @@ fn rotate_as(
 }
 
 fn rotation(roster: &Roster, by: u8, key: u8) -> Bytes {
+    confirmed_rotation(roster, by, key, &[])
+}
+
+/// A rotation to a made-up key that these devices confirmed.
+pub(super) fn confirmed_rotation(roster: &Roster, by: u8, key: u8, confirming: &[u8]) -> Bytes {
     let proposal = roster.propose(&device(by), key_id(key)).unwrap();
-    rotate_as(roster, by, &proposal, &[]).unwrap()
+    rotate_as(roster, by, &proposal, &confirmed(roster, &proposal, confirming)).unwrap()
 }
 
 #[test]

@@ -67,7 +67,7 @@ impl Model {
     }
 
     /// The records that give a device a role, with it.
-    fn grants<'a>(&'a self, device: DeviceId) -> impl Iterator<Item = (&'a Record, Role)> {
+    fn grants(&self, device: DeviceId) -> impl Iterator<Item = (&Record, Role)> {
         self.records.iter().filter_map(move |record| {
             grant(record).filter(|(granted, _)| *granted == device).map(|(_, role)| (record, role))
         })
@@ -197,7 +197,7 @@ impl Model {
 
     fn void(&self, standing: &[&Record]) -> Set {
         let mut void = self.void_by(standing);
-        standing.iter().for_each(|removal| drop(void.take(&removal.hash())));
+        void.retain(|hash| !standing.iter().any(|removal| removal.hash() == *hash));
         void
     }
 
