@@ -211,6 +211,15 @@ impl Host {
         space.is_some_and(|view| view.roster.role_of(&self.device()).is_some())
     }
 
+    /// Whether a device is in its roster, or was.
+    pub fn knows(&self, device: &DeviceId) -> bool {
+        let engine = self.life.as_ref().map(|life| &life.engine);
+        let space = engine.and_then(|engine| engine.space(engine.personal()?));
+        space.is_some_and(|view| {
+            view.roster.role_of(device).is_some() || view.roster.removal_of(device).is_some()
+        })
+    }
+
     /// The personal space that its disk holds.
     pub fn personal_on_disk(&self) -> Option<SpaceId> {
         self.disk.active(&Scope::Personal)

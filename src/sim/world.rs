@@ -97,7 +97,7 @@ impl World {
             let at = self.some_time(end / 3);
             self.at(at, Event::Boot { host });
         }
-        for joiner in 1..self.hosts.len() {
+        for joiner in 0..self.hosts.len() {
             let at = self.some_time(end);
             self.at(at, Event::Pair { joiner });
         }
@@ -106,19 +106,23 @@ impl World {
         self.at(end, Event::Heal);
     }
 
-    /// Two devices are brought together by a person, again and again until it has worked.
+    /// Two devices are brought together by a person, again and again: until it has worked, and when
+    /// one of them has forgotten the other because its disk came back from a backup.
     fn pair(&mut self, joiner: usize) {
         let first = self.hosts[0].personal_on_disk();
-        if self.hosts[joiner].personal_on_disk() == first {
+        let device = self.hosts[joiner].device();
+        self.soon(400, 2_000, Event::Pair { joiner });
+        if self.removed.contains(&device) {
             return;
         }
-        let members: Vec<usize> = (0..self.hosts.len())
+        let is_in = self.hosts[joiner].personal_on_disk() == first;
+        let inviters: Vec<usize> = (0..self.hosts.len())
             .filter(|host| self.hosts[*host].personal_on_disk() == first && !self.hosts[*host].is_blind)
-            .filter(|host| self.hosts[*host].is_member())
+            .filter(|host| self.hosts[*host].is_member() && self.hosts[*host].device() != device)
+            .filter(|host| !is_in || !self.hosts[*host].knows(&device))
             .collect();
-        if !members.is_empty() && self.hosts[joiner].life.is_some() {
-            let inviter = members[self.rng.index(members.len())];
-            let device = self.hosts[joiner].device();
+        if !inviters.is_empty() && self.hosts[joiner].life.is_some() {
+            let inviter = inviters[self.rng.index(inviters.len())];
             if self.hosts[joiner].is_blind
                 && let Some(life) = &mut self.hosts[inviter].life
             {
@@ -127,7 +131,6 @@ impl World {
             self.hosts[inviter].request(Request::Invite(device));
             self.wake(inviter);
         }
-        self.soon(400, 2_000, Event::Pair { joiner });
     }
 
     fn some_time(&mut self, within: Duration) -> Duration {
@@ -218,10 +221,8 @@ impl World {
                 Ok(())
             }
             Event::Welcome { joiner, welcome } => {
-                if self.hosts[joiner].personal_on_disk() != Some(welcome.space) {
-                    self.hosts[joiner].request(Request::Join(*welcome));
-                    self.wake(joiner);
-                }
+                self.hosts[joiner].request(Request::Join(*welcome));
+                self.wake(joiner);
                 Ok(())
             }
             Event::Look => Ok(()),

@@ -52,27 +52,45 @@ impl Engine {
 
     /// Takes part in a space this device was invited into.
     pub(super) fn join(&mut self, space: SpaceId, records: Vec<Bytes>, keys: Vec<EpochKey>, token: Token) {
+        if self.takes_part(space) {
+            return self.refresh(space, records, keys, token);
+        }
         match self.invited_state(space, records, keys) {
-            Ok(Some((state, left))) => self.begin_space(state, left, token),
-            Ok(None) => self.emit(Effect::Done { token }),
+            Ok((state, left)) => self.begin_space(state, left, token),
             Err(why) => self.refuse_join(token, why),
         }
     }
 
-    /// What the invitation makes, and the space it takes the place of. `None` where this device
-    /// takes part already.
+    /// Learns from an invitation into a space it is in: one of the two had forgotten the other.
+    fn refresh(&mut self, space: SpaceId, records: Vec<Bytes>, keys: Vec<EpochKey>, token: Token) {
+        let Some(state) = self.spaces.get_mut(&space) else { return };
+        let admitted = state.roster.admit_all(records);
+        let may_hold = state.roster.role_of(&self.identity.device()).is_some_and(Role::holds_keys);
+        let known: Vec<EpochKey> =
+            keys.into_iter().filter(|key| may_hold && state.roster.knows_key(&key.id())).collect();
+        let records: Vec<_> = admitted
+            .iter()
+            .filter_map(|hash| state.roster.record(hash).map(|bytes| (*hash, bytes.clone())))
+            .collect();
+        for (hash, bytes) in records {
+            self.write(Write::Record { space, hash, bytes });
+        }
+        self.then(Then::Records { space, records: admitted, token: Some(token) });
+        for key in known {
+            self.take_key(space, key);
+        }
+    }
+
+    /// What the invitation makes, and the space it takes the place of.
     fn invited_state(
         &mut self,
         space: SpaceId,
         records: Vec<Bytes>,
         keys: Vec<EpochKey>,
-    ) -> Result<Option<(SpaceState, Option<SpaceId>)>, JoinError> {
+    ) -> Result<(SpaceState, Option<SpaceId>), JoinError> {
         let own = self.identity.device();
         let roster = Roster::load(space, records).map_err(|why| JoinError::Roster(Arc::new(why)))?;
         let role = roster.role_of(&own).ok_or(JoinError::NotInvited)?;
-        if self.takes_part(space) {
-            return Ok(None);
-        }
         if self.spaces.contains_key(&space) {
             return Err(JoinError::Left);
         }
@@ -94,7 +112,7 @@ impl Engine {
                 return Err(JoinError::KeyMissing);
             }
         }
-        Ok(Some((state, left)))
+        Ok((state, left))
     }
 
     /// Whether a personal space can be given up: nobody else is in it, and what is in it can be

@@ -66,7 +66,7 @@ impl Engine {
     }
 
     /// Makes a key durable; it counts from then on.
-    fn take_key(&mut self, space: SpaceId, key: EpochKey) {
+    pub(super) fn take_key(&mut self, space: SpaceId, key: EpochKey) {
         let Some(state) = self.spaces.get_mut(&space) else { return };
         if state.keys.contains_key(&key.id()) || !state.keys_arriving.insert(key.id()) {
             return;
