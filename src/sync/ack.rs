@@ -99,6 +99,28 @@ impl Engine {
         }
     }
 
+    /// Shows a peer the newest ack of its own: one that comes back from a backup has forgotten how
+    /// far it had counted, and whoever remembers would not believe its next ones.
+    pub(super) fn echo_ack(&mut self, peer: PeerId, space: SpaceId) {
+        let Some(device) = self.peers.get(&peer).map(|peer| peer.device) else { return };
+        let held = self.spaces.get(&space).and_then(|state| state.acks.get(&device));
+        if let Some(ack) = held.map(|held| held.ack.clone()) {
+            self.send(peer, &Message::Ack(ack_frame(&ack, Vec::new(), false)));
+        }
+    }
+
+    /// Goes on counting where an earlier life of this device, or a copy of it, has left off.
+    fn own_ack_received(&mut self, now: &Now, space: SpaceId, ack: &Ack) {
+        let own = self.identity.device();
+        let Some(state) = self.spaces.get_mut(&space) else { return };
+        let number = ack.fields().number;
+        if number > state.ack_number && ack.verify().is_ok() {
+            state.ack_number = number;
+            state.acks.remove(&own);
+            self.acknowledge(now, space);
+        }
+    }
+
     pub(super) fn ack_received(&mut self, now: &Now, peer: PeerId, frame: AckFrame) {
         // An ack of a later version: its sender is understood in everything else.
         let Ok(ack) = Ack::parse(&frame.bytes) else { return };
@@ -106,14 +128,17 @@ impl Engine {
         let Some(space) = self.shared_space(peer, &said.scope) else {
             return self.not_shared(peer, &said.scope);
         };
+        let own = self.identity.device();
+        if said.device == own {
+            return self.own_ack_received(now, space, &ack);
+        }
         let Some(state) = self.spaces.get_mut(&space) else { return };
         let is_member = state.roster.role_of(&said.device).is_some();
-        let own = self.identity.device();
         let Some(connection) = self.peers.get_mut(&peer) else { return };
         let is_sender = connection.device == said.device;
         let Some(session) = connection.spaces.get_mut(&space) else { return };
         let is_counted = is_member || session.acks_received.len() < DEVICES_MAX;
-        if !is_counted || said.device == own || ack.verify().is_err() {
+        if !is_counted || ack.verify().is_err() {
             return;
         }
         let base = session.acks_received.get(&said.device).map(|(_, frontier)| frontier);

@@ -257,6 +257,7 @@ impl Engine {
             self.tell_frontier(peer, hello.space);
         }
         self.gossip_acks(now, peer, hello.space);
+        self.echo_ack(peer, hello.space);
         self.tell_proofs(peer, hello.space);
         self.doubt_own_logs(peer, hello);
         self.ask_keys(peer, hello.space);
