@@ -18,7 +18,8 @@ use crate::model::{
 };
 use crate::roster::{Author, Role, Roster};
 use crate::sync::{
-    Authored, Effect, Engine, Input, Notice, Origin, PeerId, RosterChange, Stored, Token, Txn, TxnId, Write,
+    Authored, Effect, Engine, Input, Notice, Origin, PeerId, Refusal, RosterChange, Stored, Token, Txn,
+    TxnId, Write,
 };
 use crate::wire::OpView;
 
@@ -470,7 +471,9 @@ impl Host {
             }
             Effect::Close { peer, why } => {
                 (env.trace)(format!("{index} > closes {}: {why}", peer.get()));
-                if why.blame() == Blame::Peer && !env.is_hostile {
+                // A device that was removed is honest and has to go all the same.
+                let is_removed = matches!(why, Refusal::NotInRoster);
+                if why.blame() == Blame::Peer && !env.is_hostile && !is_removed {
                     return Err(Violation::HonestPeerBlamed { device: index, why: format!("{why}") });
                 }
                 env.out.push(Out::Close(peer));
