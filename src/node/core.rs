@@ -656,7 +656,7 @@ impl Core {
                 Ok(Some(at)) => {
                     let view = OpView::decode(at.kind, at.flags, &at.body).ok();
                     let view = view.filter(|view| carried_here.insert(Origin::of(at.hlc, view)));
-                    if let Some(op) = view.and_then(|view| view.to_op(&left.log)) {
+                    if let Some(op) = view.and_then(|view| view.to_op(&at.dot.log)) {
                         // Its author had not seen what others wrote there, nor what it wrote itself
                         // since: the first stays a conflict, the second must not be covered.
                         let row = index.peek().row(op.surface(), op.key());
@@ -666,8 +666,7 @@ impl Core {
                             .map(|head| head.dot)
                             .collect();
                         let seen = Seen { heads, greatest: Hlc::ZERO };
-                        let dot = Dot { log: left.log, seq };
-                        ids.push(OpId::of(&from, dot, at.hlc, at.kind, at.flags, &at.body));
+                        ids.push(OpId::of(&from, at.dot, at.hlc, at.kind, at.flags, &at.body));
                         ops.push(Authored { op, seen, stamp: Some(at.hlc) });
                     }
                 }

@@ -9,8 +9,8 @@ use super::chain::{LogChain, VerifiedBatch};
 use crate::crypto::{EpochKey, Identity, SealInput, Sealer};
 use crate::model::limits::{DRAFT_OPS_MAX, HLC_AHEAD_MAX, PREDS_MAX};
 use crate::model::{Dot, Hlc, LogId, Now, Op, ScopeTag, Seq, Surface, Tip, Wall};
-use crate::wire::op::encode_op;
-use crate::wire::{BodyReader, BodyWriter, OpView};
+use crate::wire::op::{encode_op, encode_reissue};
+use crate::wire::{BodyReader, BodyWriter, Original, REISSUE};
 
 /// Drafts that cannot be read back.
 #[derive(Debug, Error)]
@@ -187,24 +187,34 @@ impl Author {
         self.unfolded.clear();
     }
 
-    /// Takes over the drafts of a log that is given up, under the numbers of this one. What they
-    /// name of each other's places follows; what they name of sealed places stays.
-    pub fn take_drafts_of(&mut self, old: &Self) -> Vec<DraftOp> {
-        let (from, end) = (old.log, old.tip().seq);
-        let log = self.log;
-        for draft in &old.drafts {
-            let view = OpView::decode(draft.kind, draft.flags, &draft.body);
-            let Some(mut op) = view.ok().and_then(|view| view.to_op(&from)) else { continue };
-            if let Op::Put { preds, .. } | Op::Delete { preds, .. } = &mut op {
-                for pred in preds.iter_mut().filter(|pred| pred.log == from && pred.seq > end) {
-                    *pred = Dot { log, seq: Seq::new(pred.seq.get() - end.get()) };
-                }
-            }
-            let (seq, body) = (self.next_seq(), encode_op(&op, &log).into());
-            self.drafts.push(DraftOp { seq, body, ..draft.clone() });
-        }
+    /// Gives an op of another log of this device its place in this one, under its original identity:
+    /// it goes on counting as what it was, stamp included, so neither the clock moves nor does a
+    /// later op take it for what it saw.
+    pub fn reissue(&mut self, original: &Original<'_>) -> DraftOp {
+        let body = encode_reissue(original).into();
+        let draft = DraftOp { seq: self.next_seq(), hlc: original.hlc, kind: REISSUE, flags: 0, body };
+        self.drafts.push(draft.clone());
+        draft
+    }
+
+    /// Takes over the drafts of a log that is given up, each under its original identity: an earlier
+    /// life of this device may have sealed and sent them already. Those that are reissues move as
+    /// they are. Tells for each what its place was and how it stands here.
+    pub fn take_drafts_of(&mut self, old: &Self) -> Vec<(Dot, DraftOp)> {
         self.clock = self.clock.max(old.clock);
-        self.drafts.clone()
+        let log = old.log;
+        let moved = old.drafts.iter().map(|draft| {
+            let DraftOp { seq, hlc, kind, flags, body } = draft;
+            let taken = if *kind == REISSUE {
+                let taken = DraftOp { seq: self.next_seq(), ..draft.clone() };
+                self.drafts.push(taken.clone());
+                taken
+            } else {
+                self.reissue(&Original { log, seq: *seq, hlc: *hlc, kind: *kind, flags: *flags, body })
+            };
+            (Dot { log, seq: *seq }, taken)
+        });
+        moved.collect()
     }
 
     /// Seals every draft into as few batches as the limits allow.
@@ -265,7 +275,9 @@ impl Author {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::limits::{BATCH_SEALED_BYTES_MAX, KEY_BYTES_MAX};
     use crate::model::{Incarnation, Payload};
+    use crate::wire::OpView;
     use std::time::Duration;
 
     fn now(millis: u64) -> Now {
@@ -324,8 +336,7 @@ mod tests {
 
         let second = author.draft(put("a"), Seen::default(), None, &now(1));
 
-        let view = crate::wire::OpView::decode(second.kind, 0, &second.body).unwrap();
-        let crate::wire::OpView::Put { preds, .. } = view else { panic!("a put was drafted") };
+        let OpView::Put { preds, .. } = view(&second) else { panic!("a put was drafted") };
         assert_eq!(preds[0].dot(&author.log()), Dot { log: author.log(), seq: Seq::new(1) });
     }
 
@@ -381,27 +392,80 @@ mod tests {
     }
 
     #[test]
-    fn drafts_move_to_a_new_log_and_still_name_each_other() {
+    fn drafts_move_to_a_new_log_under_their_original_identity() {
         let mut old = author();
         old.draft(put("sealed"), Seen::default(), None, &now(1));
         seal(&mut old);
         let sealed = Dot { log: old.log(), seq: Seq::new(1) };
         let seen = Seen { heads: vec![sealed], greatest: Hlc::ZERO };
-        old.draft(put("sealed"), seen, None, &now(1));
-        old.draft(put("sealed"), Seen::default(), None, &now(1));
-        let log = LogId { device: old.log().device, incarnation: Incarnation::new(2) };
-        let mut new = Author::new(log, Tip::NONE);
+        let drafted = old.draft(put("sealed"), seen, None, &now(1));
+        old.reissue(&original(&log(7), b"an op of an even older log"));
+        let mut new = Author::new(log(2), Tip::NONE);
+        new.draft(put("own"), Seen::default(), None, &now(1));
 
         let moved = new.take_drafts_of(&old);
 
-        let preds = |draft: &DraftOp| match OpView::decode(draft.kind, 0, &draft.body).unwrap() {
-            OpView::Put { preds, .. } => preds[0].dot(&log),
-            other => panic!("a put was drafted, not {other:?}"),
+        let places: Vec<_> = moved.iter().map(|(from, to)| (from.seq.get(), to.seq.get())).collect();
+        assert_eq!(places, [(2, 2), (3, 3)]);
+        assert!(moved.iter().all(|(from, _)| from.log == old.log()));
+        let OpView::Reissue(first) = view(&moved[0].1) else { panic!("written again") };
+        assert_eq!((first.dot(), first.hlc), (moved[0].0, drafted.hlc));
+        assert_eq!((moved[0].1.hlc, first.body), (drafted.hlc, &drafted.body[..]));
+        let Some(Op::Put { preds, .. }) = view(&moved[0].1).to_op(&log(2)) else { panic!("a put") };
+        assert_eq!(preds, [sealed], "relative to the log it was written to");
+        assert_eq!(view(&moved[1].1), OpView::Reissue(original(&log(7), b"an op of an even older log")));
+        assert_eq!(new.next_seq(), Seq::new(4));
+    }
+
+    #[test]
+    fn a_reissue_keeps_its_stamp_and_moves_no_clock() {
+        let mut author = author();
+        let body = encode_op(&put("a"), &log(7));
+
+        let again = author.reissue(&original(&log(7), &body));
+        let next = author.draft(put("a"), Seen::default(), None, &now(1));
+
+        assert_eq!((again.seq, again.hlc), (Seq::new(1), FUTURE));
+        assert!(next.hlc < FUTURE);
+        let OpView::Put { preds, .. } = view(&next) else { panic!("a put was drafted") };
+        assert_eq!(preds, [], "what an op saw is what its caller says");
+    }
+
+    #[test]
+    fn the_largest_op_can_be_written_again() {
+        let mut author = author();
+        // Does not compress, and names as many others as an op may.
+        let text: String =
+            (0..).map(|n| blake3::hash(&u64::to_be_bytes(n)).to_hex().to_string()).take(1_023).collect();
+        let preds = (0..PREDS_MAX as u64).map(|seq| Dot { log: log(9), seq: Seq::new(u64::MAX - seq) });
+        let op = Op::Put {
+            surface: "registry:note".parse().unwrap(),
+            key: "k".repeat(KEY_BYTES_MAX).into(),
+            preds: preds.collect(),
+            payload: Payload::parse(&format!("\"{text}\"")).unwrap(),
         };
-        assert_eq!(moved.iter().map(|draft| draft.seq.get()).collect::<Vec<_>>(), [1, 2]);
-        assert_eq!(preds(&moved[0]), sealed);
-        assert_eq!(preds(&moved[1]), Dot { log, seq: Seq::new(1) });
-        assert_eq!(new.next_seq(), Seq::new(3));
+        let body = encode_op(&op, &log(7));
+        author.draft(put("before"), Seen::default(), None, &now(1));
+
+        author.reissue(&original(&log(7), &body));
+        let batches = seal(&mut author);
+
+        assert_eq!(batches.iter().map(|batch| batch.sealed().header().op_count).collect::<Vec<_>>(), [1, 1]);
+        assert!(batches.iter().all(|batch| batch.sealed().bytes().len() <= BATCH_SEALED_BYTES_MAX));
+    }
+
+    const FUTURE: Hlc = Hlc::new(u64::MAX / 2);
+
+    fn log(incarnation: u64) -> LogId {
+        LogId { incarnation: Incarnation::new(incarnation), ..author().log() }
+    }
+
+    fn original<'a>(log: &LogId, body: &'a [u8]) -> Original<'a> {
+        Original { log: *log, seq: Seq::new(4), hlc: FUTURE, kind: 1, flags: 0, body }
+    }
+
+    fn view(draft: &DraftOp) -> OpView<'_> {
+        OpView::decode(draft.kind, draft.flags, &draft.body).unwrap()
     }
 
     #[test]

@@ -154,17 +154,17 @@ impl Engine {
         }
     }
 
-    /// Writes in a new log from here on; the old one becomes a log like any other. Drafts nobody
-    /// has seen move along under new numbers.
+    /// Writes in a new log from here on; the old one becomes a log like any other. Drafts are written
+    /// again there, under their original identity.
     pub(super) fn begin_new_log(&mut self, space: SpaceId) {
         let log = self.fresh_log();
         let Some(state) = self.spaces.get_mut(&space) else { return };
         let mut author = Author::new(log, Tip::NONE);
-        let moved = author.take_drafts_of(&state.author);
+        author.take_drafts_of(&state.author);
+        let groups = fold_runs(log, author.drafts());
         let old = std::mem::replace(&mut state.author, author);
         let chain = LogChain::at(state.durable.tip(&old.log()));
         state.logs.insert(old.log(), LogState { chain, blocked: None, is_parked: false });
-        let groups = fold_runs(log, &moved);
         let space_write = space_write(state);
         self.write(space_write);
         // The drafts under their old numbers stay where they are: drafts of a log that this device

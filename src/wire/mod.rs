@@ -15,4 +15,4 @@ pub use ack::{Ack, AckError, AckFields};
 pub use body::{BodyError, BodyReader, BodyWriter, FrameView};
 pub use codec::DecodeError;
 pub use message::{AckFrame, Hello, Message, MessageError, SpaceHello, Standing};
-pub use op::{OpProblem, OpView, Pred};
+pub use op::{OpProblem, OpView, Original, Pred, REISSUE};
