@@ -1,4 +1,4 @@
-//! Streams of events: sets by dot, read in total order.
+//! Streams of events: sets by place and stamp, read in total order.
 //!
 //! Events mostly arrive in order, but a log that comes late may put all of its events before those
 //! that are here. A stream is therefore a few sorted runs: an event goes to the end of the first run
@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use super::key::Key;
 use super::logs::{Entry, Logs};
 use super::root::{RowHash, Tree};
+use super::state::Applied;
 use crate::model::{Dot, Hlc};
 
 /// The streams of one surface of the event tier.
@@ -29,14 +30,26 @@ pub(super) struct Stream {
 }
 
 impl Streams {
-    pub(super) fn fold(&mut self, surface: &str, key: &str, event: Entry, logs: &Logs, tree: &mut Tree) {
+    /// Adds an event. `is_maybe_known` says that it may be here already.
+    pub(super) fn fold(
+        &mut self,
+        (surface, key): (&str, &str),
+        event: Entry,
+        is_maybe_known: bool,
+        logs: &Logs,
+        tree: &mut Tree,
+    ) -> Applied {
         let stream = self
             .streams
             .entry(Key::new(key))
             .or_insert_with(|| Stream { runs: Vec::new(), row: tree.row(surface, key) });
+        if is_maybe_known && stream.contains(&event, logs) {
+            return Applied::Again;
+        }
         tree.leaves(stream.row, logs).add(&event);
         stream.push(event, logs);
         self.event_count += 1;
+        Applied::Shown
     }
 
     pub(super) const fn streams(&self) -> &BTreeMap<Key, Stream> {
@@ -95,6 +108,10 @@ impl Stream {
             }
             Some(event)
         })
+    }
+
+    fn contains(&self, event: &Entry, logs: &Logs) -> bool {
+        self.runs.iter().any(|run| run.binary_search_by(|held| logs.order(held, event)).is_ok())
     }
 
     fn push(&mut self, event: Entry, logs: &Logs) {

@@ -3,6 +3,7 @@
 //! Per distinct content (by hash of its payload) an entity keeps the least op that says it; the
 //! least of these wins, the others are listed as a conflict. Saying the same again is none.
 
+use std::cmp::Ordering;
 use std::collections::btree_map::Entry as Slot;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -48,6 +49,14 @@ impl Content {
     }
 }
 
+impl Statement {
+    /// The total order of their ops. Two lives of a device may state two contents at one place with
+    /// one stamp; those stand side by side, in the order of the contents.
+    pub(super) fn order(&self, other: &Self, logs: &Logs) -> Ordering {
+        logs.order(&self.entry, &other.entry).then_with(|| self.content.cmp(&other.content))
+    }
+}
+
 impl Facts {
     pub(super) fn fold(
         &mut self,
@@ -66,15 +75,17 @@ impl Facts {
         };
         let statements = slot.get().statements();
         let same = statements.iter().position(|statement| statement.content == new.content);
-        if same.is_some_and(|at| logs.order(&statements[at].entry, &new.entry).is_lt()) {
-            return Applied::Covered;
+        match same.map(|at| logs.order(&statements[at].entry, &new.entry)) {
+            Some(Ordering::Less) => return Applied::Covered,
+            Some(Ordering::Equal) => return Applied::Again,
+            Some(Ordering::Greater) | None => {}
         }
         let mut statements = statements.to_vec();
         if let Some(at) = same {
             leaves.remove(&statements.remove(at).entry);
         }
         leaves.add(&new.entry);
-        let at = statements.partition_point(|old| logs.order(&old.entry, &new.entry).is_lt());
+        let at = statements.partition_point(|old| old.order(&new, logs).is_lt());
         statements.insert(at, new);
         if statements.len() == 2 && same.is_none() {
             self.conflicts.insert(slot.key().clone());

@@ -29,7 +29,7 @@ pub(super) struct LocalDot {
 }
 
 /// What an op does to its row.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Mark {
     /// It sets a value.
     Live,
@@ -37,8 +37,11 @@ pub(super) enum Mark {
     Tombstone,
 }
 
-/// An op as the state keeps it: where it is and when it was stamped.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// An op as the state keeps it: the place that is its name, and its stamp.
+///
+/// Two lives of a device may give one place to two ops; only with the stamp is it one op. Its
+/// derived order is for searching only.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Entry {
     pub(super) hlc: Hlc,
     pub(super) seq: Seq,
@@ -106,12 +109,13 @@ impl Logs {
         Dot { log: *self.id(entry.log), seq: entry.seq }
     }
 
-    /// The total order: (hlc, device, incarnation, seq).
+    /// The total order: (hlc, device, incarnation, seq). Equal only for equal entries.
     pub(super) fn order(&self, a: &Entry, b: &Entry) -> Ordering {
         a.hlc
             .cmp(&b.hlc)
             .then_with(|| if a.log == b.log { Ordering::Equal } else { self.id(a.log).cmp(self.id(b.log)) })
             .then_with(|| a.seq.cmp(&b.seq))
+            .then_with(|| a.mark.cmp(&b.mark))
     }
 
     /// The total order against an op that this state may never have seen.

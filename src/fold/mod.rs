@@ -9,13 +9,15 @@
 //! |---|---|
 //! | `Put`, `Delete` on a registry surface | rows: the ops of a row that no other op of it names |
 //! | `Fact` on a fact surface | facts: per distinct content its least op, the least of all wins |
-//! | `Event` on an event surface | events: a set by dot, read in total order |
+//! | `Event` on an event surface | events: a set by place and stamp, read in total order |
+//! | `Reissue` | the op within, as if it stood at its first place; at whatever number of places, once |
 //! | a kind, flag or surface of a later version | kept and counted as unknown |
 //! | a body that breaks its rules, a kind on a surface of another tier | kept and counted as malformed |
 //!
 //! The total order over ops is (hlc, device, incarnation, seq), everywhere. Read [`State`] next,
 //! then [`root`] for what is hashed and [`snapshot`] for the stored form.
 
+mod covered;
 mod events;
 mod facts;
 mod key;
@@ -23,6 +25,7 @@ mod logs;
 mod query;
 #[cfg(test)]
 mod reference;
+mod relocated;
 pub mod root;
 mod rows;
 pub mod snapshot;

@@ -1,10 +1,13 @@
 //! Reading the state: where the ops behind a row, an entity or a stream are.
 
+use std::collections::BTreeSet;
 use std::ops::Bound;
 
 use super::facts::Entity;
 use super::key::Key;
 use super::logs::{Entry, Logs, Mark};
+use super::relocated::Relocated;
+use super::root::{RowHash, RowTag, row_bytes};
 use super::rows::Row;
 use super::state::State;
 use super::tables::{Rows, Table};
@@ -14,10 +17,12 @@ use crate::model::{Dot, Hlc, Surface};
 /// One op that a row or entity consists of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Head {
-    /// The op.
+    /// The op; of one that was written again, its first place.
     pub dot: Dot,
     /// Its stamp.
     pub hlc: Hlc,
+    /// Where it can be read: another place than `dot` for an op that was written again.
+    pub place: Dot,
     /// Whether it removes the row.
     pub is_tombstone: bool,
 }
@@ -82,10 +87,12 @@ pub struct Conflict {
 /// One event of a stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Event {
-    /// The op.
+    /// The op; of one that was written again, its first place.
     pub dot: Dot,
     /// Its stamp.
     pub hlc: Hlc,
+    /// Where it can be read: another place than `dot` for an op that was written again.
+    pub place: Dot,
 }
 
 /// Which rows a listing holds.
@@ -146,10 +153,12 @@ pub struct SurfaceCounts {
 impl State {
     /// A row of a registry surface or an entity of a fact surface; `None` where nothing was written.
     pub fn row(&self, surface: &Surface, key: &str) -> Option<RowView> {
+        let table = self.tables.find(surface)?;
+        let view = self.view(table, key);
         let key = Key::new(key);
-        match &self.tables.find(surface)?.rows {
-            Rows::Registers(registers) => view_row(registers.rows().get(&key)?, &self.logs),
-            Rows::Facts(facts) => Some(view_entity(facts.entities().get(&key)?, &self.logs)),
+        match &table.rows {
+            Rows::Registers(registers) => Some(view.row(registers.rows().get(&key)?)),
+            Rows::Facts(facts) => Some(view.entity(facts.entities().get(&key)?)),
             Rows::Streams(_) => None,
         }
     }
@@ -169,7 +178,7 @@ impl State {
             Rows::Registers(registers) => registers
                 .rows()
                 .range(beyond(after))
-                .filter_map(|(key, row)| Some((key, view_row(row, &self.logs)?)))
+                .map(|(key, row)| (key, self.view(table, key.as_str()).row(row)))
                 .filter(|(_, row)| keep(row))
                 .take(limit)
                 .map(listed)
@@ -177,7 +186,7 @@ impl State {
             Rows::Facts(facts) => facts
                 .entities()
                 .range(beyond(after))
-                .map(|(key, entity)| (key, view_entity(entity, &self.logs)))
+                .map(|(key, entity)| (key, self.view(table, key.as_str()).entity(entity)))
                 .take(limit)
                 .map(listed)
                 .collect(),
@@ -201,14 +210,13 @@ impl State {
         after: Option<(Hlc, Dot)>,
         limit: usize,
     ) -> Vec<Event> {
-        let Some(Table { rows: Rows::Streams(streams), .. }) = self.tables.find(surface) else {
-            return Vec::new();
-        };
-        let Some(stream) = streams.streams().get(&Key::new(stream)) else { return Vec::new() };
-        stream
-            .iter(after, &self.logs)
+        let Some(table) = self.tables.find(surface) else { return Vec::new() };
+        let Rows::Streams(streams) = &table.rows else { return Vec::new() };
+        let Some(held) = streams.streams().get(&Key::new(stream)) else { return Vec::new() };
+        let view = self.view(table, stream);
+        held.iter(after, &self.logs)
             .take(limit)
-            .map(|event| Event { dot: self.logs.dot(event), hlc: event.hlc })
+            .map(|event| Event { dot: self.logs.dot(event), hlc: event.hlc, place: view.place(event) })
             .collect()
     }
 
@@ -256,7 +264,7 @@ impl State {
         let Some(table) = self.tables.find(surface) else { return nothing };
         match &table.rows {
             Rows::Registers(registers) => registers.rows().get(&key).map_or(nothing, |row| Seen {
-                heads: row.heads().iter().take(PREDS_MAX).map(|head| self.logs.dot(head)).collect(),
+                heads: places(row.heads(), &self.logs),
                 greatest: greatest(row.heads().iter()),
             }),
             Rows::Facts(facts) => facts.entities().get(&key).map_or(nothing, |entity| Seen {
@@ -286,6 +294,23 @@ impl State {
             counts.conflicts += table.conflicts;
         }
         counts
+    }
+
+    /// Whether the op of this place and stamp is here from another place as well, where it was
+    /// written again.
+    pub fn is_relocated(&self, dot: &Dot, hlc: Hlc) -> bool {
+        self.logs.find(&dot.log).is_some_and(|log| self.relocated.has(log, dot.seq, hlc))
+    }
+
+    /// How many ops are known to have been written again, under their first place.
+    pub fn relocated_count(&self) -> usize {
+        self.relocated.len()
+    }
+
+    fn view<'a>(&'a self, table: &Table, key: &str) -> View<'a> {
+        let is_relocating = !self.relocated.is_empty();
+        let row = is_relocating.then(|| RowHash::of(&row_bytes(&table.name, key)).tag());
+        View { logs: &self.logs, relocated: &self.relocated, row }
     }
 }
 
@@ -322,18 +347,48 @@ fn count_table(table: &Table) -> SurfaceCounts {
     counts
 }
 
-fn view_row(row: &Row, logs: &Logs) -> Option<RowView> {
-    let heads: Vec<Head> = row.heads().iter().rev().map(|head| view(head, logs)).collect();
-    (!heads.is_empty()).then(|| RowView { heads, is_conflict: row.is_conflict() })
+/// Shows what one row, entity or stream consists of.
+struct View<'a> {
+    logs: &'a Logs,
+    relocated: &'a Relocated,
+    /// Its tag, where some op has been written again.
+    row: Option<RowTag>,
 }
 
-fn view_entity(entity: &Entity, logs: &Logs) -> RowView {
-    let heads: Vec<Head> = entity.statements().iter().map(|statement| view(&statement.entry, logs)).collect();
-    RowView { is_conflict: heads.len() > 1, heads }
+impl View<'_> {
+    fn row(&self, row: &Row) -> RowView {
+        let heads = row.heads().iter().rev().map(|head| self.head(head)).collect();
+        RowView { heads, is_conflict: row.is_conflict() }
+    }
+
+    fn entity(&self, entity: &Entity) -> RowView {
+        let heads: Vec<Head> =
+            entity.statements().iter().map(|statement| self.head(&statement.entry)).collect();
+        RowView { is_conflict: heads.len() > 1, heads }
+    }
+
+    fn head(&self, entry: &Entry) -> Head {
+        let is_tombstone = entry.mark == Mark::Tombstone;
+        Head { dot: self.logs.dot(entry), hlc: entry.hlc, place: self.place(entry), is_tombstone }
+    }
+
+    fn place(&self, entry: &Entry) -> Dot {
+        let relocated = self.row.and_then(|row| self.relocated.place(entry, row));
+        let place = relocated.unwrap_or(entry.dot());
+        Dot { log: *self.logs.id(place.log), seq: place.seq }
+    }
 }
 
-fn view(entry: &Entry, logs: &Logs) -> Head {
-    Head { dot: logs.dot(entry), hlc: entry.hlc, is_tombstone: entry.mark == Mark::Tombstone }
+/// The places of the least heads, each once: of two ops with one place, a pred names both.
+fn places(heads: &[Entry], logs: &Logs) -> Vec<Dot> {
+    let mut places = Vec::with_capacity(heads.len().min(PREDS_MAX));
+    let mut known = BTreeSet::new();
+    for head in heads {
+        if places.len() < PREDS_MAX && known.insert(head.dot()) {
+            places.push(logs.dot(head));
+        }
+    }
+    places
 }
 
 fn greatest<'a>(entries: impl Iterator<Item = &'a Entry>) -> Hlc {

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use super::root::{bucket_of, head_bytes, leaf, row_bytes};
 use super::state::State;
 use crate::model::{DeviceId, Dot, Hlc, Incarnation, LogId, Op, Payload, Root, Seq, SpaceId};
-use crate::wire::FrameView;
-use crate::wire::op::encode_op;
+use crate::wire::op::{encode_op, encode_reissue};
+use crate::wire::{FrameView, Original, REISSUE};
 
 pub(super) const SPACE: SpaceId = SpaceId::from_bytes([0x5a; 32]);
 
@@ -22,6 +22,8 @@ pub(super) struct Written {
     pub(super) body: Vec<u8>,
     /// The op in the body; `None` for one that is merely kept.
     pub(super) op: Option<Op>,
+    /// What the op is known by: its first place and stamp.
+    pub(super) id: (Dot, Hlc),
 }
 
 impl Written {
@@ -32,29 +34,56 @@ impl Written {
 }
 
 pub(super) fn log(index: usize) -> LogId {
-    // Ids whose order is not that of their numbers, two of them lives of one device.
-    let (device, incarnation) = [(9, 1), (2, 7), (5, 1), (5, 0)][index];
+    // Ids whose order is not that of their numbers, three of them lives of one device.
+    let (device, incarnation) = [(9, 1), (2, 7), (5, 1), (5, 0), (5, 2)][index];
     LogId { device: DeviceId::from_bytes([device; 32]), incarnation: Incarnation::new(incarnation) }
 }
 
 pub(super) fn written(dot: Dot, hlc: u64, op: Op) -> Written {
-    let body = encode_op(&op, &dot.log);
-    Written { dot, hlc: Hlc::new(hlc), kind: op.kind().number(), flags: 0, body, op: Some(op) }
+    let (body, hlc) = (encode_op(&op, &dot.log), Hlc::new(hlc));
+    Written { dot, hlc, kind: op.kind().number(), flags: 0, body, op: Some(op), id: (dot, hlc) }
 }
 
-/// Ops of four logs, with few rows, stamps and contents, so that everything collides.
+/// What writes `op` again at `dot`.
+pub(super) fn reissued(dot: Dot, op: &Written) -> Written {
+    let Written { dot: Dot { log, seq }, hlc, kind, flags, body, .. } = op;
+    let original = Original { log: *log, seq: *seq, hlc: *hlc, kind: *kind, flags: *flags, body };
+    let folded = op.op.clone().filter(|_| log.device == dot.log.device);
+    Written { dot, kind: REISSUE, flags: 0, body: encode_reissue(&original), op: folded, ..op.clone() }
+}
+
+/// Ops of five logs, with few rows, stamps and contents, so that everything collides: ops written
+/// again once or more, with their original or without, and beside another op of the same place.
 pub(super) fn any_ops() -> impl Strategy<Value = Vec<Written>> {
-    let pred = (0usize..4, 1u64..14);
-    let op = (0u8..12, 0usize..4, 0usize..3, 1u64..6, prop::collection::vec(pred, 0..4), 0u8..3);
-    prop::collection::vec(op, 0..40).prop_map(|ops| {
-        let mut next = [1u64; 4];
-        ops.into_iter()
-            .map(|(kind, log_index, key, hlc, preds, content)| {
-                let dot = Dot { log: log(log_index), seq: Seq::new(next[log_index]) };
-                next[log_index] += 1;
-                any_op(kind, dot, key, hlc, &preds, content)
-            })
-            .collect()
+    let pred = (0usize..5, 1u64..14);
+    let pick = any::<prop::sample::Index>();
+    let op = (0u8..18, 0usize..5, 0usize..3, 1u64..6, prop::collection::vec(pred, 0..4), 0u8..3, pick);
+    prop::collection::vec(op, 0..50).prop_map(|picked| {
+        let mut next = [1u64; 5];
+        let mut ops: Vec<Written> = Vec::new();
+        for (kind, log_index, key, hlc, preds, content, pick) in picked {
+            let dot = Dot { log: log(log_index), seq: Seq::new(next[log_index]) };
+            next[log_index] += 1;
+            // Lost ops have no original, and so small numbers that other ops have them, too.
+            let lost = |kind, index: usize| {
+                let seq = Seq::new(1 + u64::from(content) + hlc);
+                any_op(kind, Dot { log: log(index), seq }, key, hlc, &preds, content)
+            };
+            ops.push(match kind {
+                0..12 => any_op(kind, dot, key, hlc, &preds, content),
+                12..15 => {
+                    let own = |op: &&Written| op.dot.log.device == dot.log.device && op.kind != REISSUE;
+                    let own: Vec<&Written> = ops.iter().filter(own).collect();
+                    let source =
+                        if own.is_empty() { &lost(0, log_index) } else { own[pick.index(own.len())] };
+                    reissued(dot, source)
+                }
+                15 => reissued(dot, &lost(content * 4 + key as u8, log_index.clamp(0, 2 + key))),
+                16 => reissued(dot, &lost(content * 4 + key as u8, log_index)),
+                _ => reissued(dot, &lost(11, log_index)),
+            });
+        }
+        ops
     })
 }
 
@@ -113,16 +142,20 @@ pub(super) fn fold(ops: &[Written]) -> Folded<'_> {
         rows.entry((op.surface().to_string(), op.key().to_string())).or_default().push(written);
     }
     for row in rows.values_mut() {
-        row.sort_by_key(|written| (written.hlc, written.dot.log, written.dot.seq));
+        row.sort_by_key(|written| name_of(written));
         let all = row.clone();
         let mut contents = BTreeSet::new();
         row.retain(|written| match written.op.as_ref().unwrap() {
             Op::Put { .. } | Op::Delete { .. } => {
-                !all.iter().any(|other| other.dot != written.dot && preds(other).contains(&written.dot))
+                let (dot, _) = written.id;
+                !all.iter().any(|other| other.id.0 != dot && preds(other).contains(&dot))
             }
             Op::Fact { payload, .. } => contents.insert(payload),
             Op::Event { .. } => true,
         });
+        if !matches!(row.first().and_then(|written| written.op.as_ref()), Some(Op::Fact { .. })) {
+            row.dedup_by_key(|written| name_of(written));
+        }
     }
     rows.retain(|_, heads| !heads.is_empty());
     rows
@@ -133,7 +166,7 @@ pub(super) fn root(folded: &Folded<'_>) -> Root {
     let mut level = vec![[0u8; 32]; 4096];
     for ((surface, key), heads) in folded {
         for head in heads {
-            let bytes = head_bytes(&head.dot, head.hlc, is_tombstone(head));
+            let bytes = head_bytes(&head.id.0, head.id.1, is_tombstone(head));
             let leaf = leaf(&row_bytes(surface, key), &bytes);
             let sum = &mut level[usize::from(bucket_of(&leaf))];
             let mut carry = 0;
@@ -152,6 +185,22 @@ pub(super) fn root(folded: &Folded<'_>) -> Root {
     }
     let bytes = [&b"kinfold root v1"[..], &[0, 0, 0, 1], SPACE.as_bytes(), &level[0]].concat();
     Root::from_bytes(*blake3::hash(&bytes).as_bytes())
+}
+
+/// Where an op of a row can be read: the least place it was written again at, or its first.
+pub(super) fn place(ops: &[Written], head: &Written) -> Dot {
+    let row =
+        |written: &Written| written.op.as_ref().map(|op| (op.surface().to_string(), op.key().to_string()));
+    let copies = ops
+        .iter()
+        .filter(|other| other.kind == REISSUE && name_of(other) == name_of(head) && row(other) == row(head));
+    copies.map(|copy| copy.dot).min_by_key(|dot| (dot.log, dot.seq)).unwrap_or(head.id.0)
+}
+
+/// In total order.
+fn name_of(written: &Written) -> (Hlc, LogId, Seq, bool) {
+    let (dot, hlc) = written.id;
+    (hlc, dot.log, dot.seq, is_tombstone(written))
 }
 
 pub(super) fn is_tombstone(written: &Written) -> bool {

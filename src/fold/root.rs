@@ -32,6 +32,8 @@
 //!
 //! Ops that are kept but not folded are in no leaf; roots are compared only where none is unknown.
 
+use std::num::NonZeroU64;
+
 use super::logs::{Entry, Logs, Mark};
 use crate::model::{Dot, Hlc, Root, SpaceId};
 
@@ -76,8 +78,30 @@ pub const fn bucket_of(leaf: &[u8; 32]) -> u16 {
 pub(super) struct RowHash([u8; 32]);
 
 impl RowHash {
-    fn of(row_bytes: &[u8]) -> Self {
+    pub(super) fn of(row_bytes: &[u8]) -> Self {
         Self(*blake3::hash(row_bytes).as_bytes())
+    }
+
+    /// The first 8 bytes of the hash, the last bit set: a short name of the row inside a state.
+    pub(super) fn tag(&self) -> RowTag {
+        let first = self.0.first_chunk().expect("a hash has 32 bytes");
+        RowTag(NonZeroU64::MIN | u64::from_be_bytes(*first))
+    }
+}
+
+/// A short name of a row, entity or stream; never zero.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct RowTag(NonZeroU64);
+
+impl RowTag {
+    pub(super) const MIN: Self = Self(NonZeroU64::MIN);
+    pub(super) const MAX: Self = Self(NonZeroU64::MAX);
+
+    pub(super) fn from_raw(raw: u64) -> Option<Self> {
+        NonZeroU64::new(raw).map(Self)
+    }
+    pub(super) const fn get(self) -> u64 {
+        self.0.get()
     }
 }
 

@@ -1,10 +1,9 @@
 //! Registry rows: multi-value registers.
 //!
-//! The heads of a row are the ops on it that no other op on it names as a predecessor. A
-//! predecessor that has not arrived is remembered as covered; whether one has arrived is known
-//! from how far its log is applied, so nothing is remembered for those that have. The shown head is
-//! the greatest by total order. A row is in conflict while it has two heads or more and not all of
-//! them are tombstones: two devices that both deleted agree.
+//! The heads of a row are the ops on it that no other op on it names as a predecessor; what has been
+//! named is in [`Covered`](super::covered::Covered). The shown head is the greatest by total order. A
+//! row is in conflict while it has two heads or more and not all of them are tombstones: two devices
+//! that both deleted agree.
 
 use std::collections::btree_map::Entry as Slot;
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,25 +26,17 @@ pub(super) struct Registers {
 /// One row. Nearly all have a single head, which is kept in place.
 pub(super) enum Row {
     One(Entry),
-    Many(Box<Heads>),
-}
-
-/// A row with several heads, or with predecessors that have not arrived.
-#[derive(Default)]
-pub(super) struct Heads {
     /// In total order, the shown one last.
-    heads: Vec<Entry>,
-    /// Named as predecessors before they arrived; sorted.
-    covered: Vec<LocalDot>,
+    Many(Box<[Entry]>),
 }
 
-/// An op on a row, its predecessors resolved; it is not among them itself.
+/// An op on a row, and what it says of the others there.
 pub(super) struct Write<'a> {
     pub(super) entry: Entry,
-    /// Predecessors that have been applied.
-    pub(super) arrived: &'a [LocalDot],
-    /// Predecessors that have not.
-    pub(super) pending: &'a [LocalDot],
+    /// Places that it is the first on the row to name.
+    pub(super) replaces: &'a [LocalDot],
+    /// Whether another op on the row names its place.
+    pub(super) is_covered: bool,
 }
 
 impl Registers {
@@ -118,28 +109,20 @@ impl Registers {
 }
 
 impl Row {
-    /// A row of these heads (in total order) and covered predecessors (sorted); `None` if it has neither.
-    pub(super) fn of(heads: Vec<Entry>, covered: Vec<LocalDot>) -> Option<Self> {
-        match (&heads[..], &covered[..]) {
-            ([], []) => None,
-            ([head], []) => Some(Self::One(*head)),
-            _ => Some(Self::Many(Box::new(Heads { heads, covered }))),
+    /// A row of these heads, in total order; `None` if there are none.
+    pub(super) fn of(heads: Vec<Entry>) -> Option<Self> {
+        match &heads[..] {
+            [] => None,
+            [head] => Some(Self::One(*head)),
+            _ => Some(Self::Many(heads.into())),
         }
     }
 
-    /// The heads in total order; the last is shown. Empty where every op names another in a circle.
+    /// The heads in total order; the last is shown.
     pub(super) fn heads(&self) -> &[Entry] {
         match self {
             Self::One(head) => std::slice::from_ref(head),
-            Self::Many(many) => &many.heads,
-        }
-    }
-
-    /// Predecessors that had not arrived when they were named; some may have since, on other rows.
-    pub(super) fn covered(&self) -> &[LocalDot] {
-        match self {
-            Self::One(_) => &[],
-            Self::Many(many) => &many.covered,
+            Self::Many(heads) => heads,
         }
     }
 
@@ -152,13 +135,6 @@ impl Row {
         Standing {
             shown: heads.last().map(|head| head.mark),
             is_conflict: heads.len() > 1 && heads.iter().any(|head| head.mark == Mark::Live),
-        }
-    }
-
-    fn into_heads(self) -> Heads {
-        match self {
-            Self::One(head) => Heads { heads: vec![head], covered: Vec::new() },
-            Self::Many(many) => *many,
         }
     }
 }
@@ -188,59 +164,42 @@ fn fold_row(
     leaves: &mut Leaves<'_>,
 ) -> (Option<Row>, Applied) {
     match row {
-        None if write.pending.is_empty() => {
+        None if !write.is_covered => {
             leaves.add(&write.entry);
             (Some(Row::One(write.entry)), Applied::Shown)
         }
-        Some(Row::One(head)) if write.pending.is_empty() && write.arrived.contains(&head.dot()) => {
+        Some(Row::One(head)) if !write.is_covered && write.replaces.contains(&head.dot()) => {
             leaves.remove(&head);
             leaves.add(&write.entry);
             (Some(Row::One(write.entry)), Applied::Shown)
         }
-        row => fold_many(row.map_or_else(Heads::default, Row::into_heads), write, logs, leaves),
+        row => fold_many(row.as_ref().map_or(&[], Row::heads), write, logs, leaves),
     }
 }
 
 fn fold_many(
-    Heads { mut heads, mut covered }: Heads,
+    heads: &[Entry],
     write: &Write<'_>,
     logs: &Logs,
     leaves: &mut Leaves<'_>,
 ) -> (Option<Row>, Applied) {
-    let mut arrived = write.arrived.to_vec();
-    arrived.sort_unstable();
-    heads.retain(|head| {
-        let is_named = arrived.binary_search(&head.dot()).is_ok();
-        if is_named {
-            leaves.remove(head);
-        }
-        !is_named
-    });
-    let covered_at = covered.binary_search(&write.entry.dot());
-    if let Ok(at) = covered_at {
-        covered.remove(at);
+    let mut replaces = write.replaces.to_vec();
+    replaces.sort_unstable();
+    let (replaced, mut heads): (Vec<Entry>, Vec<Entry>) =
+        heads.iter().partition(|head| replaces.binary_search(&head.dot()).is_ok());
+    replaced.iter().for_each(|head| leaves.remove(head));
+    if write.is_covered {
+        return (Row::of(heads), Applied::Covered);
     }
-    if !write.pending.is_empty() {
-        if covered.is_empty() {
-            covered.reserve_exact(write.pending.len());
+    let applied = match heads.binary_search_by(|head| logs.order(head, &write.entry)) {
+        Ok(_) => Applied::Again,
+        Err(at) => {
+            leaves.add(&write.entry);
+            heads.insert(at, write.entry);
+            if at + 1 == heads.len() { Applied::Shown } else { Applied::Listed }
         }
-        covered.extend_from_slice(write.pending);
-        covered.sort_unstable();
-        covered.dedup();
-    }
-    let applied = if covered_at.is_ok() {
-        Applied::Covered
-    } else {
-        leaves.add(&write.entry);
-        let at = heads.partition_point(|head| logs.order(head, &write.entry).is_lt());
-        if heads.is_empty() {
-            // A log that arrives before those it builds on leaves many rows with one head and one to come.
-            heads.reserve_exact(1);
-        }
-        heads.insert(at, write.entry);
-        if at + 1 == heads.len() { Applied::Shown } else { Applied::Listed }
     };
-    (Row::of(heads, covered), applied)
+    (Row::of(heads), applied)
 }
 
 const _: () = assert!(size_of::<Row>() == 24);

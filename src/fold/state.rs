@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use super::covered::Covered;
 use super::facts::{Content, Statement};
-use super::logs::{Entry, LocalDot, LogIndex, Logs, Mark};
-use super::root::{Leaves, Tree};
+use super::logs::{Entry, LocalDot, Logs, Mark};
+use super::relocated::Relocated;
+use super::root::Tree;
 use super::rows::Write;
 use super::tables::{Rows, Tables};
 use crate::model::{Dot, Hlc, LogId, OpKind, Root, Seq, SpaceId, Surface};
-use crate::wire::{BodyError, BodyReader, FrameView, OpProblem, OpView, Pred};
+use crate::wire::{BodyError, BodyReader, FrameView, OpProblem, OpView, Original, Pred};
 
 /// The folded state of one space: pure data, a function of the set of ops applied to it.
 pub struct State {
@@ -16,9 +18,12 @@ pub struct State {
     pub(super) logs: Logs,
     pub(super) tables: Tables,
     pub(super) tree: Tree,
+    pub(super) covered: Covered,
+    pub(super) relocated: Relocated,
     pub(super) unknown_count: u64,
     pub(super) malformed_count: u64,
-    preds: Preds,
+    /// The places the op at hand replaces, kept to save their allocation.
+    replaces: Vec<LocalDot>,
 }
 
 /// What applying an op did.
@@ -30,6 +35,8 @@ pub enum Applied {
     Listed,
     /// It changed nothing to see: named by an op that arrived before it, or a fact already stated.
     Covered,
+    /// It is here already: it was written again, or this is the original of what was.
+    Again,
     /// It is kept and counted, and means nothing to this version.
     Kept(OpProblem),
 }
@@ -41,7 +48,7 @@ pub struct Change<'a> {
     pub surface: &'a Surface,
     /// The row, entity or stream.
     pub key: &'a str,
-    /// The op.
+    /// The op; of one that was written again, its first place.
     pub dot: Dot,
     /// Its stamp.
     pub hlc: Hlc,
@@ -49,7 +56,7 @@ pub struct Change<'a> {
     pub payload: Option<&'a str>,
     /// Its kind.
     pub kind: OpKind,
-    /// What it did; never [`Applied::Kept`].
+    /// What it did; never [`Applied::Kept`] or [`Applied::Again`].
     pub applied: Applied,
 }
 
@@ -61,9 +68,11 @@ impl State {
             logs: Logs::default(),
             tables: Tables::default(),
             tree: Tree::new(),
+            covered: Covered::default(),
+            relocated: Relocated::default(),
             unknown_count: 0,
             malformed_count: 0,
-            preds: Preds::default(),
+            replaces: Vec::new(),
         }
     }
 
@@ -80,7 +89,7 @@ impl State {
         self.apply_reporting(log, frame, &mut |_| {})
     }
 
-    /// Folds the ops of a body and reports each one that is not merely kept, in order.
+    /// Folds the ops of a body and reports each one that is neither merely kept nor here already, in order.
     ///
     /// # Errors
     /// Every variant of [`BodyError`] that reading frames has; nothing is applied then.
@@ -177,34 +186,47 @@ impl State {
             frame.seq > Seq::ZERO && frame.seq == self.logs.applied(index).next(),
             "ops of one log are applied in order and without gaps"
         );
+        let carrier = LocalDot { log: index, seq: frame.seq };
         let applied = match OpView::decode(frame.kind, frame.flags, frame.body) {
-            Ok(op) => self.fold(log, index, frame, &op, on_change),
+            Ok(OpView::Reissue(original)) => self.fold_reissue(log, carrier, &original, on_change),
+            Ok(op) => {
+                let id = Identity { log, dot: carrier, hlc: frame.hlc, written_again: None };
+                self.fold(&id, &op, on_change)
+            }
             Err(problem) => Applied::Kept(problem),
         };
         match applied {
             Applied::Kept(OpProblem::Unknown) => self.unknown_count += 1,
             Applied::Kept(OpProblem::Malformed) => self.malformed_count += 1,
-            Applied::Shown | Applied::Listed | Applied::Covered => {}
+            Applied::Shown | Applied::Listed | Applied::Covered | Applied::Again => {}
         }
         self.logs.set_applied(index, frame.seq);
         applied
     }
 
-    /// Whether an op is here from another place than its first one.
-    pub fn is_relocated(&self, _dot: &Dot, _hlc: Hlc) -> bool {
-        false
-    }
-
-    fn fold(
+    /// Folds the op within as if it stood at its first place.
+    fn fold_reissue(
         &mut self,
         log: &LogId,
-        index: LogIndex,
-        frame: &FrameView<'_>,
-        op: &OpView<'_>,
+        carrier: LocalDot,
+        original: &Original<'_>,
         on_change: &mut dyn FnMut(Change<'_>),
     ) -> Applied {
-        let kind = kind_of(op);
-        let (Some(name), Some(key)) = (op.surface(), op.key()) else {
+        // A device may write its own ops again; nobody puts words into the mouth of another.
+        if original.log.device != log.device {
+            return Applied::Kept(OpProblem::Malformed);
+        }
+        let op = match original.op() {
+            Ok(op) => op,
+            Err(problem) => return Applied::Kept(problem),
+        };
+        let dot = LocalDot { log: self.logs.find_or_add(&original.log), seq: original.seq };
+        let id = Identity { log: &original.log, dot, hlc: original.hlc, written_again: Some(carrier) };
+        self.fold(&id, &op, on_change)
+    }
+
+    fn fold(&mut self, id: &Identity<'_>, op: &OpView<'_>, on_change: &mut dyn FnMut(Change<'_>)) -> Applied {
+        let (Some(kind), Some(name), Some(key)) = (kind_of(op), op.surface(), op.key()) else {
             return Applied::Kept(OpProblem::Malformed);
         };
         let table = match self.tables.find_or_create(name, kind) {
@@ -212,20 +234,32 @@ impl State {
             Err(problem) => return Applied::Kept(problem),
         };
         let mark = if kind == OpKind::Delete { Mark::Tombstone } else { Mark::Live };
-        let entry = Entry { hlc: frame.hlc, seq: frame.seq, log: index, mark };
+        let entry = Entry { hlc: id.hlc, seq: id.dot.seq, log: id.dot.log, mark };
         let applied = match (op, &mut table.rows) {
             (OpView::Put { preds, .. } | OpView::Delete { preds, .. }, Rows::Registers(registers)) => {
-                self.preds.resolve(preds, log, entry.dot(), &mut self.logs);
-                let write = Write { entry, arrived: &self.preds.arrived, pending: &self.preds.pending };
-                registers.fold(key, &write, &self.logs, &mut leaves(&mut self.tree, &self.logs, name, key))
+                let row = self.tree.row(name, key);
+                self.replaces.clear();
+                for pred in preds {
+                    let dot = resolve(pred, id, &mut self.logs);
+                    if dot != id.dot && self.covered.insert(dot, row.tag(), &self.logs) {
+                        self.replaces.push(dot);
+                    }
+                }
+                let is_covered = match id.written_again {
+                    None => self.covered.arrive(id.dot, row.tag()),
+                    Some(_) => self.covered.contains(id.dot, row.tag()),
+                };
+                let write = Write { entry, replaces: &self.replaces, is_covered };
+                registers.fold(key, &write, &self.logs, &mut self.tree.leaves(row, &self.logs))
             }
             (OpView::Fact { payload, .. }, Rows::Facts(facts)) => {
+                let row = self.tree.row(name, key);
                 let statement = Statement { entry, content: Content::of(payload) };
-                facts.fold(key, statement, &self.logs, &mut leaves(&mut self.tree, &self.logs, name, key))
+                facts.fold(key, statement, &self.logs, &mut self.tree.leaves(row, &self.logs))
             }
             (OpView::Event { .. }, Rows::Streams(streams)) => {
-                streams.fold(name, key, entry, &self.logs, &mut self.tree);
-                Applied::Shown
+                let is_maybe_known = id.written_again.is_some() || !self.relocated.is_empty();
+                streams.fold((name, key), entry, is_maybe_known, &self.logs, &mut self.tree)
             }
             (
                 OpView::Put { .. }
@@ -236,11 +270,24 @@ impl State {
                 Rows::Registers(_) | Rows::Facts(_) | Rows::Streams(_),
             ) => return Applied::Kept(OpProblem::Malformed),
         };
+        let is_known = match id.written_again {
+            Some(place) => {
+                let row = self.tree.row(name, key).tag();
+                !self.relocated.insert(entry, row, place, &self.logs)
+            }
+            None => {
+                !self.relocated.is_empty()
+                    && self.relocated.place(&entry, self.tree.row(name, key).tag()).is_some()
+            }
+        };
+        if applied == Applied::Again || (applied == Applied::Covered && is_known) {
+            return Applied::Again;
+        }
         on_change(Change {
             surface: &table.surface,
             key,
-            dot: Dot { log: *log, seq: frame.seq },
-            hlc: frame.hlc,
+            dot: Dot { log: *id.log, seq: id.dot.seq },
+            hlc: id.hlc,
             payload: op.payload(),
             kind,
             applied,
@@ -249,48 +296,36 @@ impl State {
     }
 }
 
-/// The predecessors of the op at hand, kept to save their allocation.
-#[derive(Default)]
-struct Preds {
-    arrived: Vec<LocalDot>,
-    pending: Vec<LocalDot>,
+/// What an op is known by.
+struct Identity<'a> {
+    log: &'a LogId,
+    /// Its first place, in `log`.
+    dot: LocalDot,
+    hlc: Hlc,
+    /// Where it stands, if that is not its first place.
+    written_again: Option<LocalDot>,
 }
 
-impl Preds {
-    fn resolve(&mut self, preds: &[Pred], own: &LogId, of: LocalDot, logs: &mut Logs) {
-        self.arrived.clear();
-        self.pending.clear();
-        for pred in preds {
-            let dot = pred.dot(own);
-            // Asking for another log would make the table forget whose ops are being applied.
-            let log = if dot.log == *own { of.log } else { logs.find_or_add(&dot.log) };
-            let local = LocalDot { log, seq: dot.seq };
-            if logs.has(local) {
-                self.arrived.push(local);
-            } else if local != of {
-                self.pending.push(local);
-            }
-        }
-    }
+fn resolve(pred: &Pred, id: &Identity<'_>, logs: &mut Logs) -> LocalDot {
+    let dot = pred.dot(id.log);
+    // Asking for another log would make the table forget whose ops are being applied.
+    let log = if dot.log == *id.log { id.dot.log } else { logs.find_or_add(&dot.log) };
+    LocalDot { log, seq: dot.seq }
 }
 
-fn leaves<'a>(tree: &'a mut Tree, logs: &'a Logs, surface: &str, key: &str) -> Leaves<'a> {
-    let row = tree.row(surface, key);
-    tree.leaves(row, logs)
-}
-
-const fn kind_of(op: &OpView<'_>) -> OpKind {
+const fn kind_of(op: &OpView<'_>) -> Option<OpKind> {
     match op {
-        OpView::Put { .. } => OpKind::Put,
-        OpView::Delete { .. } => OpKind::Delete,
-        OpView::Fact { .. } => OpKind::Fact,
-        OpView::Event { .. } | OpView::Reissue(_) => OpKind::Event,
+        OpView::Put { .. } => Some(OpKind::Put),
+        OpView::Delete { .. } => Some(OpKind::Delete),
+        OpView::Fact { .. } => Some(OpKind::Fact),
+        OpView::Event { .. } => Some(OpKind::Event),
+        OpView::Reissue(_) => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::reference::{self, SPACE, Written, any_ops, apply_interleaved, log, written};
+    use super::super::reference::{self, SPACE, Written, any_ops, apply_interleaved, log, reissued, written};
     use super::super::{Head, RowFilter};
     use super::*;
     use crate::model::{Op, Payload, Tier};
@@ -503,6 +538,91 @@ mod tests {
         assert_eq!(state.applied_all(), [(log(0), Seq::new(3))].into());
     }
 
+    #[test]
+    fn an_op_written_again_counts_once_whichever_comes_first() {
+        let ops = [put(dot(3, 1), 5, &[]), fact(dot(3, 2), 5, "1"), event(dot(3, 3), 5)];
+        let copies: Vec<Written> = (1..).zip(&ops).map(|(seq, op)| reissued(dot(2, seq), op)).collect();
+        let mut once = fresh(&ops);
+        for orders in [[&ops[..], &copies[..]], [&copies[..], &ops[..]]] {
+            let mut state = fresh(orders[0]);
+            let shown = heads(&state, &registry());
+
+            assert!(orders[1].iter().all(|op| apply(&mut state, op) == Applied::Again));
+
+            assert_eq!(shown, [dot(3, 1)], "known by its first place");
+            assert_eq!((state.root(), heads(&state, &registry())), (once.root(), shown));
+            let counts = state.counts();
+            assert_eq!((counts.ops, counts.live_rows, counts.events), (6, 2, 1));
+            assert_eq!(state.row(&registry(), "row").unwrap().shown().place, dot(2, 1));
+            assert_eq!(state.events(&Surface::Routing, "row", None, 9)[0].place, dot(2, 3));
+            assert_eq!(state.relocated_count(), 3);
+        }
+    }
+
+    #[test]
+    fn what_was_replaced_does_not_come_back_when_it_is_written_again() {
+        let first = put(dot(3, 1), 5, &[]);
+        let mut state = fresh(&[first.clone(), put(dot(0, 1), 6, &[dot(3, 1)])]);
+
+        assert_eq!(apply(&mut state, &reissued(dot(2, 1), &first)), Applied::Covered);
+
+        assert_eq!(heads(&state, &registry()), [dot(0, 1)]);
+    }
+
+    #[test]
+    fn two_ops_of_one_place_stand_side_by_side_and_are_named_together() {
+        let (kept, given_up) = (put(dot(3, 1), 5, &[]), put(dot(3, 1), 6, &[]));
+        let mut state = fresh(&[kept, reissued(dot(2, 1), &given_up)]);
+
+        let row = state.row(&registry(), "row").unwrap();
+        let places: Vec<_> = row.heads().iter().map(|head| (head.dot, head.hlc.get(), head.place)).collect();
+        assert_eq!(places, [(dot(3, 1), 6, dot(2, 1)), (dot(3, 1), 5, dot(3, 1))]);
+        assert!(row.is_conflict());
+        let seen = state.seen(&registry(), "row");
+        assert_eq!(
+            (&seen.heads[..], seen.greatest),
+            (&[dot(3, 1)][..], Hlc::new(6)),
+            "one place, named once"
+        );
+
+        apply(&mut state, &put(dot(0, 1), 7, &seen.heads));
+        assert_eq!(heads(&state, &registry()), [dot(0, 1)]);
+    }
+
+    #[test]
+    fn nobody_writes_the_op_of_another_device_again() {
+        let foreign = reissued(dot(0, 1), &put(dot(3, 1), 5, &[]));
+        let mut state = State::new(SPACE);
+
+        assert_eq!(apply(&mut state, &foreign), Applied::Kept(OpProblem::Malformed));
+
+        assert_eq!(heads(&state, &registry()), []);
+        let mut of_later = put(dot(3, 1), 5, &[]);
+        of_later.kind = 999;
+        let unknown = Applied::Kept(OpProblem::Unknown);
+        assert_eq!(apply(&mut state, &reissued(dot(2, 1), &of_later)), unknown);
+    }
+
+    #[test]
+    fn only_what_is_new_is_reported_and_under_its_first_place() {
+        let op = put(dot(3, 1), 5, &[]);
+        let (first, again) = (reissued(dot(2, 1), &op), reissued(dot(2, 2), &op));
+        let mut writer = BodyWriter::new();
+        for op in [first, again] {
+            writer.push(op.hlc, op.kind, 0, &op.body);
+        }
+        let (body, count) = writer.finish();
+        let mut seen = Vec::new();
+
+        State::new(SPACE)
+            .apply_body(&log(2), BodyReader::new(&body, Seq::new(1), count).unwrap(), &mut |change| {
+                seen.push((change.dot, change.hlc, change.payload.map(str::to_owned), change.kind));
+            })
+            .unwrap();
+
+        assert_eq!(seen, [(dot(3, 1), Hlc::new(5), Some("1".to_owned()), OpKind::Put)]);
+    }
+
     fn check_against_definition(state: &mut State, ops: &[Written]) -> Result<(), TestCaseError> {
         let folded = reference::fold(ops);
         let mut conflicts = Vec::new();
@@ -511,15 +631,20 @@ mod tests {
             let surface: Surface = name.parse().unwrap();
             let mut expected: Vec<Head> = heads
                 .iter()
-                .map(|op| Head { dot: op.dot, hlc: op.hlc, is_tombstone: reference::is_tombstone(op) })
+                .map(|op| Head {
+                    dot: op.id.0,
+                    hlc: op.id.1,
+                    place: reference::place(ops, op),
+                    is_tombstone: reference::is_tombstone(op),
+                })
                 .collect();
             if surface.tier() == Tier::Events {
                 let found = state.events(&surface, key, None, usize::MAX);
-                let found: Vec<_> = found.iter().map(|event| (event.hlc, event.dot)).collect();
-                let expected: Vec<_> = expected.iter().map(|head| (head.hlc, head.dot)).collect();
+                let found: Vec<_> = found.iter().map(|event| (event.hlc, event.dot, event.place)).collect();
+                let expected: Vec<_> = expected.iter().map(|head| (head.hlc, head.dot, head.place)).collect();
                 prop_assert_eq!(&found, &expected);
-                for (index, at) in expected.iter().enumerate() {
-                    let rest = state.events(&surface, key, Some(*at), usize::MAX);
+                for (index, (hlc, dot, _)) in expected.iter().enumerate() {
+                    let rest = state.events(&surface, key, Some((*hlc, *dot)), usize::MAX);
                     prop_assert_eq!(rest.len(), expected.len() - index - 1);
                 }
                 events += expected.len() as u64;

@@ -706,7 +706,7 @@ impl Core {
                 Ok(Some(at)) => {
                     let view = OpView::decode(at.kind, at.flags, &at.body).ok();
                     let view = view.filter(|view| carried_here.insert(Origin::of(at.hlc, view)));
-                    if let Some(op) = view.and_then(|view| view.to_op(&left.log)) {
+                    if let Some(op) = view.and_then(|view| view.to_op(&at.dot.log)) {
                         // Its author had not seen what others wrote there, nor what it wrote itself
                         // since: the first stays a conflict, the second must not be covered.
                         let row = index.peek().row(op.surface(), op.key());
@@ -716,8 +716,7 @@ impl Core {
                             .map(|head| head.dot)
                             .collect();
                         let seen = Seen { heads, greatest: Hlc::ZERO };
-                        let dot = Dot { log: left.log, seq };
-                        ids.push(OpId::of(&from, dot, at.hlc, at.kind, at.flags, &at.body));
+                        ids.push(OpId::of(&from, at.dot, at.hlc, at.kind, at.flags, &at.body));
                         ops.push(Authored { op, seen, stamp: Some(at.hlc) });
                     }
                 }
@@ -742,11 +741,13 @@ impl Core {
         let mut ops = Vec::new();
         let mut seq = after.next();
         while seq <= end {
-            match self.blocks.stored(&space, &Dot { log, seq }) {
+            let place = Dot { log, seq };
+            match self.blocks.op(&space, &place) {
                 Ok(Some(at)) => {
-                    if !index.peek().is_relocated(&Dot { log, seq }, at.hlc) {
-                        let (hlc, kind, flags) = (at.hlc, at.kind, at.flags);
-                        ops.push(Stored { seq, hlc, kind, flags, body: at.body });
+                    // What was written again before is known from elsewhere, or only from here.
+                    if at.dot != place || !index.peek().is_relocated(&place, at.hlc) {
+                        let crate::store::OpAt { dot, hlc, kind, flags, body } = at;
+                        ops.push(Stored { dot, hlc, kind, flags, body });
                     }
                 }
                 Ok(None) => {}

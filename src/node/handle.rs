@@ -424,7 +424,7 @@ impl Node {
                 for seq in (1..=last.get()).rev() {
                     let dot = Dot { log, seq: Seq::new(seq) };
                     let Some(at) = blocks.op(&space, &dot)? else { continue };
-                    if OpId::of(&space, dot, at.hlc, at.kind, at.flags, &at.body) == op {
+                    if OpId::of(&space, at.dot, at.hlc, at.kind, at.flags, &at.body) == op {
                         return Ok(Some((space, dot)));
                     }
                 }

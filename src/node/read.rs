@@ -62,7 +62,7 @@ pub(super) fn events(
     let listed = index.read()?.events(surface, stream, after, limit);
     let mut events = Vec::with_capacity(listed.len());
     for event in listed {
-        let Some(payload) = payload(index, blocks, &event.dot)? else { continue };
+        let Some(payload) = payload(index, blocks, &event.place)? else { continue };
         events.push(StreamEvent { stream: stream.to_owned(), dot: event.dot, hlc: event.hlc, payload });
     }
     Ok(events)
@@ -85,11 +85,11 @@ fn row_of(
 }
 
 fn value_of(index: &Index, blocks: &Arc<Blocks>, head: &Head) -> Result<RowValue, NodeError> {
-    let payload = if head.is_tombstone { None } else { payload(index, blocks, &head.dot)? };
+    let payload = if head.is_tombstone { None } else { payload(index, blocks, &head.place)? };
     Ok(RowValue { dot: head.dot, hlc: head.hlc, payload })
 }
 
-/// The payload of an op; `None` where its author wrote none that is one.
+/// The payload of the op that stands there; `None` where its author wrote none that is one.
 fn payload(index: &Index, blocks: &Arc<Blocks>, dot: &Dot) -> Result<Option<Payload>, NodeError> {
     let Some(op) = blocks.op(&index.space, dot)? else { return Err(NodeError::OpMissing { dot: *dot }) };
     let view = OpView::decode(op.kind, op.flags, &op.body).ok();

@@ -187,28 +187,34 @@ impl Author {
         self.unfolded.clear();
     }
 
-    /// Writes an op of a log that is given up again, under its original identity.
+    /// Gives an op of another log of this device its place in this one, under its original identity:
+    /// it goes on counting as what it was, stamp included, so neither the clock moves nor does a
+    /// later op take it for what it saw.
     pub fn reissue(&mut self, original: &Original<'_>) -> DraftOp {
-        // What is a reissue already keeps the first identity.
-        let body: Arc<[u8]> =
-            if original.kind == REISSUE { original.body.into() } else { encode_reissue(original).into() };
-        let seq = self.next_seq();
-        let draft = DraftOp { seq, hlc: original.hlc, kind: REISSUE, flags: 0, body };
+        let body = encode_reissue(original).into();
+        let draft = DraftOp { seq: self.next_seq(), hlc: original.hlc, kind: REISSUE, flags: 0, body };
         self.drafts.push(draft.clone());
         draft
     }
 
-    /// Takes over the drafts of a log that is given up, under their original identities: an earlier
-    /// life may have sealed and sent them. Says where each has moved.
-    pub fn take_drafts_of(&mut self, old: &Self) -> Vec<(Dot, Dot)> {
-        let mut moved = Vec::with_capacity(old.drafts.len());
-        for draft in &old.drafts {
-            let DraftOp { seq, hlc, kind, flags, ref body } = *draft;
-            let new = self.reissue(&Original { log: old.log, seq, hlc, kind, flags, body });
-            moved.push((Dot { log: old.log, seq }, Dot { log: self.log, seq: new.seq }));
-        }
+    /// Takes over the drafts of a log that is given up, each under its original identity: an earlier
+    /// life of this device may have sealed and sent them already. Those that are reissues move as
+    /// they are. Tells for each what its place was and how it stands here.
+    pub fn take_drafts_of(&mut self, old: &Self) -> Vec<(Dot, DraftOp)> {
         self.clock = self.clock.max(old.clock);
-        moved
+        let log = old.log;
+        let moved = old.drafts.iter().map(|draft| {
+            let DraftOp { seq, hlc, kind, flags, body } = draft;
+            let taken = if *kind == REISSUE {
+                let taken = DraftOp { seq: self.next_seq(), ..draft.clone() };
+                self.drafts.push(taken.clone());
+                taken
+            } else {
+                self.reissue(&Original { log, seq: *seq, hlc: *hlc, kind: *kind, flags: *flags, body })
+            };
+            (Dot { log, seq: *seq }, taken)
+        });
+        moved.collect()
     }
 
     /// Seals every draft into as few batches as the limits allow.
@@ -269,6 +275,7 @@ impl Author {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::limits::{BATCH_SEALED_BYTES_MAX, KEY_BYTES_MAX};
     use crate::model::{Incarnation, Payload};
     use crate::wire::OpView;
     use std::time::Duration;
@@ -329,8 +336,7 @@ mod tests {
 
         let second = author.draft(put("a"), Seen::default(), None, &now(1));
 
-        let view = crate::wire::OpView::decode(second.kind, 0, &second.body).unwrap();
-        let crate::wire::OpView::Put { preds, .. } = view else { panic!("a put was drafted") };
+        let OpView::Put { preds, .. } = view(&second) else { panic!("a put was drafted") };
         assert_eq!(preds[0].dot(&author.log()), Dot { log: author.log(), seq: Seq::new(1) });
     }
 
@@ -386,28 +392,80 @@ mod tests {
     }
 
     #[test]
-    fn drafts_move_to_a_new_log_under_their_first_identity() {
+    fn drafts_move_to_a_new_log_under_their_original_identity() {
         let mut old = author();
         old.draft(put("sealed"), Seen::default(), None, &now(1));
         seal(&mut old);
-        let draft = old.draft(put("draft"), Seen::default(), None, &now(1));
-        let log = |incarnation| LogId { incarnation: Incarnation::new(incarnation), ..old.log() };
-        let original = |draft: &DraftOp| match OpView::decode(draft.kind, draft.flags, &draft.body).unwrap() {
-            OpView::Reissue(original) => (original.log, original.seq, original.hlc, original.body.to_vec()),
-            other => panic!("a reissue was drafted, not {other:?}"),
-        };
-        let expected = (old.log(), Seq::new(2), draft.hlc, draft.body.to_vec());
-
+        let sealed = Dot { log: old.log(), seq: Seq::new(1) };
+        let seen = Seen { heads: vec![sealed], greatest: Hlc::ZERO };
+        let drafted = old.draft(put("sealed"), seen, None, &now(1));
+        old.reissue(&original(&log(7), b"an op of an even older log"));
         let mut new = Author::new(log(2), Tip::NONE);
-        let moved = new.take_drafts_of(&old);
-        let mut newer = Author::new(log(3), Tip::NONE);
-        newer.take_drafts_of(&new);
+        new.draft(put("own"), Seen::default(), None, &now(1));
 
-        let dot = |log, seq| Dot { log, seq: Seq::new(seq) };
-        assert_eq!(moved, [(dot(old.log(), 2), dot(new.log(), 1))]);
-        assert_eq!(original(&new.drafts()[0]), expected);
-        assert_eq!(original(&newer.drafts()[0]), expected, "moved twice, it is not nested");
-        assert_eq!(new.next_seq(), Seq::new(2));
+        let moved = new.take_drafts_of(&old);
+
+        let places: Vec<_> = moved.iter().map(|(from, to)| (from.seq.get(), to.seq.get())).collect();
+        assert_eq!(places, [(2, 2), (3, 3)]);
+        assert!(moved.iter().all(|(from, _)| from.log == old.log()));
+        let OpView::Reissue(first) = view(&moved[0].1) else { panic!("written again") };
+        assert_eq!((first.dot(), first.hlc), (moved[0].0, drafted.hlc));
+        assert_eq!((moved[0].1.hlc, first.body), (drafted.hlc, &drafted.body[..]));
+        let Some(Op::Put { preds, .. }) = view(&moved[0].1).to_op(&log(2)) else { panic!("a put") };
+        assert_eq!(preds, [sealed], "relative to the log it was written to");
+        assert_eq!(view(&moved[1].1), OpView::Reissue(original(&log(7), b"an op of an even older log")));
+        assert_eq!(new.next_seq(), Seq::new(4));
+    }
+
+    #[test]
+    fn a_reissue_keeps_its_stamp_and_moves_no_clock() {
+        let mut author = author();
+        let body = encode_op(&put("a"), &log(7));
+
+        let again = author.reissue(&original(&log(7), &body));
+        let next = author.draft(put("a"), Seen::default(), None, &now(1));
+
+        assert_eq!((again.seq, again.hlc), (Seq::new(1), FUTURE));
+        assert!(next.hlc < FUTURE);
+        let OpView::Put { preds, .. } = view(&next) else { panic!("a put was drafted") };
+        assert_eq!(preds, [], "what an op saw is what its caller says");
+    }
+
+    #[test]
+    fn the_largest_op_can_be_written_again() {
+        let mut author = author();
+        // Does not compress, and names as many others as an op may.
+        let text: String =
+            (0..).map(|n| blake3::hash(&u64::to_be_bytes(n)).to_hex().to_string()).take(1_023).collect();
+        let preds = (0..PREDS_MAX as u64).map(|seq| Dot { log: log(9), seq: Seq::new(u64::MAX - seq) });
+        let op = Op::Put {
+            surface: "registry:note".parse().unwrap(),
+            key: "k".repeat(KEY_BYTES_MAX).into(),
+            preds: preds.collect(),
+            payload: Payload::parse(&format!("\"{text}\"")).unwrap(),
+        };
+        let body = encode_op(&op, &log(7));
+        author.draft(put("before"), Seen::default(), None, &now(1));
+
+        author.reissue(&original(&log(7), &body));
+        let batches = seal(&mut author);
+
+        assert_eq!(batches.iter().map(|batch| batch.sealed().header().op_count).collect::<Vec<_>>(), [1, 1]);
+        assert!(batches.iter().all(|batch| batch.sealed().bytes().len() <= BATCH_SEALED_BYTES_MAX));
+    }
+
+    const FUTURE: Hlc = Hlc::new(u64::MAX / 2);
+
+    fn log(incarnation: u64) -> LogId {
+        LogId { incarnation: Incarnation::new(incarnation), ..author().log() }
+    }
+
+    fn original<'a>(log: &LogId, body: &'a [u8]) -> Original<'a> {
+        Original { log: *log, seq: Seq::new(4), hlc: FUTURE, kind: 1, flags: 0, body }
+    }
+
+    fn view(draft: &DraftOp) -> OpView<'_> {
+        OpView::decode(draft.kind, draft.flags, &draft.body).unwrap()
     }
 
     #[test]

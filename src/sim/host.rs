@@ -675,12 +675,14 @@ impl Host {
         let Some(Some(state)) = life.indexes.get(&space) else { return };
         let end = through.min(after.plus(CARRIED_PER_STEP));
         let ops = self.disk.ops_from(&space, &log, after.next()).take_while(|op| op.dot.seq <= end);
-        let ops = ops.filter(|op| !state.is_relocated(&op.dot, op.hlc)).map(|op| Stored {
-            seq: op.dot.seq,
-            hlc: op.hlc,
-            kind: op.kind,
-            flags: op.flags,
-            body: op.body.into(),
+        let ops = ops.filter_map(|op| {
+            let (dot, hlc) = super::check::identity(&op);
+            if let Ok(OpView::Reissue(original)) = OpView::decode(op.kind, op.flags, &op.body) {
+                let (kind, flags) = (original.kind, original.flags);
+                return Some(Stored { dot, hlc, kind, flags, body: Bytes::copy_from_slice(original.body) });
+            }
+            let stored = Stored { dot, hlc, kind: op.kind, flags: op.flags, body: op.body.into() };
+            (!state.is_relocated(&dot, hlc)).then_some(stored)
         });
         let ops = ops.collect();
         life.inputs.push_back(Input::Reissue { space, log, ops, through: end });

@@ -13,6 +13,7 @@ use super::{Store, lock_mutex, read_lock, write_lock};
 use crate::crypto::{EpochKey, OpenError, Opener};
 use crate::model::{Dot, Hlc, KeyId, LogId, Seq, SpaceId};
 use crate::wire::body::{BodyError, BodyReader};
+use crate::wire::{OpView, Original, REISSUE};
 
 /// Why an op cannot be read back.
 #[derive(Debug, Error)]
@@ -77,9 +78,11 @@ impl fmt::Debug for KeyRing {
     }
 }
 
-/// One op as its author framed it.
+/// One op as its author framed it. Where a reissue stands, it is the op within.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct OpAt {
+    /// What it is known by, and what its predecessors are relative to: its first place.
+    pub dot: Dot,
     /// Its stamp.
     pub hlc: Hlc,
     /// Its kind number, known here or not.
@@ -110,7 +113,7 @@ impl Blocks {
         Self { store, keys, bytes_max, cache: Mutex::default(), openers: Mutex::default() }
     }
 
-    /// Reads one op, sealed or draft; `None` where the log does not reach it.
+    /// Reads the op that stands there, sealed or draft; `None` where the log does not reach it.
     ///
     /// # Errors
     /// Every variant of [`ReadError`].
@@ -118,26 +121,18 @@ impl Blocks {
         let Some((log_ix, tip)) = self.store.log_end(space, &dot.log) else {
             return Ok(None);
         };
-        if let Some(op) = lock_mutex(&self.cache).op(log_ix, dot.seq, tip.seq) {
+        if let Some(op) = lock_mutex(&self.cache).op(log_ix, dot, tip.seq) {
             return Ok(Some(op));
         }
         let Some(block) = self.open(space, dot)? else {
             return Ok(None);
         };
-        let op = block.op(dot.seq);
+        let op = block.op(dot);
         lock_mutex(&self.cache).insert(log_ix, block, self.bytes_max);
         Ok(op)
     }
 
-    /// One op as it is stored, also where it is written again for another place.
-    ///
-    /// # Errors
-    /// As [`Blocks::op`].
-    pub fn stored(&self, space: &SpaceId, dot: &Dot) -> Result<Option<OpAt>, ReadError> {
-        self.op(space, dot)
-    }
-
-    /// Forgets the opened blocks of a log.
+    /// Forgets the opened blocks of a log: its end was dropped, and other ops may take their places.
     pub fn forget_log(&self, space: &SpaceId, log: &LogId) {
         if let Some((log_ix, _)) = self.store.log_end(space, log) {
             lock_mutex(&self.cache).forget(log_ix);
@@ -215,16 +210,17 @@ impl Block {
         Ok(Self { place, body: body.into(), frames, is_used: false })
     }
 
-    fn op(&self, seq: Seq) -> Option<OpAt> {
-        let index = usize::try_from(seq.get().checked_sub(self.place.first.get())?).ok()?;
-        let frame = self.frames.get(index)?;
-        let start = frame.start as usize;
-        Some(OpAt {
-            hlc: frame.hlc,
-            kind: frame.kind,
-            flags: frame.flags,
-            body: self.body.slice(start..start + frame.len as usize),
-        })
+    fn op(&self, dot: &Dot) -> Option<OpAt> {
+        let index = usize::try_from(dot.seq.get().checked_sub(self.place.first.get())?).ok()?;
+        let Frame { hlc, start, len, kind, flags } = *self.frames.get(index)?;
+        let body = self.body.slice(start as usize..start as usize + len as usize);
+        if kind == REISSUE
+            && let Ok(OpView::Reissue(original)) = OpView::decode(kind, flags, &body)
+        {
+            let Original { hlc, kind, flags, .. } = original;
+            return Some(OpAt { dot: original.dot(), hlc, kind, flags, body: body.slice_ref(original.body) });
+        }
+        Some(OpAt { dot: *dot, hlc, kind, flags, body })
     }
 
     fn cost(&self) -> usize {
@@ -244,9 +240,9 @@ struct Cache {
 }
 
 impl Cache {
-    fn op(&mut self, log_ix: LogIx, seq: Seq, tip: Seq) -> Option<OpAt> {
+    fn op(&mut self, log_ix: LogIx, dot: &Dot, tip: Seq) -> Option<OpAt> {
         loop {
-            let (key, block) = self.blocks.range_mut((log_ix, Seq::ZERO)..=(log_ix, seq)).next_back()?;
+            let (key, block) = self.blocks.range_mut((log_ix, Seq::ZERO)..=(log_ix, dot.seq)).next_back()?;
             // A draft that is sealed by now hides the batch that took its place.
             if block.place.is_draft && tip >= block.place.first {
                 let key = *key;
@@ -254,7 +250,7 @@ impl Cache {
                 continue;
             }
             block.is_used = true;
-            return block.op(seq);
+            return block.op(dot);
         }
     }
 

@@ -343,11 +343,11 @@ pub enum Effect {
 /// An op as it is stored.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Stored {
-    /// Its position.
-    pub seq: Seq,
+    /// The place that is its name: where it was first written.
+    pub dot: Dot,
     /// Its stamp.
     pub hlc: Hlc,
-    /// Its kind number.
+    /// Its kind number; never that of an op written again.
     pub kind: u16,
     /// Its flags.
     pub flags: u8,

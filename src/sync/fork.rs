@@ -194,6 +194,7 @@ impl Engine {
         let Some(state) = self.spaces.get_mut(&space) else { return };
         let mut author = Author::new(log, Tip::NONE);
         let moved = author.take_drafts_of(&state.author);
+        let moved = moved.into_iter().map(|(from, draft)| (from, Dot { log, seq: draft.seq })).collect();
         let groups = fold_runs(log, author.drafts());
         let old = std::mem::replace(&mut state.author, author);
         // Batches that are on their way to the store count, as they do for the next one.

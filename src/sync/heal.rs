@@ -339,8 +339,8 @@ impl Engine {
             .iter()
             .map(|op| {
                 state.author.reissue(&Original {
-                    log,
-                    seq: op.seq,
+                    log: op.dot.log,
+                    seq: op.dot.seq,
                     hlc: op.hlc,
                     kind: op.kind,
                     flags: op.flags,

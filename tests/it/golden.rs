@@ -6,9 +6,10 @@
 
 use bytes::Bytes;
 use kinfold::crypto::{BatchHeader, EpochKey, Identity, Opener, SealInput, SealedBatch, Sealer, vault};
+use kinfold::fold::{Applied, State};
 use kinfold::model::{Dot, Hlc, Incarnation, LogId, Op, OpId, Payload, Seq, SpaceId, TipHash};
-use kinfold::wire::op::encode_op;
-use kinfold::wire::{BodyReader, BodyWriter, OpView};
+use kinfold::wire::op::{encode_op, encode_reissue};
+use kinfold::wire::{BodyReader, BodyWriter, FrameView, OpView, Original, REISSUE};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -203,6 +204,59 @@ fn vaults_are_sealed_as_they_were() {
 
     assert_eq!(hex(&blob), vault.blob);
     assert_eq!(vault::open(&key, vault.context.as_bytes(), &blob).as_deref(), Ok(vault.plaintext.as_bytes()));
+}
+
+#[derive(Deserialize)]
+struct GoldenReissue {
+    space: String,
+    carrier: String,
+    seq: u64,
+    original: GoldenOriginal,
+    body: String,
+    id: String,
+    root: String,
+    root_of_the_original: String,
+}
+
+#[derive(Deserialize)]
+struct GoldenOriginal {
+    log: String,
+    seq: u64,
+    hlc: u64,
+    kind: u16,
+    body: String,
+}
+
+#[test]
+fn a_reissued_op_is_encoded_as_it_was_and_folds_like_its_original() {
+    let golden: GoldenReissue = serde_json::from_str(include_str!("../data/reissue-v1.json"))
+        .expect("the file is part of the source");
+    let (log, carrier) =
+        (LogId::from_bytes(&unhex(&golden.original.log)), LogId::from_bytes(&unhex(&golden.carrier)));
+    let GoldenOriginal { seq, hlc, kind, body: inner, .. } = &golden.original;
+    let (seq, hlc, inner) = (Seq::new(*seq), Hlc::new(*hlc), unhex_all(inner));
+    let original = Original { log, seq, hlc, kind: *kind, flags: 0, body: &inner };
+    let space = SpaceId::from_bytes(unhex(&golden.space));
+
+    let body = encode_reissue(&original);
+
+    assert_eq!(hex(&body), golden.body);
+    assert_eq!(OpView::decode(REISSUE, 0, &body), Ok(OpView::Reissue(original)));
+    assert_eq!(OpId::of(&space, original.dot(), hlc, *kind, 0, &inner).to_string(), golden.id);
+    let mut state = State::new(space);
+    (1..golden.seq).for_each(|seq| {
+        state.apply(&carrier, &FrameView { seq: Seq::new(seq), hlc, kind: 999, flags: 0, body: b"" });
+    });
+    let frame = FrameView { seq: Seq::new(golden.seq), hlc, kind: REISSUE, flags: 0, body: &body };
+    assert_eq!(state.apply(&carrier, &frame), Applied::Shown);
+    assert_eq!(state.root().to_string(), golden.root);
+    assert_eq!(golden.root, golden.root_of_the_original, "the same op, whichever log carries it");
+    let mut first = State::new(space);
+    (1..seq.get()).for_each(|seq| {
+        first.apply(&log, &FrameView { seq: Seq::new(seq), hlc, kind: 999, flags: 0, body: b"" });
+    });
+    first.apply(&log, &FrameView { seq, hlc, kind: *kind, flags: 0, body: &inner });
+    assert_eq!(first.root().to_string(), golden.root_of_the_original);
 }
 
 /// Prints the file anew: for a new format version, never to make a test pass.

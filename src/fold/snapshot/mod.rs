@@ -1,7 +1,7 @@
 //! The stored form of a state: a run of chunks, so that opening a home need not replay every op.
 //!
 //! Equal sets of ops give equal bytes. Chunks are sealed by whoever stores them; still, nothing in
-//! one is trusted to be well-formed. A chunk is `KFI1` ‖ its number from 0, u32 BE ‖ records, and is
+//! one is trusted to be well-formed. A chunk is `KFI2` ‖ its number from 0, u32 BE ‖ records, and is
 //! at most [`CHUNK_BYTES_MAX`] long. No record crosses a chunk.
 //!
 //! | record | fields |
@@ -9,17 +9,20 @@
 //! | 1 start | fold version u32 BE ‖ space 32 ‖ unknown count ‖ malformed count |
 //! | 2 log | id 40 ‖ applied position; numbered from 0 in rising order of ids |
 //! | 3 buckets | number of the first u16 BE ‖ 512 sums of 32 bytes |
-//! | 4 surface | name |
-//! | 5 row | key ‖ head: a registry row that consists of one head |
-//! | 6 open | key: a row, entity or stream whose heads follow |
-//! | 7 head | head; of a stream: an event |
-//! | 8 covered | log number ‖ seq: a predecessor that has not arrived |
-//! | 9 statement | head ‖ content hash 16 |
-//! | 10 end | BLAKE3 of everything before this record's first byte, from the first chunk on |
+//! | 4 covered | log number ‖ count, 1–1,024 ‖ [seq less the one before ‖ row tag u64 BE]: places named as predecessors |
+//! | 5 relocated | head ‖ row tag u64 BE ‖ log number ‖ seq: an op that was written again, and where |
+//! | 6 surface | name |
+//! | 7 row | key ‖ head: a registry row that consists of one head |
+//! | 8 open | key: a row, entity or stream whose heads follow |
+//! | 9 head | head; of a stream: an event |
+//! | 10 statement | head ‖ content hash 16 |
+//! | 11 end | BLAKE3 of everything before this record's first byte, from the first chunk on |
 //!
 //! Counts, positions and log numbers are LEB128. Texts are their length (LEB128) and UTF-8. A head is
-//! `log number · 2 + is tombstone` (LEB128) ‖ seq (LEB128) ‖ hlc u64 BE. Records come in the order of
-//! their numbers, rows with what they consist of; surfaces, keys and heads rise strictly.
+//! `log number · 2 + is tombstone` (LEB128) ‖ seq (LEB128) ‖ hlc u64 BE. A row tag is the first 8
+//! bytes of the hash of the row's name bytes, the last bit set. Records come in the order of their
+//! numbers, rows with what they consist of; what is covered rises strictly by (log, seq, tag), what
+//! is relocated by (log, seq, hlc, tombstone, tag), and surfaces, keys and heads rise strictly.
 
 mod read;
 mod write;
@@ -109,30 +112,36 @@ impl SnapshotError {
     }
 }
 
-const MAGIC: &[u8; 4] = b"KFI1";
+const MAGIC: &[u8; 4] = b"KFI2";
 
 const START: u8 = 1;
 const LOG: u8 = 2;
 const BUCKETS: u8 = 3;
-const SURFACE: u8 = 4;
-const ROW: u8 = 5;
-const OPEN: u8 = 6;
-const HEAD: u8 = 7;
-const COVERED: u8 = 8;
-const STATEMENT: u8 = 9;
-const END: u8 = 10;
+const COVERED: u8 = 4;
+const RELOCATED: u8 = 5;
+const SURFACE: u8 = 6;
+const ROW: u8 = 7;
+const OPEN: u8 = 8;
+const HEAD: u8 = 9;
+const STATEMENT: u8 = 10;
+const END: u8 = 11;
+
+/// Most places in one covered record: at up to 18 bytes each, it stays far below a chunk.
+const COVERED_PER_RECORD: usize = 1024;
 
 /// Eight records hold all buckets, so that they pack well into chunks.
 const BUCKETS_PER_RECORD: u16 = 512;
 const _: () = assert!(BUCKET_COUNT.is_multiple_of(BUCKETS_PER_RECORD));
 
-/// The longest record: buckets.
-const RECORD_BYTES_MAX: usize = 1 + 2 + 32 * BUCKETS_PER_RECORD as usize;
+/// The longest record: covered, or buckets with 16,387 bytes.
+const RECORD_BYTES_MAX: usize = 1 + 10 + 10 + (10 + 8) * COVERED_PER_RECORD;
+const _: () = assert!(RECORD_BYTES_MAX > 1 + 2 + 32 * BUCKETS_PER_RECORD as usize);
 const _: () = assert!(RECORD_BYTES_MAX > 64 + KEY_BYTES_MAX && 8 + RECORD_BYTES_MAX < CHUNK_BYTES_MAX);
 
 #[cfg(test)]
 mod tests {
     use super::super::reference::{SPACE, any_ops, apply_interleaved, log, written};
+    use super::super::root::{RowHash, row_bytes};
     use super::super::{FOLD_VERSION, State};
     use super::write::ChunkWriter;
     use super::*;
@@ -179,7 +188,7 @@ mod tests {
     }
 
     fn registry(records: &[&[u8]]) -> Result<State, SnapshotError> {
-        surface(b"\x04\x0aregistry:a", records)
+        surface(b"\x06\x0aregistry:a", records)
     }
 
     fn surface(surface: &[u8], records: &[&[u8]]) -> Result<State, SnapshotError> {
@@ -254,26 +263,23 @@ mod tests {
         assert_eq!(found(registry(&[&part(HEAD, head(0, 1, 1))])), misplaced(HEAD));
         let twice = part(HEAD, head(0, 1, 1));
         assert_eq!(found(registry(&[&row(OPEN, "a"), &twice, &twice])), misplaced(HEAD));
-        assert_eq!(found(registry(&[&row(OPEN, "a"), &twice, &[COVERED, 0, 4]])), None);
-        assert_eq!(found(registry(&[&row(OPEN, "a"), &[COVERED, 0, 3]])), value(COVERED));
-        assert_eq!(found(registry(&[&row(OPEN, "a"), &[COVERED, 0, 4, COVERED, 0, 4]])), misplaced(COVERED));
         assert_eq!(found(registry(&[&part(STATEMENT, head(0, 1, 1))])), misplaced(STATEMENT));
         assert_eq!(found(registry(&[&[99]])), Some(Kind { chunk: 0, found: 99 }));
         assert_eq!(found(registry(&[&[END, 0]])), Some(Damaged));
         assert_eq!(found(registry(&[&[START]])), misplaced(START));
         assert_eq!(
-            found(registry(b"\x04\x0aregistry:a".chunks(20).collect::<Vec<_>>().as_slice())),
+            found(registry(b"\x06\x0aregistry:a".chunks(20).collect::<Vec<_>>().as_slice())),
             misplaced(SURFACE)
         );
-        assert_eq!(found(surface(b"\x04\x06intent", &[])), value(SURFACE));
-        assert_eq!(found(surface(b"\x04\x06dreams", &[])), value(SURFACE));
-        assert_eq!(found(surface(b"\x04\x07routing", &[&row(OPEN, "a")])), value(END));
+        assert_eq!(found(surface(b"\x06\x06intent", &[])), value(SURFACE));
+        assert_eq!(found(surface(b"\x06\x06dreams", &[])), value(SURFACE));
+        assert_eq!(found(surface(b"\x06\x07routing", &[&row(OPEN, "a")])), value(END));
         let tombstone = [vec![HEAD, 1, 1], vec![0; 8]].concat();
-        assert_eq!(found(surface(b"\x04\x07routing", &[&row(OPEN, "a"), &tombstone])), value(HEAD));
-        assert_eq!(found(surface(b"\x04\x07routing", &[&one("a")])), misplaced(ROW));
+        assert_eq!(found(surface(b"\x06\x07routing", &[&row(OPEN, "a"), &tombstone])), value(HEAD));
+        assert_eq!(found(surface(b"\x06\x07routing", &[&one("a")])), misplaced(ROW));
         let says = |seq| [part(STATEMENT, head(0, seq, seq)), vec![7; 16]].concat();
-        assert_eq!(found(surface(b"\x04\x05skill", &[&row(OPEN, "a"), &says(1)])), None);
-        assert_eq!(found(surface(b"\x04\x05skill", &[&row(OPEN, "a"), &says(1), &says(2)])), value(END));
+        assert_eq!(found(surface(b"\x06\x05skill", &[&row(OPEN, "a"), &says(1)])), None);
+        assert_eq!(found(surface(b"\x06\x05skill", &[&row(OPEN, "a"), &says(1), &says(2)])), value(END));
         let good = crafted(&[]);
         assert_eq!(found(build(&[good[..100].to_vec()])), Some(Truncated { chunk: 0 }));
         let mut version = good.clone();
@@ -290,6 +296,60 @@ mod tests {
         );
         assert_eq!(found(build(&[good.clone(), good])), Some(SnapshotError::ChunkHead { expected: 0 }));
         assert_eq!(found(build(&[])), Some(SnapshotError::Unfinished { chunks: 0 }));
+    }
+
+    #[test]
+    fn every_broken_rule_of_places_is_refused_by_name() {
+        use SnapshotError::{Misplaced, Value};
+        let found = |records: &[&[u8]]| build(&[crafted(&records.concat())]).err();
+        let misplaced = |kind| Some(Misplaced { chunk: 0, kind });
+        let value = |kind| Some(Value { chunk: 0, kind });
+        let covered = |places: &[(u8, [u8; 8])]| {
+            let places: Vec<u8> =
+                places.iter().flat_map(|(step, row)| [&[*step], &row[..]].concat()).collect();
+            [vec![COVERED, 0, places.len() as u8 / 9], places].concat()
+        };
+        let relocated = |seq: u8, row: [u8; 8], at: u8| {
+            [&[RELOCATED, 0, seq, 0, 0, 0, 0, 0, 0, 0, 5][..], &row, &[0, at]].concat()
+        };
+        let (row, other, even) = ([1; 8], [3; 8], [2; 8]);
+
+        let surface = b"\x06\x0aregistry:a".to_vec();
+        assert_eq!(
+            found(&[&covered(&[(1, row), (0, other), (9, row)]), &relocated(9, row, 3), &surface]),
+            None
+        );
+        assert_eq!(found(&[&covered(&[(1, other), (0, row)])]), misplaced(COVERED));
+        assert_eq!(found(&[&covered(&[(2, row)]), &covered(&[(1, row)])]), misplaced(COVERED));
+        assert_eq!(found(&[&covered(&[(0, row)])]), value(COVERED));
+        assert_eq!(found(&[&covered(&[(1, even)])]), value(COVERED));
+        assert_eq!(found(&[&[COVERED, 0, 0]]), value(COVERED));
+        assert_eq!(found(&[&[COVERED, 0, 0x81, 0x08]]), value(COVERED));
+        assert_eq!(found(&[&[COVERED, 1, 1, 1], &row]), value(COVERED));
+        assert_eq!(found(&[&relocated(9, row, 3), &covered(&[(1, row)])]), misplaced(COVERED));
+        assert_eq!(found(&[&surface, &covered(&[(1, row)])]), misplaced(COVERED));
+        assert_eq!(found(&[&relocated(9, row, 3), &relocated(9, row, 3)]), misplaced(RELOCATED));
+        assert_eq!(found(&[&relocated(9, row, 4)]), value(RELOCATED), "nothing is applied there");
+        assert_eq!(found(&[&relocated(9, even, 3)]), value(RELOCATED));
+        assert_eq!(found(&[&surface, &relocated(9, row, 3)]), misplaced(RELOCATED));
+
+        let tag = RowHash::of(&row_bytes("registry:a", "a")).tag().get().to_be_bytes();
+        let one = |seq: u8| [&b"\x07\x01a\x00"[..], &[seq, 0, 0, 0, 0, 0, 0, 0, 5]].concat();
+        assert_eq!(found(&[&relocated(9, tag, 3), &surface, &one(9)]), None);
+        assert_eq!(found(&[&relocated(9, row, 3), &surface, &one(9)]), value(ROW), "of another row");
+        assert_eq!(found(&[&covered(&[(2, tag)]), &surface, &one(1)]), None);
+        assert_eq!(found(&[&covered(&[(1, tag)]), &surface, &one(1)]), value(ROW), "covered");
+        let open = [&b"\x08\x01a\x09\x00"[..], &[1, 0, 0, 0, 0, 0, 0, 0, 5]].concat();
+        assert_eq!(found(&[&covered(&[(2, tag)]), &surface, &open]), None);
+        assert_eq!(found(&[&covered(&[(1, tag)]), &surface, &open]), value(END), "covered");
+    }
+
+    #[test]
+    fn an_index_of_the_version_before_is_refused() {
+        let mut old = crafted(&[]);
+        old[..4].copy_from_slice(b"KFI1");
+
+        assert!(matches!(build(&[old]), Err(SnapshotError::ChunkHead { expected: 0 })));
     }
 
     proptest! {
@@ -319,7 +379,7 @@ mod tests {
 
         #[test]
         fn any_records_are_read_or_refused(
-            records in prop::collection::vec((0u8..12, prop::collection::vec(0u8..8, 0..20)), 0..20),
+            records in prop::collection::vec((0u8..13, prop::collection::vec(0u8..8, 0..20)), 0..20),
         ) {
             let records: Vec<u8> =
                 records.into_iter().flat_map(|(kind, rest)| std::iter::once(kind).chain(rest)).collect();

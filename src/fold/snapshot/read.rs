@@ -4,13 +4,13 @@ use super::super::events::{Stream, Streams};
 use super::super::facts::{Content, Entity, Facts, Statement};
 use super::super::key::Key;
 use super::super::logs::{Entry, LocalDot, LogIndex, Logs, Mark};
-use super::super::root::{BUCKET_COUNT, FOLD_VERSION};
+use super::super::root::{BUCKET_COUNT, FOLD_VERSION, RowHash, RowTag};
 use super::super::rows::{Registers, Row};
 use super::super::state::State;
 use super::super::tables::{Rows, Table};
 use super::{
-    BUCKETS, BUCKETS_PER_RECORD, CHUNK_BYTES_MAX, COVERED, END, HEAD, LOG, MAGIC, OPEN, ROW, START,
-    STATEMENT, SURFACE, SnapshotError,
+    BUCKETS, BUCKETS_PER_RECORD, CHUNK_BYTES_MAX, COVERED, COVERED_PER_RECORD, END, HEAD, LOG, MAGIC, OPEN,
+    RELOCATED, ROW, START, STATEMENT, SURFACE, SnapshotError,
 };
 use crate::model::limits::{KEY_BYTES_MAX, SURFACE_BYTES_MAX};
 use crate::model::{Hlc, LogId, Seq, SpaceId, Surface, Tier};
@@ -21,6 +21,8 @@ pub struct StateBuilder {
     hasher: blake3::Hasher,
     state: Option<State>,
     buckets_next: u16,
+    covered_last: Option<(LocalDot, RowTag)>,
+    relocated_last: Option<(LocalDot, Entry, RowTag)>,
     open: Option<OpenTable>,
     step: Step,
 }
@@ -41,6 +43,8 @@ impl StateBuilder {
             hasher: blake3::Hasher::new(),
             state: None,
             buckets_next: 0,
+            covered_last: None,
+            relocated_last: None,
             open: None,
             step: Step::Reading,
         }
@@ -97,8 +101,10 @@ impl StateBuilder {
             START => self.start(reader),
             LOG => self.log(reader),
             BUCKETS => self.buckets(reader),
+            COVERED => self.covered(reader),
+            RELOCATED => self.relocated(reader),
             SURFACE => self.surface(reader),
-            ROW | OPEN | HEAD | COVERED | STATEMENT => {
+            ROW | OPEN | HEAD | STATEMENT => {
                 let (Some(state), Some(open)) = (&mut self.state, &mut self.open) else {
                     return Err(Fault::Misplaced);
                 };
@@ -149,6 +155,52 @@ impl StateBuilder {
             state.tree.set_bucket(index, reader.take()?);
         }
         self.buckets_next += BUCKETS_PER_RECORD;
+        Ok(())
+    }
+
+    fn covered(&mut self, reader: &mut Reader<'_>) -> Result<(), Fault> {
+        let is_in_place =
+            self.buckets_next == BUCKET_COUNT && self.relocated_last.is_none() && self.open.is_none();
+        let Some(state) = self.state.as_mut().filter(|_| is_in_place) else {
+            return Err(Fault::Misplaced);
+        };
+        let log = reader.number()?;
+        let count = usize::try_from(reader.number()?).unwrap_or(usize::MAX);
+        if !(1..=COVERED_PER_RECORD).contains(&count) {
+            return Err(Fault::Value);
+        }
+        let mut seq = 0u64;
+        for _ in 0..count {
+            seq = seq.checked_add(reader.number()?).ok_or(Fault::Value)?;
+            let dot = local_dot(log, seq, &state.logs)?;
+            let covered = (dot, reader.row_tag()?);
+            if self.covered_last.is_some_and(|last| last >= covered) {
+                return Err(Fault::Misplaced);
+            }
+            self.covered_last = Some(covered);
+            state.covered.insert(covered.0, covered.1, &state.logs);
+        }
+        Ok(())
+    }
+
+    fn relocated(&mut self, reader: &mut Reader<'_>) -> Result<(), Fault> {
+        let is_in_place = self.buckets_next == BUCKET_COUNT && self.open.is_none();
+        let Some(state) = self.state.as_mut().filter(|_| is_in_place) else {
+            return Err(Fault::Misplaced);
+        };
+        let op = reader.entry(&state.logs)?;
+        let row = reader.row_tag()?;
+        let (log, seq) = (reader.number()?, reader.number()?);
+        let place = local_dot(log, seq, &state.logs)?;
+        if !state.logs.has(place) {
+            return Err(Fault::Value);
+        }
+        let relocated = (op.dot(), op, row);
+        if self.relocated_last.is_some_and(|last| last >= relocated) {
+            return Err(Fault::Misplaced);
+        }
+        self.relocated_last = Some(relocated);
+        state.relocated.insert(op, row, place, &state.logs);
         Ok(())
     }
 
@@ -226,8 +278,8 @@ enum Items {
 /// The row, entity or stream being read.
 struct OpenItem {
     key: Key,
+    row: RowHash,
     heads: Vec<Entry>,
-    covered: Vec<LocalDot>,
     contents: Vec<Content>,
 }
 
@@ -242,39 +294,46 @@ impl OpenTable {
             if self.items.last_key().is_some_and(|last| *last >= key) {
                 return Err(Fault::Misplaced);
             }
-            return self.open(kind, key, reader, &state.logs);
+            return self.open(kind, key, reader, state);
         }
         let Some(item) = &mut self.open else { return Err(Fault::Misplaced) };
         match (kind, &self.items) {
-            (HEAD, Items::Registers(_)) if item.covered.is_empty() => {
-                item.push_head(reader.head(&state.logs)?, &state.logs)
+            (HEAD, Items::Registers(_)) => item.push_head(reader.head(item.row.tag(), state)?, &state.logs),
+            (HEAD, Items::Streams(_)) => {
+                item.push_head(reader.live_head(item.row.tag(), state)?, &state.logs)
             }
-            (HEAD, Items::Streams(_)) => item.push_head(reader.live_head(&state.logs)?, &state.logs),
-            (COVERED, Items::Registers(_)) => item.push_covered(reader.pending(&state.logs)?),
             (STATEMENT, Items::Facts(_)) => {
-                item.push_head(reader.live_head(&state.logs)?, &state.logs)?;
-                item.contents.push(Content::from_bytes(*reader.take()?));
-                Ok(())
+                let entry = reader.live_head(item.row.tag(), state)?;
+                item.push_statement(entry, Content::from_bytes(*reader.take()?), &state.logs)
             }
             _ => Err(Fault::Misplaced),
         }
     }
 
-    fn open(&mut self, kind: u8, key: Key, reader: &mut Reader<'_>, logs: &Logs) -> Result<(), Fault> {
+    fn open(&mut self, kind: u8, key: Key, reader: &mut Reader<'_>, state: &mut State) -> Result<(), Fault> {
+        let row = state.tree.row(&self.name, key.as_str());
         if kind == OPEN {
-            self.open = Some(OpenItem { key, heads: Vec::new(), covered: Vec::new(), contents: Vec::new() });
+            self.open = Some(OpenItem { key, row, heads: Vec::new(), contents: Vec::new() });
             return Ok(());
         }
         let Items::Registers(rows) = &mut self.items else { return Err(Fault::Misplaced) };
-        rows.push((key, Row::One(reader.head(logs)?)));
+        let head = reader.head(row.tag(), state)?;
+        if state.covered.contains(head.dot(), row.tag()) {
+            return Err(Fault::Value);
+        }
+        rows.push((key, Row::One(head)));
         Ok(())
     }
 
-    fn close(&mut self, state: &mut State) -> Result<(), Fault> {
+    fn close(&mut self, state: &State) -> Result<(), Fault> {
         let Some(item) = self.open.take() else { return Ok(()) };
         match &mut self.items {
             Items::Registers(rows) => {
-                rows.push((item.key, Row::of(item.heads, item.covered).ok_or(Fault::Value)?));
+                let row = item.row.tag();
+                if item.heads.iter().any(|head| state.covered.contains(head.dot(), row)) {
+                    return Err(Fault::Value);
+                }
+                rows.push((item.key, Row::of(item.heads).ok_or(Fault::Value)?));
             }
             Items::Facts(entities) => {
                 let mut contents = item.contents.clone();
@@ -290,8 +349,7 @@ impl OpenTable {
                 if item.heads.is_empty() {
                     return Err(Fault::Value);
                 }
-                let row = state.tree.row(&self.name, item.key.as_str());
-                streams.push((item.key, Stream::from_sorted(item.heads, row)));
+                streams.push((item.key, Stream::from_sorted(item.heads, item.row)));
             }
         }
         Ok(())
@@ -317,11 +375,15 @@ impl OpenItem {
         Ok(())
     }
 
-    fn push_covered(&mut self, dot: LocalDot) -> Result<(), Fault> {
-        if self.covered.last().is_some_and(|last| *last >= dot) {
+    fn push_statement(&mut self, entry: Entry, content: Content, logs: &Logs) -> Result<(), Fault> {
+        let new = Statement { entry, content };
+        let last = self.heads.last().zip(self.contents.last());
+        let last = last.map(|(entry, content)| Statement { entry: *entry, content: *content });
+        if last.is_some_and(|last| last.order(&new, logs).is_ge()) {
             return Err(Fault::Misplaced);
         }
-        self.covered.push(dot);
+        self.heads.push(entry);
+        self.contents.push(content);
         Ok(())
     }
 }
@@ -384,35 +446,41 @@ impl<'a> Reader<'a> {
         str::from_utf8(text).map_err(|_| Fault::Value)
     }
 
-    /// An op that has been applied.
-    fn head(&mut self, logs: &Logs) -> Result<Entry, Fault> {
-        let packed = self.number()?;
-        let mark = if packed % 2 == 1 { Mark::Tombstone } else { Mark::Live };
-        let dot = self.dot(packed / 2, logs)?;
-        let hlc = Hlc::new(u64::from_be_bytes(*self.take()?));
-        if !logs.has(dot) {
+    /// An op of the row with this tag that has been applied, at its first place or at another.
+    fn head(&mut self, row: RowTag, state: &State) -> Result<Entry, Fault> {
+        let entry = self.entry(&state.logs)?;
+        if !state.logs.has(entry.dot()) && state.relocated.place(&entry, row).is_none() {
             return Err(Fault::Value);
         }
+        Ok(entry)
+    }
+
+    fn live_head(&mut self, row: RowTag, state: &State) -> Result<Entry, Fault> {
+        self.head(row, state).and_then(
+            |head| {
+                if head.mark == Mark::Live { Ok(head) } else { Err(Fault::Value) }
+            },
+        )
+    }
+
+    fn entry(&mut self, logs: &Logs) -> Result<Entry, Fault> {
+        let packed = self.number()?;
+        let mark = if packed % 2 == 1 { Mark::Tombstone } else { Mark::Live };
+        let dot = local_dot(packed / 2, self.number()?, logs)?;
+        let hlc = Hlc::new(u64::from_be_bytes(*self.take()?));
         Ok(Entry { hlc, seq: dot.seq, log: dot.log, mark })
     }
 
-    fn live_head(&mut self, logs: &Logs) -> Result<Entry, Fault> {
-        self.head(logs).and_then(|head| if head.mark == Mark::Live { Ok(head) } else { Err(Fault::Value) })
+    fn row_tag(&mut self) -> Result<RowTag, Fault> {
+        let raw = u64::from_be_bytes(*self.take()?);
+        RowTag::from_raw(raw).filter(|_| raw % 2 == 1).ok_or(Fault::Value)
     }
+}
 
-    /// An op that has not been applied.
-    fn pending(&mut self, logs: &Logs) -> Result<LocalDot, Fault> {
-        let log = self.number()?;
-        let dot = self.dot(log, logs)?;
-        if logs.has(dot) { Err(Fault::Value) } else { Ok(dot) }
-    }
-
-    fn dot(&mut self, log: u64, logs: &Logs) -> Result<LocalDot, Fault> {
-        let seq = Seq::new(self.number()?);
-        let log = u32::try_from(log).ok().filter(|log| (*log as usize) < logs.log_count());
-        match log {
-            Some(log) if seq > Seq::ZERO => Ok(LocalDot { log: LogIndex::new(log), seq }),
-            Some(_) | None => Err(Fault::Value),
-        }
+fn local_dot(log: u64, seq: u64, logs: &Logs) -> Result<LocalDot, Fault> {
+    let log = u32::try_from(log).ok().filter(|log| (*log as usize) < logs.log_count());
+    match log {
+        Some(log) if seq > 0 => Ok(LocalDot { log: LogIndex::new(log), seq: Seq::new(seq) }),
+        Some(_) | None => Err(Fault::Value),
     }
 }

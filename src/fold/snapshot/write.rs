@@ -1,28 +1,28 @@
 //! State → chunks.
 
 use super::super::facts::Statement;
-use super::super::logs::{Entry, Logs, Mark};
+use super::super::logs::{Entry, Mark};
 use super::super::root::{BUCKET_COUNT, FOLD_VERSION};
 use super::super::rows::Row;
 use super::super::state::State;
 use super::super::tables::Rows;
 use super::{
-    BUCKETS, BUCKETS_PER_RECORD, CHUNK_BYTES_MAX, COVERED, END, HEAD, LOG, MAGIC, OPEN, RECORD_BYTES_MAX,
-    ROW, START, STATEMENT, SURFACE,
+    BUCKETS, BUCKETS_PER_RECORD, CHUNK_BYTES_MAX, COVERED, COVERED_PER_RECORD, END, HEAD, LOG, MAGIC, OPEN,
+    RECORD_BYTES_MAX, RELOCATED, ROW, START, STATEMENT, SURFACE,
 };
-use crate::model::Seq;
 
 impl State {
     /// Writes the state as chunks of at most [`CHUNK_BYTES_MAX`] bytes, in order.
     pub fn encode(&self, sink: &mut dyn FnMut(&[u8])) {
         let mut out = ChunkWriter::new(sink);
         let ranks = self.encode_head(&mut out);
+        self.encode_places(&ranks, &mut out);
         for table in self.tables.by_name() {
             out.record(SURFACE, |out| write_text(&table.name, out));
             match &table.rows {
                 Rows::Registers(registers) => {
                     for (key, row) in registers.rows() {
-                        write_row(key.as_str(), row, &self.logs, &ranks, &mut out);
+                        write_row(key.as_str(), row, &ranks, &mut out);
                     }
                 }
                 Rows::Facts(facts) => {
@@ -75,30 +75,45 @@ impl State {
         }
         ranks
     }
-}
 
-fn write_row(key: &str, row: &Row, logs: &Logs, ranks: &[u64], out: &mut ChunkWriter<'_>) {
-    let pending = row.covered().iter().filter(|dot| !logs.has(**dot));
-    let mut covered: Vec<(u64, Seq)> = pending.map(|dot| (ranks[dot.log.get() as usize], dot.seq)).collect();
-    covered.sort_unstable();
-    match (row.heads(), &covered[..]) {
-        ([], []) => {}
-        ([head], []) => out.record(ROW, |out| {
-            write_text(key, out);
-            write_head(head, ranks, out);
-        }),
-        (heads, covered) => {
-            out.record(OPEN, |out| write_text(key, out));
-            for head in heads {
-                out.record(HEAD, |out| write_head(head, ranks, out));
-            }
-            for (log, seq) in covered {
+    fn encode_places(&self, ranks: &[u64], out: &mut ChunkWriter<'_>) {
+        for (_, log) in self.logs.by_id() {
+            for places in self.covered.of_log(log).chunks(COVERED_PER_RECORD) {
                 out.record(COVERED, |out| {
-                    write_number(*log, out);
-                    write_number(seq.get(), out);
+                    write_number(ranks[log.get() as usize], out);
+                    write_number(places.len() as u64, out);
+                    let mut before = 0;
+                    for (seq, row) in places {
+                        write_number(seq.get() - before, out);
+                        out.extend_from_slice(&row.get().to_be_bytes());
+                        before = seq.get();
+                    }
                 });
             }
         }
+        for (_, log) in self.logs.by_id() {
+            for (op, row, place) in self.relocated.of_log(log) {
+                out.record(RELOCATED, |out| {
+                    write_head(&op, ranks, out);
+                    out.extend_from_slice(&row.get().to_be_bytes());
+                    write_number(ranks[place.log.get() as usize], out);
+                    write_number(place.seq.get(), out);
+                });
+            }
+        }
+    }
+}
+
+fn write_row(key: &str, row: &Row, ranks: &[u64], out: &mut ChunkWriter<'_>) {
+    if let Row::One(head) = row {
+        return out.record(ROW, |out| {
+            write_text(key, out);
+            write_head(head, ranks, out);
+        });
+    }
+    out.record(OPEN, |out| write_text(key, out));
+    for head in row.heads() {
+        out.record(HEAD, |out| write_head(head, ranks, out));
     }
 }
 
