@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
 use super::error::NodeError;
-use super::index::{self, Index};
+use super::index::{self, Folded, Index};
 use super::types::{Appended, NewOp};
 use crate::clock;
 use crate::crypto::beacon::BeaconKey;
@@ -42,7 +42,7 @@ pub(super) enum Job {
     /// The index of a space has been built beside.
     Loaded {
         space: SpaceId,
-        state: Box<State>,
+        folded: Box<Folded>,
         /// How many ops were folded from the log because no snapshot had them.
         replayed: u64,
     },
@@ -243,9 +243,9 @@ impl Core {
                     self.settle();
                     question(self);
                 }
-                Job::Loaded { space, state, replayed } => {
+                Job::Loaded { space, folded, replayed } => {
                     self.ops_since_snapshot += replayed;
-                    self.loaded(space, *state);
+                    self.loaded(space, *folded);
                 }
                 Job::LoadFailed { space, why } => {
                     error!(why = %chain_of(&why), "the state cannot be read from the store");
@@ -515,7 +515,7 @@ impl Core {
                     index.changes = left.changes.clone();
                 }
                 let index = Arc::new(index);
-                index.install(State::new(to));
+                index.install(Folded::nothing(to, &self.store));
                 index.open_to_readers();
                 self.indexes.write().unwrap_or_else(PoisonError::into_inner).insert(to, index);
                 *self.personal.write().unwrap_or_else(PoisonError::into_inner) = to;
@@ -585,8 +585,8 @@ impl Core {
             let (store, keys) = (self.store.clone(), self.keys.clone());
             let Some(jobs) = self.loopback.upgrade() else { continue };
             let load = move || match index::load(&space, &store, &keys, &frontier) {
-                Ok((state, replayed)) => {
-                    drop(jobs.blocking_send(Job::Loaded { space, state: Box::new(state), replayed }));
+                Ok((folded, replayed)) => {
+                    drop(jobs.blocking_send(Job::Loaded { space, folded: Box::new(folded), replayed }));
                 }
                 Err(why) => drop(jobs.blocking_send(Job::LoadFailed { space, why })),
             };
@@ -596,10 +596,15 @@ impl Core {
         }
     }
 
-    fn loaded(&mut self, space: SpaceId, state: State) {
+    fn loaded(&mut self, space: SpaceId, folded: Folded) {
         let Some(index) = self.index(&space) else { return };
-        index.install(state);
-        self.catch_up(space);
+        if folded.truncations == self.store.truncations(&space) {
+            index.install(folded);
+            self.catch_up(space);
+        } else {
+            // A log was truncated while this was read: it has folded ops that are gone.
+            self.refold(space);
+        }
         // Not earlier: the drafts are held by the engine, and a reader would miss them.
         index.open_to_readers();
         self.settle();
@@ -623,11 +628,11 @@ impl Core {
         let Some(frontier) = self.engine.space(space).map(|view| view.frontier.clone()) else { return };
         // Readers keep the old state until the new one is whole.
         let fresh = Index::new(space, Frontier::new());
-        fresh.install(State::new(space));
+        fresh.install(Folded::nothing(space, &self.store));
         match fresh.catch_up(&self.store, &self.keys, &frontier) {
             Ok(()) => {
                 fresh.fold(&self.engine.draft_runs(space));
-                index.install(fresh.into_state());
+                index.install(fresh.into_folded());
                 self.folded.insert(space);
             }
             Err(error) => error!(error = %chain_of(&error), "the log cannot be folded again"),
@@ -782,7 +787,9 @@ impl Core {
                 continue;
             }
             let state = index.peek();
-            if let Err(error) = self.store.save_snapshot(&index.space, |sink| state.encode(sink)) {
+            let saved =
+                self.store.save_snapshot(&index.space, state.truncations(), |sink| state.encode(sink));
+            if let Err(error) = saved {
                 warn!(error = %chain_of(&error), "the index snapshot could not be written");
             }
         }

@@ -232,7 +232,10 @@ impl Checks {
                 Write::Record { bytes, .. } | Write::Ack { bytes, .. } | Write::ForkProof { bytes, .. } => {
                     hide(device, bytes)?;
                 }
-                Write::Key { .. } | Write::Space { .. } | Write::DraftsSealed { .. } => {}
+                Write::Key { .. }
+                | Write::Space { .. }
+                | Write::Truncate { .. }
+                | Write::DraftsSealed { .. } => {}
             }
         }
         Ok(())

@@ -41,6 +41,14 @@ pub enum DiskError {
         /// What is sealed.
         tip: Seq,
     },
+    /// A log was to end where no batch of it does.
+    #[error("the log {log:?} to end at {to}, where no batch of it ends like that")]
+    NoSuchEnd {
+        /// The log.
+        log: LogId,
+        /// Where it was to end.
+        to: Seq,
+    },
 }
 
 /// Everything one device has made durable.
@@ -55,6 +63,7 @@ struct DiskSpace {
     own_log: LogId,
     is_active: bool,
     carried: Seq,
+    dropped: u64,
     logs: BTreeMap<LogId, DiskLog>,
     records: BTreeMap<RecordHash, Bytes>,
     acks: BTreeMap<DeviceId, Bytes>,
@@ -94,21 +103,24 @@ impl Disk {
 
     fn apply(&mut self, write: &Write) -> Result<(), DiskError> {
         match write {
-            Write::Space { space, scope, own_log, is_active, carried } => {
+            Write::Space { space, scope, own_log, is_active, carried, dropped } => {
                 let row = self.spaces.entry(*space).or_insert_with(|| DiskSpace {
                     scope: scope.clone(),
                     own_log: *own_log,
                     is_active: *is_active,
                     carried: *carried,
+                    dropped: *dropped,
                     logs: BTreeMap::new(),
                     records: BTreeMap::new(),
                     acks: BTreeMap::new(),
                     keys: BTreeMap::new(),
                     proofs: BTreeMap::new(),
                 });
-                (row.own_log, row.is_active, row.carried) = (*own_log, *is_active, *carried);
+                (row.own_log, row.is_active) = (*own_log, *is_active);
+                (row.carried, row.dropped) = (*carried, *dropped);
             }
             Write::Batches { space, log, batches } => self.batches(space, log, batches)?,
+            Write::Truncate { space, log, to } => self.truncate(space, log, *to)?,
             Write::Drafts { space, group } => {
                 let log = self.space(space)?.logs.entry(group.log).or_default();
                 let end = log.drafts.last().map_or(log.tip().seq, DraftGroup::last);
@@ -156,6 +168,22 @@ impl Disk {
         Ok(())
     }
 
+    fn truncate(&mut self, space: &SpaceId, id: &LogId, to: Tip) -> Result<(), DiskError> {
+        let row = self.space(space)?;
+        let is_own = row.own_log == *id;
+        let log = row.logs.entry(*id).or_default();
+        if is_own && !log.drafts.is_empty() {
+            return Err(DiskError::DraftsUnsealed { log: *id, through: log.end(), tip: log.tip().seq });
+        }
+        let kept = log.batches.partition_point(|batch| batch.header().last() <= to.seq);
+        let mut shorter = DiskLog { batches: log.batches[..kept].to_vec(), drafts: Vec::new() };
+        if shorter.tip() != to {
+            return Err(DiskError::NoSuchEnd { log: *id, to: to.seq });
+        }
+        std::mem::swap(log, &mut shorter);
+        Ok(())
+    }
+
     fn space(&mut self, space: &SpaceId) -> Result<&mut DiskSpace, DiskError> {
         self.spaces.get_mut(space).ok_or(DiskError::UnknownSpace { space: *space })
     }
@@ -168,6 +196,7 @@ impl Disk {
             own_log: row.own_log,
             is_active: row.is_active,
             carried: row.carried,
+            dropped: row.dropped,
             frontier: row.frontier(),
             drafts: row.logs.get(&row.own_log).map(|log| log.drafts.clone()).unwrap_or_default(),
             records: row.records.iter().map(|(hash, bytes)| (*hash, bytes.clone())).collect(),
@@ -339,7 +368,14 @@ mod tests {
         let mut disk = Disk::default();
         let unknown = commit(&mut disk, drafts(1));
         let scope = Scope::Personal;
-        let space = Write::Space { space: SPACE, scope, own_log: LOG, is_active: true, carried: Seq::ZERO };
+        let space = Write::Space {
+            space: SPACE,
+            scope,
+            own_log: LOG,
+            is_active: true,
+            carried: Seq::ZERO,
+            dropped: 0,
+        };
         commit(&mut disk, space).unwrap();
 
         let gap = commit(&mut disk, drafts(2));
@@ -349,5 +385,14 @@ mod tests {
         assert!(matches!(gap, Err(DiskError::NotContiguous { .. })));
         assert!(matches!(unsealed, Err(DiskError::DraftsUnsealed { .. })));
         assert_eq!(commit(&mut disk, drafts(1)), Ok(()));
+        let cut = |seq| Write::Truncate {
+            space: SPACE,
+            log: LogId { incarnation: Incarnation::new(2), ..LOG },
+            to: Tip { seq: Seq::new(seq), hash: crate::model::TipHash::NONE },
+        };
+        assert!(matches!(commit(&mut disk, cut(3)), Err(DiskError::NoSuchEnd { .. })));
+        assert_eq!(commit(&mut disk, cut(0)), Ok(()));
+        let own = Write::Truncate { space: SPACE, log: LOG, to: Tip::NONE };
+        assert!(matches!(commit(&mut disk, own), Err(DiskError::DraftsUnsealed { .. })));
     }
 }

@@ -142,7 +142,14 @@ impl Host {
         let space = roster.space();
         let own_log = LogId { device: host.device(), incarnation: Incarnation::new(rng.next()) };
         let writes = vec![
-            Write::Space { space, scope: Scope::Personal, own_log, is_active: true, carried: Seq::ZERO },
+            Write::Space {
+                space,
+                scope: Scope::Personal,
+                own_log,
+                is_active: true,
+                carried: Seq::ZERO,
+                dropped: 0,
+            },
             Write::Record { space, hash: RecordHash::from_bytes(*space.as_bytes()), bytes: genesis },
             Write::Key { space, key },
         ];

@@ -27,6 +27,10 @@ impl Index {
         self.logs.get(&(space_ix, *log)).map(|log_ix| (space_ix, *log_ix))
     }
 
+    pub(super) fn truncations(&self, space: &SpaceId) -> u64 {
+        self.spaces.get(space).map_or(0, |(_, row)| row.truncations)
+    }
+
     pub(super) fn tip(&self, log: LogIx) -> Tip {
         self.tips.get(&log).copied().unwrap_or(Tip::NONE)
     }

@@ -38,6 +38,7 @@ fn every_kind_of_write_is_there_after_opening_again() {
             own_log: author.log,
             is_active: false,
             carried: Seq::ZERO,
+            dropped: 0,
         },
     ];
     author.commit(&store, writes);
@@ -440,7 +441,7 @@ fn nothing_that_is_secret_reaches_the_disk() {
     let key = Write::Key { space: author.space, key: author.key.clone() };
     let writes = vec![author.space_write(), key, author.drafts(1, 3)];
     author.commit(&store, writes);
-    store.save_snapshot(&author.space, |sink| sink(CANARY)).unwrap();
+    store.save_snapshot(&author.space, Truncations::default(), |sink| sink(CANARY)).unwrap();
 
     let drafted = payload(2, 40);
     let secrets = [CANARY, author.key.expose(), &LOCAL_KEY, &drafted];

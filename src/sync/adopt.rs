@@ -128,6 +128,7 @@ impl Engine {
             scope: candidate.scope,
             is_active: true,
             carried: Seq::ZERO,
+            dropped: 0,
             roster: candidate.roster.clone(),
             keys: BTreeMap::new(),
             author: Author::new(log, Tip::NONE),
@@ -270,6 +271,7 @@ pub(super) fn space_write(state: &SpaceState) -> Write {
         own_log: state.author.log(),
         is_active: state.is_active,
         carried: state.carried,
+        dropped: state.dropped,
     }
 }
 

@@ -370,6 +370,7 @@ fn load_space(loaded: LoadedSpace) -> Result<SpaceState, EngineError> {
         scope: loaded.scope,
         is_active: loaded.is_active,
         carried: loaded.carried,
+        dropped: loaded.dropped,
         roster,
         keys: loaded.keys.into_iter().map(|key| (key.id(), key)).collect(),
         author,

@@ -17,6 +17,8 @@ pub(super) struct SpaceState {
     pub scope: Scope,
     pub is_active: bool,
     pub carried: Seq,
+    /// Ops ever dropped from its logs.
+    pub dropped: u64,
     pub roster: Roster,
     pub keys: BTreeMap<KeyId, EpochKey>,
     pub author: Author,
@@ -101,10 +103,10 @@ impl SpaceState {
             && self.durable.iter().all(|(log, tip)| folded.applied.get(log) == Some(&tip.seq))
     }
 
-    /// How much an ack of now speaks of: ops and roster records. Both only grow, also over a crash
-    /// that takes the last ack away, so an ack numbered by it is newer than every one before.
+    /// How much an ack of now speaks of: ops, held or dropped, and roster records. Both only grow, also
+    /// over a crash that takes the last ack away, so an ack numbered by it is newer than every one before.
     pub fn acknowledged_count(&self) -> u64 {
-        self.durable.op_count().saturating_add(self.roster.generation())
+        self.durable.op_count().saturating_add(self.dropped).saturating_add(self.roster.generation())
     }
 
     /// What is said for this space where two are weighed against each other.

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::crypto::{EpochKey, SealedBatch};
-use crate::model::{DeviceId, Frontier, LogId, RecordHash, Scope, Seq, SpaceId};
+use crate::model::{DeviceId, Frontier, LogId, RecordHash, Scope, Seq, SpaceId, Tip};
 
 /// Names one [`Txn`] of one run.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -45,6 +45,9 @@ pub enum Write {
         /// How far the own log of a space that was left has been carried over into the one that
         /// took its place.
         carried: Seq,
+        /// Ops ever dropped from its logs by [`Write::Truncate`]: what is held plus this never
+        /// falls, so an ack numbered by it is newer than every one before.
+        dropped: u64,
     },
     /// Batches of one log that continue it: chain-checked, in order, without a gap.
     ///
@@ -56,6 +59,19 @@ pub enum Write {
         log: LogId,
         /// At least one batch.
         batches: Vec<SealedBatch>,
+    },
+    /// Drops the batches of a log after `to`, the end of one of them ([`Tip::NONE`] drops the log),
+    /// and drafts that were left behind in it; later writes of the same transaction may continue the
+    /// log from there. No index that was stored before is used again: it has folded what is dropped.
+    ///
+    /// The log this device writes is not truncated while it has drafts: they were to be moved before.
+    Truncate {
+        /// The space.
+        space: SpaceId,
+        /// The log.
+        log: LogId,
+        /// Where it ends from here on.
+        to: Tip,
     },
     /// Ops of the own log that are not sealed yet.
     Drafts {
@@ -147,6 +163,8 @@ pub struct LoadedSpace {
     pub is_active: bool,
     /// How far its own log has been carried over, where it is not active.
     pub carried: Seq,
+    /// Ops ever dropped from its logs.
+    pub dropped: u64,
     /// Sealed batches held, per log.
     pub frontier: Frontier,
     /// Drafts beyond the own log's tip, in order.
