@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use kinfold::crypto::{EpochKey, Identity, SealInput, SealedBatch, Sealer};
 use kinfold::model::{Dot, Hlc, Incarnation, LogId, Scope, Seq, SpaceId, Tip};
-use kinfold::store::{Blocks, KeyRing, Store};
+use kinfold::store::{Blocks, KeyRing, Store, Truncations};
 use kinfold::sync::{Txn, TxnId, Write};
 use kinfold::wire::body::BodyWriter;
 
@@ -176,7 +176,11 @@ fn snapshots(home: &Path) {
         .collect();
     let bytes: usize = chunks.iter().map(Vec::len).sum();
     let started = Instant::now();
-    store.save_snapshot(&author.space, |sink| chunks.iter().for_each(|chunk| sink(chunk))).unwrap();
+    store
+        .save_snapshot(&author.space, Truncations::default(), |sink| {
+            chunks.iter().for_each(|chunk| sink(chunk))
+        })
+        .unwrap();
     let saved = started.elapsed();
     let started = Instant::now();
     let mut read = 0;

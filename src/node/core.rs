@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
 use super::error::NodeError;
-use super::index::{self, Index};
+use super::index::{self, Folded, Index};
 use super::types::{Appended, NewOp};
 use crate::clock;
 use crate::fold::State;
@@ -32,7 +32,7 @@ pub(super) enum Job {
     /// The index of a space has been built beside.
     Loaded {
         space: SpaceId,
-        state: Box<State>,
+        folded: Box<Folded>,
         /// How many ops were folded from the log because no snapshot had them.
         replayed: u64,
     },
@@ -98,8 +98,6 @@ pub(super) struct Core {
     reissues: VecDeque<Reissue>,
     folded: BTreeSet<SpaceId>,
     carries: VecDeque<(SpaceId, SpaceId)>,
-    /// Spaces to be folded anew once they are loaded.
-    refolds_due: BTreeSet<SpaceId>,
     /// Devices of which two copies were connected at once.
     pub twins: BTreeSet<DeviceId>,
     /// What of this device's ops is in the space that ops are carried into.
@@ -166,7 +164,6 @@ impl Core {
             reissues: VecDeque::new(),
             folded: BTreeSet::new(),
             carries: VecDeque::new(),
-            refolds_due: BTreeSet::new(),
             twins: BTreeSet::new(),
             carried_here: None,
             token_last: 0,
@@ -245,9 +242,9 @@ impl Core {
                     self.settle();
                     question(self);
                 }
-                Job::Loaded { space, state, replayed } => {
+                Job::Loaded { space, folded, replayed } => {
                     self.ops_since_snapshot += replayed;
-                    self.loaded(space, *state);
+                    self.loaded(space, *folded);
                 }
                 Job::LoadFailed { space, why } => {
                     error!(why = %chain_of(&why), "the state cannot be read from the store");
@@ -575,7 +572,7 @@ impl Core {
             *self.personal.write().unwrap_or_else(PoisonError::into_inner) = space;
         }
         let index = Arc::new(index);
-        index.install(State::new(space));
+        index.install(Folded::nothing(space, &self.store));
         index.open_to_readers();
         self.indexes.write().unwrap_or_else(PoisonError::into_inner).insert(space, index);
         // An empty state is one to acknowledge too: whoever has nothing to send waits for it.
@@ -620,8 +617,8 @@ impl Core {
             let (store, keys) = (self.store.clone(), self.keys.clone());
             let Some(jobs) = self.loopback.upgrade() else { continue };
             let load = move || match index::load(&space, &store, &keys, &frontier) {
-                Ok((state, replayed)) => {
-                    drop(jobs.blocking_send(Job::Loaded { space, state: Box::new(state), replayed }));
+                Ok((folded, replayed)) => {
+                    drop(jobs.blocking_send(Job::Loaded { space, folded: Box::new(folded), replayed }));
                 }
                 Err(why) => drop(jobs.blocking_send(Job::LoadFailed { space, why })),
             };
@@ -631,13 +628,14 @@ impl Core {
         }
     }
 
-    fn loaded(&mut self, space: SpaceId, state: State) {
+    fn loaded(&mut self, space: SpaceId, folded: Folded) {
         let Some(index) = self.index(&space) else { return };
-        index.install(state);
-        if self.refolds_due.remove(&space) {
-            self.refold(space);
-        } else {
+        if folded.truncations == self.store.truncations(&space) {
+            index.install(folded);
             self.catch_up(space);
+        } else {
+            // The end of a log was dropped while this was read: it has folded ops that are gone.
+            self.fold_anew(space);
         }
         // Not earlier: the drafts are held by the engine, and a reader would miss them.
         index.open_to_readers();
@@ -662,19 +660,22 @@ impl Core {
 
     fn refold(&mut self, space: SpaceId) {
         let Some(index) = self.index(&space) else { return };
-        if !index.is_ready() {
-            // What is being read beside may have what is dropped.
-            self.refolds_due.insert(space);
-            return;
+        // What is being read beside is looked at when it is there.
+        if index.is_ready() {
+            self.fold_anew(space);
         }
+    }
+
+    fn fold_anew(&mut self, space: SpaceId) {
+        let Some(index) = self.index(&space) else { return };
         let Some(frontier) = self.engine.space(space).map(|view| view.frontier.clone()) else { return };
         // Readers keep the old state until the new one is whole.
         let fresh = Index::new(space, Frontier::new());
-        fresh.install(State::new(space));
+        fresh.install(Folded::nothing(space, &self.store));
         match fresh.catch_up(&self.store, &self.keys, &frontier) {
             Ok(()) => {
                 fresh.fold(&self.engine.draft_runs(space));
-                index.install(fresh.into_state());
+                index.install(fresh.into_folded());
                 self.folded.insert(space);
             }
             Err(error) => error!(error = %chain_of(&error), "the log cannot be folded again"),
@@ -872,7 +873,9 @@ impl Core {
                 continue;
             }
             let state = index.peek();
-            if let Err(error) = self.store.save_snapshot(&index.space, |sink| state.encode(sink)) {
+            let saved =
+                self.store.save_snapshot(&index.space, state.truncations(), |sink| state.encode(sink));
+            if let Err(error) = saved {
                 warn!(error = %chain_of(&error), "the index snapshot could not be written");
             }
         }

@@ -1,6 +1,6 @@
 //! The fold state of one space, shared between the engine's thread and readers.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use tokio::sync::broadcast;
 use tracing::{debug, warn};
@@ -10,18 +10,25 @@ use super::types::Change;
 use crate::crypto::{Opener, SealedBatch};
 use crate::fold::{State, StateBuilder};
 use crate::model::{Dot, Frontier, LogId, Payload, Seq, SpaceId};
-use crate::store::{KeyRing, Store, StoreError};
+use crate::store::{KeyRing, Store, StoreError, Truncations};
 use crate::sync::FoldRun;
 use crate::wire::BodyReader;
 
 /// The index over one space's logs.
 pub(super) struct Index {
     pub space: SpaceId,
-    state: RwLock<State>,
+    state: RwLock<Folded>,
     stage: Mutex<Stage>,
     staged: Condvar,
     pub changes: broadcast::Sender<Change>,
     pub frontier: RwLock<Frontier>,
+}
+
+/// A state, and what it was folded from.
+pub(super) struct Folded {
+    pub state: State,
+    /// As the store had it before the first op was folded.
+    pub truncations: Truncations,
 }
 
 /// How far an index is.
@@ -38,7 +45,7 @@ impl Index {
     pub fn new(space: SpaceId, frontier: Frontier) -> Self {
         Self {
             space,
-            state: RwLock::new(State::new(space)),
+            state: RwLock::new(Folded { state: State::new(space), truncations: Truncations::default() }),
             stage: Mutex::new(Stage::Loading),
             staged: Condvar::new(),
             changes: broadcast::Sender::new(CHANGES_QUEUED),
@@ -50,7 +57,7 @@ impl Index {
     ///
     /// # Errors
     /// [`NodeError::Index`] where the store does not give it.
-    pub fn read(&self) -> Result<RwLockReadGuard<'_, State>, NodeError> {
+    pub fn read(&self) -> Result<StateGuard<'_>, NodeError> {
         let mut stage = self.stage();
         loop {
             match &*stage {
@@ -66,8 +73,8 @@ impl Index {
     }
 
     /// The state as it is, whole or not.
-    pub fn peek(&self) -> RwLockReadGuard<'_, State> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    pub fn peek(&self) -> StateGuard<'_> {
+        StateGuard(self.state.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub fn is_ready(&self) -> bool {
@@ -87,8 +94,12 @@ impl Index {
     }
 
     /// Puts a state in place that was built beside.
-    pub fn install(&self, state: State) {
-        *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+    pub fn install(&self, folded: Folded) {
+        *self.write() = folded;
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Folded> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets readers in: the state shows everything that was durable when the home was opened.
@@ -104,17 +115,17 @@ impl Index {
     }
 
     /// The state, taken out.
-    pub fn into_state(self) -> State {
+    pub fn into_folded(self) -> Folded {
         self.state.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Folds runs, tells subscribers, and reports how far it came. What is folded already is
-    /// skipped; what does not follow yet is left for [`catch_up`].
+    /// Folds runs and tells subscribers. What is folded already is skipped, and so is what does not
+    /// follow yet: it is left for [`Index::catch_up`], never folded with a hole before it.
     pub fn fold(&self, runs: &[FoldRun]) {
         let has_listeners = self.changes.receiver_count() > 0;
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let state = &mut self.write().state;
         for run in runs {
-            fold_run(&mut state, run, &mut |change| {
+            fold_run(state, run, &mut |change| {
                 if has_listeners {
                     // Nobody is listening any more: nothing is lost.
                     let _ = self.changes.send(change);
@@ -125,15 +136,40 @@ impl Index {
 
     /// Asks the state for its root and how far it has come, refreshing what was changed.
     pub fn report(&self) -> (Vec<(LogId, Seq)>, crate::model::Root, u64) {
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let state = &mut self.write().state;
         let root = state.root();
         (state.applied_all().into_iter().collect(), root, state.counts().unknown)
     }
 
-    /// Folds what lies in the store beyond what is folded.
+    /// Folds what lies in the store beyond what is folded: each log up to its end or to a batch whose
+    /// key is not held, where the next call goes on.
     pub fn catch_up(&self, store: &Store, keys: &KeyRing, through: &Frontier) -> Result<(), StoreError> {
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        catch_up(&mut state, &self.space, store, keys, through)
+        catch_up(&mut self.write().state, &self.space, store, keys, through)
+    }
+}
+
+impl Folded {
+    /// Nothing yet, of what the store has now.
+    pub fn nothing(space: SpaceId, store: &Store) -> Self {
+        Self { state: State::new(space), truncations: store.truncations(&space) }
+    }
+}
+
+/// The state, held for reading.
+pub(super) struct StateGuard<'a>(RwLockReadGuard<'a, Folded>);
+
+impl StateGuard<'_> {
+    /// What the store had truncated before the first op was folded.
+    pub fn truncations(&self) -> Truncations {
+        self.0.truncations
+    }
+}
+
+impl std::ops::Deref for StateGuard<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.0.state
     }
 }
 
@@ -144,12 +180,15 @@ pub(super) fn load(
     store: &Store,
     keys: &KeyRing,
     through: &Frontier,
-) -> Result<(State, u64), StoreError> {
-    let mut state = snapshot(space, store, through).unwrap_or_else(|| State::new(*space));
-    let before = state.counts().ops;
-    catch_up(&mut state, space, store, keys, through)?;
-    let replayed = state.counts().ops - before;
-    Ok((state, replayed))
+) -> Result<(Folded, u64), StoreError> {
+    let mut folded = Folded::nothing(*space, store);
+    if let Some(state) = snapshot(space, store, through) {
+        folded.state = state;
+    }
+    let before = folded.state.counts().ops;
+    catch_up(&mut folded.state, space, store, keys, through)?;
+    let replayed = folded.state.counts().ops - before;
+    Ok((folded, replayed))
 }
 
 fn snapshot(space: &SpaceId, store: &Store, through: &Frontier) -> Option<State> {
@@ -245,3 +284,121 @@ const CHANGES_QUEUED: usize = 4_096;
 
 /// How much of a log is read at once while catching up.
 const RUN_BYTES: usize = 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::{EpochKey, Identity, SealInput, Sealer};
+    use crate::fold::RowFilter;
+    use crate::model::{Hlc, Incarnation, Op, Scope, Tip};
+    use crate::store::fault::FaultDisk;
+    use crate::sync::{Txn, TxnId, Write};
+    use crate::wire::BodyWriter;
+    use crate::wire::op::encode_op;
+
+    const SPACE: SpaceId = SpaceId::from_bytes([7; 32]);
+
+    /// A device that seals batches of two rows each.
+    struct Device {
+        identity: Identity,
+        sealer: Sealer,
+        log: LogId,
+        tip: Tip,
+    }
+
+    impl Device {
+        fn new(seed: u8) -> Self {
+            let identity = Identity::from_secret(&[seed; 32]);
+            let log = LogId { device: identity.device(), incarnation: Incarnation::new(1) };
+            Self { sealer: Sealer::new(&identity), identity, log, tip: Tip::NONE }
+        }
+
+        fn run(&self, op_count: u64) -> FoldRun {
+            let mut writer = BodyWriter::new();
+            let first = self.tip.seq.next();
+            for index in 0..op_count {
+                let seq = first.plus(index);
+                let op = Op::Put {
+                    surface: "registry:note".parse().unwrap(),
+                    key: format!("{} {seq}", self.log.device.short()).into(),
+                    preds: Vec::new(),
+                    payload: Payload::parse("1").unwrap(),
+                };
+                writer.push(Hlc::new(seq.get()), op.kind().number(), 0, &encode_op(&op, &self.log));
+            }
+            let (body, op_count) = writer.finish();
+            FoldRun { log: self.log, first, op_count, body: body.into() }
+        }
+
+        fn batch(&mut self, key: &EpochKey) -> SealedBatch {
+            let run = self.run(2);
+            let input = SealInput {
+                scope: SPACE.tag(),
+                log: self.log,
+                first: run.first,
+                op_count: run.op_count,
+                roster_gen: 1,
+                prev: self.tip.hash,
+                body: &run.body,
+                entropy: [3; 32],
+            };
+            let batch = self.sealer.seal(&self.identity, key, &input);
+            self.tip = Tip { seq: batch.header().last(), hash: batch.link() };
+            batch
+        }
+    }
+
+    #[test]
+    fn a_log_waits_for_its_key_while_others_go_on() {
+        let (held, late) = (EpochKey::from_bytes([1; 32]), EpochKey::from_bytes([2; 32]));
+        let (mut one, mut other) = (Device::new(1), Device::new(2));
+        let ones = vec![one.batch(&held), one.batch(&late), one.batch(&held)];
+        let others = vec![other.batch(&held), other.batch(&held)];
+        let (store, _) = Store::open_with(FaultDisk::new(), None, &[4; 32]).unwrap();
+        let scope = Scope::Personal;
+        let own_log = Device::new(3).log;
+        let writes = vec![
+            Write::Space { space: SPACE, scope, own_log, is_active: true, carried: Seq::ZERO, dropped: 0 },
+            Write::Batches { space: SPACE, log: one.log, batches: ones },
+            Write::Batches { space: SPACE, log: other.log, batches: others },
+        ];
+        store.commit(&[Txn { id: TxnId::new(1), writes }]).unwrap();
+        let through: Frontier = [(one.log, one.tip), (other.log, other.tip)].into_iter().collect();
+        let keys = KeyRing::default();
+        keys.insert(held);
+        let index = Index::new(SPACE, through.clone());
+        let applied = || (index.peek().applied(&one.log).get(), index.peek().applied(&other.log).get());
+
+        index.catch_up(&store, &keys, &through).unwrap();
+        assert_eq!(applied(), (2, 4));
+        index.catch_up(&store, &keys, &through).unwrap();
+        assert_eq!(applied(), (2, 4), "asking again changes nothing");
+
+        keys.insert(late);
+        index.catch_up(&store, &keys, &through).unwrap();
+        assert_eq!(applied(), (6, 4));
+        let surface = "registry:note".parse().unwrap();
+        assert_eq!(index.peek().rows(&surface, None, 99, RowFilter::Live).len(), 10);
+        let (whole, replayed) = load(&SPACE, &store, &keys, &through).unwrap();
+        assert_eq!((whole.state.recomputed_root(), replayed), (index.report().1, 10));
+    }
+
+    #[test]
+    fn a_run_is_folded_only_where_it_continues_its_log() {
+        let mut device = Device::new(1);
+        let first = device.run(4);
+        device.tip.seq = Seq::new(4);
+        let second = device.run(2);
+        device.tip.seq = Seq::new(2);
+        let overlapping = device.run(4);
+        let index = Index::new(SPACE, Frontier::new());
+        let applied = || index.peek().applied(&device.log).get();
+
+        index.fold(std::slice::from_ref(&second));
+        assert_eq!(applied(), 0, "a hole before it");
+        index.fold(&[second, first.clone()]);
+        assert_eq!(applied(), 4);
+        index.fold(&[first, overlapping]);
+        assert_eq!(applied(), 6, "what is folded is skipped");
+    }
+}

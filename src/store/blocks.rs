@@ -124,11 +124,16 @@ impl Blocks {
         if let Some(op) = lock_mutex(&self.cache).op(log_ix, dot, tip.seq) {
             return Ok(Some(op));
         }
+        let truncations = self.store.truncations(space);
         let Some(block) = self.open(space, dot)? else {
             return Ok(None);
         };
         let op = block.op(dot);
-        lock_mutex(&self.cache).insert(log_ix, block, self.bytes_max);
+        let mut cache = lock_mutex(&self.cache);
+        // Whoever truncates a log forgets its blocks next: one that was read before must not stay.
+        if self.store.truncations(space) == truncations {
+            cache.insert(log_ix, block, self.bytes_max);
+        }
         Ok(op)
     }
 
@@ -387,6 +392,31 @@ mod tests {
         assert_eq!(read(5).body, payload(5, 40));
         let elsewhere = Author::new(2);
         assert_eq!(blocks.op(&author.space, &dot(&elsewhere, 1)).unwrap(), None);
+    }
+
+    #[test]
+    fn where_an_op_was_written_again_the_op_itself_is_read() {
+        let mut author = Author::new(1);
+        let (store, _) = store(&mut author);
+        let first = Dot { log: Author::new(2).log, seq: Seq::new(7) };
+        let (hlc, body) = (Hlc::new(70), payload(7, 40));
+        let original = Original { log: first.log, seq: first.seq, hlc, kind: 3, flags: 2, body: &body };
+        let mut writer = crate::wire::BodyWriter::new();
+        writer.push(hlc, REISSUE, 0, &crate::wire::op::encode_reissue(&original));
+        writer.push(Hlc::new(80), REISSUE, 0, b"no reissue");
+        let (bytes, count) = writer.finish();
+        let batch = author.seal(&bytes, count);
+        let write = author.write(vec![batch]);
+        author.commit(&store, vec![write]);
+        let blocks = blocks(&store, &author, BLOCK_CACHE_BYTES);
+
+        for _ in 0..2 {
+            let op = blocks.op(&author.space, &dot(&author, 1)).unwrap().unwrap();
+            assert_eq!((op.dot, op.hlc, op.kind, op.flags), (first, hlc, 3, 2));
+            assert_eq!(op.body, body);
+            let unreadable = blocks.op(&author.space, &dot(&author, 2)).unwrap().unwrap();
+            assert_eq!((unreadable.dot, unreadable.kind), (dot(&author, 2), REISSUE));
+        }
     }
 
     #[test]

@@ -30,14 +30,18 @@ impl<'a> Writer<'a> {
     /// Applies one write. After an error the transaction must be dropped.
     pub(super) fn apply(&mut self, write: &Write) -> Result<(), StoreError> {
         match write {
-            Write::Space { space, scope, own_log, is_active, carried, dropped } => self.space(SpaceRow {
-                space: *space,
-                is_active: *is_active,
-                carried: *carried,
-                dropped: *dropped,
-                own_log: *own_log,
-                scope: scope.clone(),
-            }),
+            Write::Space { space, scope, own_log, is_active, carried, dropped } => {
+                let truncations = self.changes.space(space).map_or(0, |(_, row)| row.truncations);
+                self.space(SpaceRow {
+                    space: *space,
+                    is_active: *is_active,
+                    carried: *carried,
+                    dropped: *dropped,
+                    truncations,
+                    own_log: *own_log,
+                    scope: scope.clone(),
+                })
+            }
             Write::Batches { space, log, batches } => self.batches(space, log, batches),
             Write::Truncate { space, log, to } => self.truncate(space, log, *to),
             Write::Drafts { space, group } => self.drafts(space, group),
@@ -101,51 +105,58 @@ impl<'a> Writer<'a> {
     }
 
     fn truncate(&mut self, space: &SpaceId, log: &LogId, to: Tip) -> Result<(), StoreError> {
+        let Some((_, row)) = self.changes.space(space) else {
+            return Err(StoreError::UnknownSpace { space: *space });
+        };
+        let mut row = row.clone();
         let log_ix = self.log_ix(space, log)?;
-        let (space_ix, ix) = log_ix;
-        let tip = self.changes.tip(log_ix);
-        let refuse = || StoreError::NotContiguous { log: *log, tip: tip.seq, found: to.seq };
-        if to.seq > tip.seq {
-            return Err(refuse());
+        let (tip, end) = (self.changes.tip(log_ix), self.changes.end(log_ix));
+        // The one check between a mistake above and lost drafts.
+        if row.own_log == *log && end > tip.seq {
+            return Err(StoreError::DraftsUnsealed { device: log.device, through: end, tip: tip.seq });
         }
-        let mut table = self.txn.open_table(BATCHES)?;
-        let mut places = Vec::new();
-        let mut straddling = None;
-        // Backwards: what stays is not looked at, but for the value that holds the new end.
-        for value in table.range(log_range(log_ix))?.rev() {
-            let (key, value) = value?;
-            let (place, bytes) = (key.value(), value.value());
-            if place.2 > to.seq.get() {
-                places.push(place);
-                continue;
-            }
-            let damaged = || StoreError::damaged(Part::Batch { log: *log, seq: to.seq });
-            let run = SealedBatch::parse_run(bytes::Bytes::copy_from_slice(bytes)).map_err(|_| damaged())?;
-            let kept: Vec<SealedBatch> =
-                run.into_iter().take_while(|batch| batch.header().last() <= to.seq).collect();
-            let end = kept.last().map(|batch| Tip { seq: batch.header().last(), hash: batch.link() });
-            if end != Some(to) {
-                return Err(refuse());
-            }
-            straddling = Some((place, kept));
-            break;
+        if to != tip {
+            self.cut_batches(log_ix, log, tip, to)?;
         }
-        for place in places {
-            table.remove(place)?;
+        self.txn.open_table(DRAFTS)?.retain_in(log_range(log_ix), |_, _| false)?;
+        let mut tips = self.txn.open_table(TIPS)?;
+        if to == Tip::NONE {
+            tips.remove(log_ix)?;
+        } else {
+            tips.insert(log_ix, tip_bytes(to))?;
         }
-        match straddling {
-            Some((place, kept)) => {
-                let value: Vec<u8> = kept.iter().flat_map(|batch| batch.bytes().iter().copied()).collect();
-                table.insert(place, &value[..])?;
-            }
-            None if to.seq > Seq::ZERO => return Err(refuse()),
-            None => {}
-        }
-        let mut drafts = self.txn.open_table(DRAFTS)?;
-        drafts.retain_in((space_ix, ix, 0)..=(space_ix, ix, u64::MAX), |_, _| false)?;
-        self.txn.open_table(TIPS)?.insert(log_ix, tip_bytes(to))?;
+        drop(tips);
         self.changes.changed().set_tip(log_ix, to);
         self.changes.changed().set_draft_end(log_ix, Seq::ZERO);
+        row.truncations += 1;
+        self.space(row)
+    }
+
+    /// Removes the batches beyond `to`, after checking that one ends there.
+    fn cut_batches(
+        &self,
+        (space_ix, log_ix): LogIx,
+        log: &LogId,
+        tip: Tip,
+        to: Tip,
+    ) -> Result<(), StoreError> {
+        let no_such_end = || StoreError::NoSuchEnd { log: *log, to: to.seq };
+        if to.seq > tip.seq || (to.seq == Seq::ZERO && to != Tip::NONE) {
+            return Err(no_such_end());
+        }
+        let mut table = self.txn.open_table(BATCHES)?;
+        if to != Tip::NONE {
+            let up_to = (space_ix, log_ix, 0)..=(space_ix, log_ix, to.seq.get());
+            let held = table.range(up_to)?.next_back().ok_or_else(no_such_end)??;
+            let (first, bytes) = (held.0.value(), held.1.value().to_vec());
+            drop(held);
+            let kept = pack::bytes_through(&bytes, log, to)?.ok_or_else(no_such_end)?;
+            if kept < bytes.len() {
+                table.insert(first, &bytes[..kept])?;
+            }
+        }
+        let beyond = (space_ix, log_ix, to.seq.get().saturating_add(1))..=(space_ix, log_ix, u64::MAX);
+        table.retain_in(beyond, |_, _| false)?;
         Ok(())
     }
 
@@ -292,4 +303,270 @@ fn drafts_beyond(group: &DraftGroup, through: Seq) -> Result<DraftGroup, StoreEr
     }
     let (body, op_count) = writer.finish();
     Ok(DraftGroup { log: group.log, first: through.next(), op_count, body })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Scope;
+    use crate::store::fault::{FaultDisk, Loss};
+    use crate::store::testing::{Author, LOCAL_KEY, payload, reopen, store, whole_run};
+    use crate::store::{Blocks, KeyRing, NoSnapshot, Store, Truncations};
+
+    /// Batches of one log, alike up to a point, and what they are after it.
+    struct Branch {
+        author: Author,
+        batches: Vec<SealedBatch>,
+    }
+
+    impl Branch {
+        fn new(shared: usize, own: usize, op_bytes: usize) -> Self {
+            let mut author = Author::new(1);
+            let mut batches = author.batches(shared, 2);
+            batches.extend((0..own).map(|_| author.batch(2, op_bytes)));
+            Self { author, batches }
+        }
+
+        fn tip(&self, count: usize) -> Tip {
+            count.checked_sub(1).map_or(Tip::NONE, |last| {
+                let batch = &self.batches[last];
+                Tip { seq: batch.header().last(), hash: batch.link() }
+            })
+        }
+
+        fn bytes(&self, count: usize) -> Vec<u8> {
+            self.batches[..count].iter().flat_map(|batch| batch.bytes().to_vec()).collect()
+        }
+
+        fn truncate(&self, count: usize) -> Write {
+            Write::Truncate { space: self.author.space, log: self.author.log, to: self.tip(count) }
+        }
+
+        fn write(&self, from: usize) -> Write {
+            self.author.write(self.batches[from..].to_vec())
+        }
+    }
+
+    /// A store that holds a branch, whose log is not the own one.
+    fn store_with(branch: &mut Branch) -> (Store, FaultDisk) {
+        let (store, disk) = store(&mut Author::new(9));
+        let writes = [branch.write(0)];
+        branch.author.commit(&store, writes.into());
+        (store, disk)
+    }
+
+    fn frontier_tip(disk: &FaultDisk, branch: &Branch) -> Tip {
+        reopen(disk).1.spaces[0].frontier.tip(&branch.author.log)
+    }
+
+    #[test]
+    fn a_log_can_be_cut_at_the_end_of_any_batch() {
+        // Short batches share a value, long ones have their own.
+        for (shared, own, op_bytes) in [(12, 0, 0), (3, 6, 6_000), (0, 4, 30_000)] {
+            for kept in 0..=shared + own {
+                let mut branch = Branch::new(shared, own, op_bytes);
+                let (store, disk) = store_with(&mut branch);
+
+                let write = branch.truncate(kept);
+                branch.author.commit(&store, vec![write]);
+
+                assert_eq!(whole_run(&store, &branch.author), branch.bytes(kept));
+                let (space, log) = (&branch.author.space, &branch.author.log);
+                let beyond = branch.tip(kept).seq.next();
+                assert!(store.batch_at(space, log, beyond).unwrap().is_none());
+                drop(store);
+                assert_eq!(frontier_tip(&disk, &branch), branch.tip(kept));
+                let (store, _) = reopen(&disk);
+                let write = branch.author.write(branch.batches[kept..].to_vec());
+                branch.author.commit(&store, vec![write]);
+                assert_eq!(whole_run(&store, &branch.author), branch.bytes(shared + own), "continued");
+            }
+        }
+    }
+
+    #[test]
+    fn another_branch_takes_the_place_of_what_is_dropped_in_one_transaction() {
+        let mut given_up = Branch::new(3, 4, 40);
+        let selected = Branch::new(3, 2, 50);
+        let (store, disk) = store_with(&mut given_up);
+        let keys = KeyRing::default();
+        keys.insert(given_up.author.key.clone());
+        let blocks = Blocks::new(store.clone(), keys);
+        let (space, log) = (given_up.author.space, given_up.author.log);
+        let read = |seq| {
+            let dot = crate::model::Dot { log, seq: Seq::new(seq) };
+            blocks.op(&space, &dot).unwrap().map(|op| op.body.to_vec())
+        };
+        assert_eq!((read(7), read(14)), (Some(payload(7, 40)), Some(payload(14, 40))));
+
+        given_up.author.commit(&store, vec![selected.truncate(3), selected.write(3)]);
+        blocks.forget_log(&space, &log);
+
+        assert_eq!((read(6), read(7), read(14)), (Some(payload(6, 40)), Some(payload(7, 50)), None));
+        assert_eq!(whole_run(&store, &selected.author), selected.bytes(5));
+        drop((store, blocks));
+        assert_eq!(frontier_tip(&disk, &selected), selected.tip(5));
+    }
+
+    #[test]
+    fn one_transaction_cuts_several_logs_and_one_of_them_twice() {
+        let mut branch = Branch::new(6, 0, 0);
+        let (store, disk) = store_with(&mut branch);
+        let mut second = Author::new(2);
+        let batches = second.batches(2, 3);
+        let write = second.write(batches);
+        second.commit(&store, vec![write]);
+        let drop_log = |log| Write::Truncate { space: second.space, log, to: Tip::NONE };
+
+        let writes =
+            vec![branch.truncate(5), drop_log(second.log), drop_log(Author::new(3).log), branch.truncate(2)];
+        branch.author.commit(&store, writes);
+
+        assert_eq!(whole_run(&store, &branch.author), branch.bytes(2));
+        assert!(whole_run(&store, &second).is_empty());
+        drop(store);
+        let (_, loaded) = reopen(&disk);
+        assert_eq!(loaded.spaces[0].frontier.log_count(), 1);
+        assert_eq!(loaded.spaces[0].frontier.tip(&branch.author.log), branch.tip(2));
+    }
+
+    #[test]
+    fn a_cut_that_does_not_fit_is_refused_and_nothing_dropped() {
+        let mut branch = Branch::new(3, 2, 40);
+        let (store, _) = store_with(&mut branch);
+        let (space, log) = (branch.author.space, branch.author.log);
+        let elsewhere = Branch::new(2, 3, 50);
+        let mut refused = |writes: Vec<Write>| {
+            let txn = branch.author.txn(writes);
+            let error = store.commit(&[txn]).unwrap_err();
+            assert_eq!(whole_run(&store, &branch.author).len(), branch.bytes(5).len());
+            assert_eq!(store.truncations(&space), Truncations::default());
+            error
+        };
+        let to = |seq, tip: Tip| vec![Write::Truncate { space, log, to: Tip { seq: Seq::new(seq), ..tip } }];
+        let tip = elsewhere.tip(2);
+
+        let within_a_batch = refused(to(3, tip));
+        assert!(matches!(within_a_batch, StoreError::NoSuchEnd { to, .. } if to == Seq::new(3)));
+        assert!(matches!(refused(to(6, elsewhere.tip(3))), StoreError::NoSuchEnd { .. }), "another branch");
+        assert!(matches!(refused(to(12, tip)), StoreError::NoSuchEnd { .. }), "beyond the end");
+        assert!(matches!(refused(to(0, tip)), StoreError::NoSuchEnd { .. }));
+        let nowhere = Write::Truncate { space: SpaceId::from_bytes([0; 32]), log, to: Tip::NONE };
+        assert!(matches!(refused(vec![nowhere]), StoreError::UnknownSpace { .. }));
+        let own = Author::new(9);
+        let truncate_own = Write::Truncate { space, log: own.log, to: Tip::NONE };
+        let loses_drafts = refused(vec![own.drafts(1, 2), truncate_own]);
+        assert!(matches!(loses_drafts, StoreError::DraftsUnsealed { through, .. } if through == Seq::new(2)));
+    }
+
+    #[test]
+    fn drafts_left_behind_in_a_log_go_with_its_end() {
+        let mut old = Author::new(1);
+        let (store, disk) = store(&mut old);
+        let batches = old.batches(2, 2);
+        let write = old.write(batches);
+        let drafts = old.drafts(5, 3);
+        old.commit(&store, vec![write, drafts]);
+        let (space, own_log) = (old.space, Author::new(2).log);
+        let scope = Scope::Personal;
+        let carried = Seq::ZERO;
+
+        old.commit(
+            &store,
+            vec![
+                Write::Space { space, scope, own_log, is_active: true, carried, dropped: 4 },
+                Author::new(2).drafts(1, 3),
+                Write::Truncate { space, log: old.log, to: Tip::NONE },
+            ],
+        );
+
+        drop(store);
+        let (store, loaded) = reopen(&disk);
+        assert_eq!((loaded.spaces[0].dropped, loaded.spaces[0].drafts.len()), (4, 1));
+        assert_eq!(loaded.spaces[0].drafts[0].log, own_log);
+        assert!(store.drafts_at(&space, &old.log, Seq::new(6)).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_power_cut_leaves_the_old_branch_or_the_new_one() {
+        let selected = Branch::new(3, 2, 50);
+        let run = |disk: &FaultDisk| {
+            let mut given_up = Branch::new(3, 4, 40);
+            let Ok((store, _)) = Store::open_with(disk.clone(), None, &LOCAL_KEY) else { return 0 };
+            let space = Author::new(9).space_write();
+            let txns = [
+                given_up.author.txn(vec![space, given_up.write(0)]),
+                given_up.author.txn(vec![selected.truncate(3), selected.write(3)]),
+            ];
+            txns.iter().take_while(|txn| store.commit(std::slice::from_ref(txn)).is_ok()).count()
+        };
+        let whole = FaultDisk::new();
+        drop(reopen(&whole));
+        let made = whole.sync_count();
+        assert_eq!(run(&whole), 2);
+
+        for cut in made..whole.sync_count() {
+            let disk = FaultDisk::new();
+            drop(reopen(&disk));
+            disk.cut_power_at_sync(cut);
+            let acked = run(&disk);
+            for (loss, seed_count) in [(Loss::All, 1), (Loss::Subset, 12), (Loss::Torn, 12)] {
+                for seed in 0..seed_count {
+                    let name = format!("cut at sync {cut}, {loss:?}, seed {seed}");
+                    let (store, loaded) = reopen(&disk.after_power_cut(loss, seed));
+                    let Some(space) = loaded.spaces.first() else {
+                        assert_eq!(acked, 0, "{name}");
+                        continue;
+                    };
+                    let log = selected.author.log;
+                    let held = whole_run(&store, &selected.author);
+                    let truncations = store.truncations(&selected.author.space);
+                    let is_new = held == selected.bytes(5);
+                    assert_eq!(truncations != Truncations::default(), is_new, "{name}");
+                    let old = Branch::new(3, 4, 40);
+                    assert!(is_new || held == old.bytes(7), "{name}");
+                    let tip = if is_new { selected.tip(5) } else { old.tip(7) };
+                    assert_eq!(space.frontier.tip(&log), tip, "{name}");
+                    assert!(is_new || acked < 2, "{name}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_index_from_before_a_cut_is_never_used_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut branch = Branch::new(6, 0, 0);
+        let space = branch.author.space;
+        let open = || Store::open(dir.path(), &LOCAL_KEY).unwrap().0;
+        let load = |store: &Store| {
+            let mut found = Vec::new();
+            let loaded = store.load_snapshot(&space, |chunk| {
+                found.extend_from_slice(chunk);
+                std::ops::ControlFlow::Continue(())
+            });
+            loaded.map(|()| found)
+        };
+        let store = open();
+        let writes = vec![Author::new(9).space_write(), branch.write(0)];
+        branch.author.commit(&store, writes);
+        let before = store.truncations(&space);
+        store.save_snapshot(&space, before, |sink| sink(b"old")).unwrap();
+        assert_eq!(load(&store).unwrap(), b"old");
+
+        let writes = vec![branch.truncate(2), branch.write(2)];
+        branch.author.commit(&store, writes);
+
+        assert!(matches!(load(&store), Err(NoSnapshot::Block { index: 0 })), "also where the log is as long");
+        store.save_snapshot(&space, before, |sink| sink(b"folded before")).unwrap();
+        assert!(matches!(load(&store), Err(NoSnapshot::Block { index: 0 })));
+        drop(store);
+        let store = open();
+        assert!(matches!(load(&store), Err(NoSnapshot::Block { index: 0 })));
+        store.save_snapshot(&space, store.truncations(&space), |sink| sink(b"new")).unwrap();
+        assert_eq!(load(&store).unwrap(), b"new");
+        let writes = vec![Author::new(9).space_write()];
+        branch.author.commit(&store, writes);
+        assert_eq!(load(&store).unwrap(), b"new", "the row of the space keeps the number");
+    }
 }

@@ -85,6 +85,14 @@ pub enum StoreError {
         /// The end of the sealed part.
         tip: Seq,
     },
+    /// A log was to be cut where none of its batches ends like that: refused as the caller's bug.
+    #[error("no batch of log {log} ends at {to} as it was to")]
+    NoSuchEnd {
+        /// The log.
+        log: LogId,
+        /// Where it was to end.
+        to: Seq,
+    },
     /// The operating system refused; the store was opened anew or will be at the next call.
     #[error("the disk refused a read or a write")]
     Io(#[source] io::Error),
@@ -146,7 +154,8 @@ impl StoreError {
             | Self::NotContiguous { .. }
             | Self::NoBody { .. }
             | Self::UnknownSpace { .. }
-            | Self::DraftsUnsealed { .. } => false,
+            | Self::DraftsUnsealed { .. }
+            | Self::NoSuchEnd { .. } => false,
         }
     }
 

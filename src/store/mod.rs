@@ -40,7 +40,7 @@ pub use disk::panic_becomes_error;
 pub use error::{Part, StoreError};
 pub use lock::{HomeLock, LockError};
 pub use read::Run;
-pub use snapshot::{NoSnapshot, SNAPSHOT_CHUNK_BYTES_MAX, SnapshotError};
+pub use snapshot::{NoSnapshot, SNAPSHOT_CHUNK_BYTES_MAX, SnapshotError, Truncations};
 
 use crate::sync::{Loaded, Txn, TxnId};
 use commit::Writer;

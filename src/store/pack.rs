@@ -5,6 +5,12 @@
 //! such that the pages are filled; a short value at the end of a log is continued by the next
 //! commit, which rewrites its page anyway.
 
+use bytes::Bytes;
+
+use super::error::{Part, StoreError};
+use crate::crypto::{BatchHeader, SealedBatch};
+use crate::model::{LogId, Tip};
+
 /// Splits consecutive batches of these lengths into groups that waste the least page space.
 ///
 /// Returns the group lengths in order; each group is one value of at most [`VALUE_BYTES_MAX`]
@@ -59,6 +65,23 @@ const VALUE_OVERHEAD_BYTES: usize = 4 + 4 + 16;
 
 /// Greatest value of more than one batch: a read of one batch reads its whole value.
 const VALUE_BYTES_MAX: usize = 64 * 1024 - VALUE_OVERHEAD_BYTES;
+
+/// How many bytes of a value are batches up to the one that ends at `to`; `None` where none does.
+pub(super) fn bytes_through(value: &[u8], log: &LogId, to: Tip) -> Result<Option<usize>, StoreError> {
+    let damaged = || StoreError::damaged(Part::Batch { log: *log, seq: to.seq });
+    let mut at = 0;
+    while at < value.len() {
+        let header = BatchHeader::parse(&value[at..]).map_err(|_| damaged())?;
+        let end = at + header.sealed_bytes();
+        let bytes = value.get(at..end).ok_or_else(damaged)?;
+        if header.last() == to.seq {
+            let batch = SealedBatch::parse(Bytes::copy_from_slice(bytes)).map_err(|_| damaged())?;
+            return Ok((batch.link() == to.hash).then_some(end));
+        }
+        at = end;
+    }
+    Ok(None)
+}
 
 #[cfg(test)]
 mod tests {

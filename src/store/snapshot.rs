@@ -2,13 +2,14 @@
 //!
 //! | part | bytes | meaning |
 //! |---|---|---|
-//! | magic | 4 | `KFS1` |
+//! | magic | 4 | `KFS2` |
 //! | snapshot id | 16 | random, bound into every block |
 //! | blocks | | length u32 BE ‖ vault(kind 0 ‖ zstd frame of chunks, each length u32 BE ‖ bytes) |
 //! | footer | | length u32 BE ‖ vault(kind 1 ‖ chunk count u64 BE ‖ BLAKE3 of all chunks 32) |
 //!
-//! Blocks are bound to store, space, snapshot, position and the count of ops ever dropped in the space, so none can be left out, moved or
-//! brought over; a file without its footer was cut short. A snapshot is only ever a shortcut: any
+//! Blocks are bound to store, space, the number of truncations there, snapshot and position, so none can
+//! be left out, moved or brought over, and none opens once a log it was folded from has been
+//! truncated; a file without its footer was cut short. A snapshot is only ever a shortcut: any
 //! defect means that there is none.
 
 use std::fmt::Write as _;
@@ -78,8 +79,18 @@ pub enum NoSnapshot {
     Io(#[source] io::Error),
 }
 
+/// How often logs of a space have been truncated: what was folded under another number has folded ops
+/// that are gone.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Truncations(u64);
+
 impl Store {
-    /// Writes a snapshot of a space: `produce` passes it chunk by chunk, each up to
+    /// How often logs of a space have been truncated, as committed.
+    pub fn truncations(&self, space: &SpaceId) -> Truncations {
+        Truncations(read_lock(&self.0.index).truncations(space))
+    }
+
+    /// Writes a snapshot of a space as it was folded since `truncations`: `produce` passes it chunk by chunk, each up to
     /// [`SNAPSHOT_CHUNK_BYTES_MAX`]. It replaces the one before once it is whole and durable.
     ///
     /// # Errors
@@ -87,12 +98,13 @@ impl Store {
     pub fn save_snapshot(
         &self,
         space: &SpaceId,
+        truncations: Truncations,
         produce: impl FnOnce(&mut dyn FnMut(&[u8])),
     ) -> Result<(), SnapshotError> {
         let dir = self.0.snapshots.as_deref().ok_or(SnapshotError::NoFolder)?;
         let path = self.snapshot_path(space)?;
         let temporary = path.with_extension("kfs.new");
-        let result = self.write_snapshot(space, &temporary, produce).and_then(|()| {
+        let result = self.write_snapshot(space, truncations, &temporary, produce).and_then(|()| {
             fs::rename(&temporary, &path)?;
             Ok(sync_dir(dir)?)
         });
@@ -106,7 +118,8 @@ impl Store {
     /// Reads the snapshot of a space, passing the chunks to `accept` as they were saved.
     ///
     /// Whatever was accepted must be dropped if this fails: the last block tells that all are there.
-    /// Nothing here says how old the content is; compare its frontier with the store's.
+    /// None opens that was saved before a log of the space was truncated. Beyond that, nothing here
+    /// says how old the content is; compare its frontier with the store's.
     ///
     /// # Errors
     /// Every variant of [`NoSnapshot`].
@@ -125,7 +138,7 @@ impl Store {
         if &magic != MAGIC {
             return Err(NoSnapshot::Magic { found: magic });
         }
-        let context = self.snapshot_context(space, read_array(&mut file)?);
+        let context = self.snapshot_context(space, self.truncations(space), read_array(&mut file)?);
         let mut decompressor = zstd::bulk::Decompressor::new().map_err(NoSnapshot::Io)?;
         let mut hasher = blake3::Hasher::new();
         let mut chunk_count = 0u64;
@@ -163,6 +176,7 @@ impl Store {
     fn write_snapshot(
         &self,
         space: &SpaceId,
+        truncations: Truncations,
         path: &std::path::Path,
         produce: impl FnOnce(&mut dyn FnMut(&[u8])),
     ) -> Result<(), SnapshotError> {
@@ -173,7 +187,7 @@ impl Store {
         let mut writer = BlockWriter {
             store: self,
             file,
-            context: self.snapshot_context(space, id),
+            context: self.snapshot_context(space, truncations, id),
             compressor: zstd::bulk::Compressor::new(COMPRESSION_LEVEL)?,
             chunks: Zeroizing::new(Vec::with_capacity(BLOCK_BYTES)),
             hasher: blake3::Hasher::new(),
@@ -215,11 +229,9 @@ impl Store {
         Ok(dir.join(name))
     }
 
-    fn snapshot_context(&self, space: &SpaceId, id: [u8; 16]) -> Vec<u8> {
-        // What was dropped since is in the snapshot and nowhere else.
-        let dropped = read_lock(&self.0.index).dropped(space);
-        let suffix = if dropped == 0 { Vec::new() } else { dropped.to_be_bytes().to_vec() };
-        [&b"snapshot"[..], &self.0.store_id, space.as_bytes(), &id, &suffix].concat()
+    fn snapshot_context(&self, space: &SpaceId, truncations: Truncations, id: [u8; 16]) -> Vec<u8> {
+        let truncations = truncations.0.to_be_bytes();
+        [&b"snapshot"[..], &self.0.store_id, space.as_bytes(), &truncations, &id].concat()
     }
 }
 
@@ -299,7 +311,7 @@ fn read_exact(file: &mut impl Read, bytes: &mut [u8]) -> Result<(), NoSnapshot> 
     })
 }
 
-const MAGIC: &[u8; 4] = b"KFS1";
+const MAGIC: &[u8; 4] = b"KFS2";
 const KIND_CHUNKS: u8 = 0;
 const KIND_FOOTER: u8 = 1;
 
@@ -341,7 +353,11 @@ mod tests {
     }
 
     fn save(store: &Store) {
-        store.save_snapshot(&SPACE, |sink| chunks().iter().for_each(|chunk| sink(chunk))).unwrap();
+        store
+            .save_snapshot(&SPACE, Truncations::default(), |sink| {
+                chunks().iter().for_each(|chunk| sink(chunk))
+            })
+            .unwrap();
     }
 
     fn load(store: &Store) -> Result<Vec<Vec<u8>>, NoSnapshot> {
@@ -362,7 +378,7 @@ mod tests {
         save(&store);
 
         assert_eq!(load(&store).unwrap(), chunks());
-        store.save_snapshot(&SPACE, |_| ()).unwrap();
+        store.save_snapshot(&SPACE, Truncations::default(), |_| ()).unwrap();
         assert_eq!(load(&store).unwrap(), Vec::<Vec<u8>>::new());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing temporary is left");
     }
@@ -418,16 +434,19 @@ mod tests {
         let first = store(dir.path());
         save(&first);
 
-        let long = first.save_snapshot(&SPACE, |sink| {
+        let long = first.save_snapshot(&SPACE, Truncations::default(), |sink| {
             sink(&[0]);
             sink(&vec![0; SNAPSHOT_CHUNK_BYTES_MAX + 1]);
             sink(&[0]);
         });
         assert!(matches!(long, Err(SnapshotError::ChunkTooLong { .. })));
         assert_eq!(load(&first).unwrap(), chunks());
-        let gone = store(&dir.path().join("gone")).save_snapshot(&SPACE, |_| ());
+        let gone = store(&dir.path().join("gone")).save_snapshot(&SPACE, Truncations::default(), |_| ());
         assert!(matches!(gone, Err(SnapshotError::Io(_))));
         let nowhere = Store::open_with(FaultDisk::new(), None, &LOCAL_KEY).unwrap().0;
-        assert!(matches!(nowhere.save_snapshot(&SPACE, |_| ()), Err(SnapshotError::NoFolder)));
+        assert!(matches!(
+            nowhere.save_snapshot(&SPACE, Truncations::default(), |_| ()),
+            Err(SnapshotError::NoFolder)
+        ));
     }
 }

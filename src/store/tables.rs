@@ -3,7 +3,7 @@
 //! | table | key | value |
 //! |---|---|---|
 //! | `meta` | name | see the constants below |
-//! | `spaces` | space index u32 | space 32 ‖ active u8 ‖ own log 40 ‖ carried over u64 BE ‖ dropped u64 BE ‖ scope text |
+//! | `spaces` | space index u32 | space 32 ‖ flags u8 ‖ own log 40 ‖ carried over through u64 BE ‖ (bit 1: dropped ops u64 BE ‖ truncations u64 BE) ‖ scope text |
 //! | `logs` | space index u32, log index u32 | log 40 |
 //! | `tips` | space index, log index | seq u64 BE ‖ link 32 |
 //! | `batches` | space index, log index, seq u64 | one or more consecutive sealed batches; the key is the first op's position |
@@ -13,8 +13,7 @@
 //! | `keys` | space index, key id 16 | vault(key 32) |
 //! | `forks` | space index, log index | two witnesses |
 //!
-//! A row of a space written before ops could be dropped has no count of them: its scope begins at
-//! byte 81, with a letter that no such count begins with.
+//! The flags of a space: bit 0 = active, bit 1 = ops of it have been dropped, and two numbers follow.
 //!
 //! Spaces and logs have small numbers of this store's own, given in order of appearance and never
 //! reused, so that a key of the large table is 16 bytes instead of 80. The vault's context is the
@@ -62,20 +61,25 @@ pub(super) struct SpaceRow {
     pub(super) is_active: bool,
     pub(super) own_log: LogId,
     pub(super) carried: Seq,
-    /// How many ops were ever dropped: snapshots are bound to it.
     pub(super) dropped: u64,
+    /// How often logs of it were truncated.
+    pub(super) truncations: u64,
     pub(super) scope: Scope,
 }
 
 impl SpaceRow {
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let scope = self.scope.to_string();
-        let mut bytes = Vec::with_capacity(SPACE_FIXED_BYTES + 8 + scope.len());
+        let mut bytes = Vec::with_capacity(SPACE_FIXED_BYTES + scope.len());
         bytes.extend_from_slice(self.space.as_bytes());
-        bytes.push(u8::from(self.is_active));
+        let has_dropped = self.dropped > 0 || self.truncations > 0;
+        bytes.push(u8::from(self.is_active) * ACTIVE + u8::from(has_dropped) * DROPPED);
         bytes.extend_from_slice(&self.own_log.to_bytes());
         bytes.extend_from_slice(&self.carried.get().to_be_bytes());
-        bytes.extend_from_slice(&self.dropped.to_be_bytes());
+        if has_dropped {
+            bytes.extend_from_slice(&self.dropped.to_be_bytes());
+            bytes.extend_from_slice(&self.truncations.to_be_bytes());
+        }
         bytes.extend_from_slice(scope.as_bytes());
         bytes
     }
@@ -83,24 +87,27 @@ impl SpaceRow {
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, StoreError> {
         let damaged = || StoreError::damaged(Part::Row { table: "spaces" });
         let (fixed, rest) = bytes.split_first_chunk::<SPACE_FIXED_BYTES>().ok_or_else(damaged)?;
-        let (dropped, scope) = match rest.split_first_chunk::<8>() {
-            Some((count, scope)) if !count[0].is_ascii_alphabetic() => (u64::from_be_bytes(*count), scope),
-            _ => (0, rest),
+        let (space, fixed) = fixed.split_first_chunk::<32>().expect("32 < 81");
+        let ([flags], fixed) = fixed.split_first_chunk::<1>().expect("1 < 49");
+        let (own_log, carried) = fixed.split_first_chunk::<40>().expect("40 < 48");
+        let number = |bytes: &[u8; 8]| u64::from_be_bytes(*bytes);
+        let (dropped, truncations, scope) = match flags & !ACTIVE {
+            0 => (0, 0, rest),
+            DROPPED => {
+                let (dropped, rest) = rest.split_first_chunk().ok_or_else(damaged)?;
+                let (truncations, rest) = rest.split_first_chunk().ok_or_else(damaged)?;
+                (number(dropped), number(truncations), rest)
+            }
+            _ => return Err(damaged()),
         };
         let scope = std::str::from_utf8(scope).ok().and_then(|text| text.parse().ok()).ok_or_else(damaged)?;
-        let (space, rest) = fixed.split_first_chunk::<32>().expect("32 < 81");
-        let (active, own_log) = rest.split_first_chunk::<1>().expect("1 < 49");
-        if active[0] > 1 {
-            return Err(damaged());
-        }
-        let (own_log, carried) = own_log.split_first_chunk::<40>().expect("40 < 48");
-        let carried: [u8; 8] = carried.try_into().expect("48 - 40 is 8");
         Ok(Self {
             space: SpaceId::from_bytes(*space),
-            is_active: active[0] == 1,
+            is_active: flags & ACTIVE != 0,
             own_log: LogId::from_bytes(own_log),
-            carried: Seq::new(u64::from_be_bytes(carried)),
+            carried: Seq::new(number(carried.try_into().expect("48 - 40 is 8"))),
             dropped,
+            truncations,
             scope,
         })
     }
@@ -136,4 +143,54 @@ pub(super) fn key_check_context(store_id: &[u8; 16]) -> Vec<u8> {
     [&b"key check"[..], store_id].concat()
 }
 
+const ACTIVE: u8 = 1;
+const DROPPED: u8 = 2;
+
 const SPACE_FIXED_BYTES: usize = 32 + 1 + 40 + 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{DeviceId, Incarnation};
+
+    fn row(dropped: u64, truncations: u64) -> SpaceRow {
+        let device = DeviceId::from_bytes([2; 32]);
+        SpaceRow {
+            space: SpaceId::from_bytes([1; 32]),
+            is_active: true,
+            own_log: LogId { device, incarnation: Incarnation::new(3) },
+            carried: Seq::new(4),
+            dropped,
+            truncations,
+            scope: Scope::Shared("org".into()),
+        }
+    }
+
+    #[test]
+    fn a_space_of_which_nothing_was_dropped_has_the_row_it_always_had() {
+        let mut old = vec![1; 32];
+        old.push(1);
+        old.extend_from_slice(&[2; 32]);
+        old.extend_from_slice(&3u64.to_be_bytes());
+        old.extend_from_slice(&4u64.to_be_bytes());
+        old.extend_from_slice(b"shared:org");
+
+        assert_eq!(row(0, 0).to_bytes(), old);
+        let read = SpaceRow::parse(&old).unwrap();
+        assert_eq!((read.carried, read.dropped, read.truncations), (Seq::new(4), 0, 0));
+    }
+
+    #[test]
+    fn what_was_dropped_reads_back_and_a_row_of_another_form_is_refused() {
+        let bytes = row(5, 6).to_bytes();
+
+        let read = SpaceRow::parse(&bytes).unwrap();
+
+        assert_eq!((read.dropped, read.truncations, read.scope), (5, 6, Scope::Shared("org".into())));
+        let mut later = bytes.clone();
+        later[32] = 4;
+        for refused in [&later[..], &bytes[..90], &bytes[..80]] {
+            assert!(matches!(SpaceRow::parse(refused), Err(StoreError::Damaged { .. })));
+        }
+    }
+}

@@ -441,7 +441,7 @@ fn nothing_that_is_secret_reaches_the_disk() {
     let key = Write::Key { space: author.space, key: author.key.clone() };
     let writes = vec![author.space_write(), key, author.drafts(1, 3)];
     author.commit(&store, writes);
-    store.save_snapshot(&author.space, |sink| sink(CANARY)).unwrap();
+    store.save_snapshot(&author.space, Truncations::default(), |sink| sink(CANARY)).unwrap();
 
     let drafted = payload(2, 40);
     let secrets = [CANARY, author.key.expose(), &LOCAL_KEY, &drafted];

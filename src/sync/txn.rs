@@ -52,8 +52,7 @@ pub enum Write {
     /// history of it stands. Drafts of the log go too. Later writes of the same transaction may
     /// continue it from there.
     Truncate {
-        /// The space; a [`Write::Space`] with a greater `dropped` goes along in the transaction, so
-        /// that no index snapshot brings back what is dropped.
+        /// The space. No index that was stored before is used again: it has folded what is dropped.
         space: SpaceId,
         /// The log.
         log: LogId,
