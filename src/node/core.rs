@@ -12,14 +12,13 @@ use super::index::{self, Folded, Index};
 use super::types::{Appended, NewOp};
 use crate::clock;
 use crate::fold::State;
-use crate::model::{Blame, DeviceId, Dot, Frontier, Hlc, LogId, Op, OpId, Scope, Seq, SpaceId, TipHash};
+use crate::model::{Blame, DeviceId, Dot, Frontier, LogId, Op, OpId, Scope, Seq, SpaceId, TipHash};
 use crate::net::{self, CloseCode, Link, Net, NetEvent, Pins, PushOrder};
 use crate::oplog::Seen;
 use crate::store::{Blocks, KeyRing, Store, StoreError};
 use crate::sync::{
-    Authored, Effect, Engine, Input, Notice, Origin, PeerId, Refusal, RequestError, Stored, Token, Txn, TxnId,
+    Authored, Effect, Engine, Input, Notice, PeerId, Refusal, RequestError, Stored, Token, Txn, TxnId,
 };
-use crate::wire::OpView;
 
 /// What other tasks ask of the loop.
 pub(super) enum Job {
@@ -98,10 +97,10 @@ pub(super) struct Core {
     reissues: VecDeque<Reissue>,
     folded: BTreeSet<SpaceId>,
     carries: VecDeque<(SpaceId, SpaceId)>,
+    /// Set when everything of a space that was left has arrived.
+    is_carried: bool,
     /// Devices of which two copies were connected at once.
     pub twins: BTreeSet<DeviceId>,
-    /// What of this device's ops is in the space that ops are carried into.
-    carried_here: Option<(SpaceId, BTreeSet<Origin>)>,
     token_last: u64,
     ops_since_snapshot: u64,
     acks_stored: Duration,
@@ -164,8 +163,8 @@ impl Core {
             reissues: VecDeque::new(),
             folded: BTreeSet::new(),
             carries: VecDeque::new(),
+            is_carried: false,
             twins: BTreeSet::new(),
-            carried_here: None,
             token_last: 0,
             ops_since_snapshot: 0,
             acks_stored: Duration::ZERO,
@@ -287,7 +286,8 @@ impl Core {
             }
             match index {
                 // What an author sees is not known before the index is there.
-                Some(index) if !index.is_ready() => {
+                // Nor while what was written before is still on its way here.
+                Some(index) if !index.is_ready() || self.is_carried_into(space) => {
                     self.postponed.push(Job::Append { space, ops, reply });
                 }
                 Some(index) => {
@@ -302,8 +302,13 @@ impl Core {
         *jobs = others;
         for (space, (ops, replies)) in groups {
             let token = self.token(Waiting::Append(replies));
-            self.inputs.push_back(Input::Append { space, ops, token, also: Vec::new() });
+            self.inputs.push_back(Input::Append { space, ops, token });
         }
+    }
+
+    /// Whether ops of a space that was left are still to come.
+    fn is_carried_into(&self, space: SpaceId) -> bool {
+        self.engine.personal() == Some(space) && !self.engine.to_carry_over().is_empty()
     }
 
     /// Turns a network event into what the engine is told.
@@ -383,6 +388,8 @@ impl Core {
                 self.carry_over(from, to);
             } else if let Some(reissue) = self.reissues.pop_front() {
                 self.reissue(&reissue);
+            } else if std::mem::take(&mut self.is_carried) {
+                self.appends(&mut VecDeque::new());
             } else {
                 break;
             }
@@ -486,6 +493,10 @@ impl Core {
                     recent.extend(ids.into_iter().zip(placed.iter().map(|placed| (to, placed.dot))));
                     drop(recent);
                     self.carries.push_back((from, to));
+                    if self.engine.to_carry_over().is_empty() {
+                        // Whoever has waited to write does so now.
+                        self.is_carried = true;
+                    }
                 }
                 Some(Waiting::Unit(_) | Waiting::Nobody) | None => {}
             },
@@ -494,8 +505,7 @@ impl Core {
                     let _ = reply.send(Err(why.clone().into()));
                 }),
                 Some(Waiting::Unit(reply)) => drop(reply.send(Err(why.into()))),
-                Some(Waiting::Carry { .. }) => self.carried_here = None,
-                Some(Waiting::Nobody) | None => {}
+                Some(Waiting::Carry { .. } | Waiting::Nobody) | None => {}
             },
             Effect::Done { token } => {
                 if let Some(Waiting::Unit(reply)) = self.waiting.remove(&token) {
@@ -682,55 +692,53 @@ impl Core {
         }
     }
 
-    /// Writes the own ops of a space that was left into the one that took its place, with their
-    /// old stamps. How far it has come is part of each transaction, so a crash repeats nothing.
+    /// Writes the own ops of a space that was left into the one that took its place, under their
+    /// original identities. How far it has come is part of each transaction, so a crash repeats
+    /// nothing; what is there from an earlier time counts once.
     fn carry_over(&mut self, from: SpaceId, to: SpaceId) {
-        let (Some(index), Some(left)) = (self.index(&to), self.engine.carry(from)) else {
-            self.carried_here = None;
-            return;
-        };
-        let is_current = self.engine.personal() == Some(to);
-        if !is_current || !index.is_ready() {
-            self.carried_here = None;
+        let (Some(index), Some(left)) = (self.index(&to), self.engine.carry(from)) else { return };
+        if self.engine.personal() != Some(to) || !index.is_ready() {
             return;
         }
-        let mut carried_here = match self.carried_here.take() {
-            Some((space, origins)) if space == to => origins,
-            _ => self.origins(to),
-        };
-        let own_log = self.engine.space(to).map(|view| view.own_log);
         let end = left.last.min(left.next.plus(CARRIED_PER_STEP));
+        let Some((ops, ids)) = self.ops_to_write_again(&index, from, left.log, left.next, end) else {
+            return;
+        };
+        let through = Seq::new(left.before + end.get());
+        let token = self.token(Waiting::Carry { from, to, ids });
+        self.inputs.push_back(Input::Carry { from, to, ops, through, token });
+    }
+
+    /// Ops of a log that are not written again elsewhere, with their names. `None` where one cannot be
+    /// read: then nothing is dropped.
+    fn ops_to_write_again(
+        &self,
+        index: &Index,
+        space: SpaceId,
+        log: LogId,
+        next: Seq,
+        end: Seq,
+    ) -> Option<(Vec<Stored>, Vec<OpId>)> {
         let (mut ops, mut ids) = (Vec::new(), Vec::new());
-        let mut seq = left.next;
+        let mut seq = next;
         while seq <= end {
-            match self.blocks.op(&from, &Dot { log: left.log, seq }) {
-                Ok(Some(at)) => {
-                    let view = OpView::decode(at.kind, at.flags, &at.body).ok();
-                    let view = view.filter(|view| carried_here.insert(Origin::of(at.hlc, view)));
-                    if let Some(op) = view.and_then(|view| view.to_op(&at.dot.log)) {
-                        // Its author had not seen what others wrote there, nor what it wrote itself
-                        // since: the first stays a conflict, the second must not be covered.
-                        let row = index.peek().row(op.surface(), op.key());
-                        let heads = row.iter().flat_map(|row| row.heads());
-                        let heads = heads
-                            .filter(|head| Some(head.dot.log) == own_log && head.hlc < at.hlc)
-                            .map(|head| head.dot)
-                            .collect();
-                        let seen = Seen { heads, greatest: Hlc::ZERO };
-                        ids.push(OpId::of(&from, at.dot, at.hlc, at.kind, at.flags, &at.body));
-                        ops.push(Authored { op, seen, stamp: Some(at.hlc) });
-                    }
+            let place = Dot { log, seq };
+            match self.blocks.op(&space, &place) {
+                // What was written again before is known from elsewhere, or only from here.
+                Ok(Some(at)) if at.dot != place || !index.peek().is_relocated(&place, at.hlc) => {
+                    ids.push(OpId::of(&space, at.dot, at.hlc, at.kind, at.flags, &at.body));
+                    let crate::store::OpAt { dot, hlc, kind, flags, body } = at;
+                    ops.push(Stored { dot, hlc, kind, flags, body });
                 }
-                Ok(None) => {}
-                Err(error) => warn!(error = %chain_of(&error), "an op cannot be carried over"),
+                Ok(Some(_) | None) => {}
+                Err(error) => {
+                    error!(error = %chain_of(&error), "an op cannot be read, so it is not written again");
+                    return None;
+                }
             }
             seq = seq.next();
         }
-        self.carried_here = Some((to, carried_here));
-        let through = Seq::new(left.before + end.get());
-        let also = self.engine.carried(from, through).into_iter().collect();
-        let token = self.token(Waiting::Carry { from, to, ids });
-        self.inputs.push_back(Input::Append { space: to, ops, token, also });
+        Some((ops, ids))
     }
 
     /// Reads ops of a history that is dropped, so that they are written again. Those the state shows
@@ -739,43 +747,8 @@ impl Core {
         let Reissue { space, log, after, through } = *reissue;
         let Some(index) = self.index(&space).filter(|index| index.is_ready()) else { return };
         let end = through.min(after.plus(REISSUED_PER_STEP));
-        let mut ops = Vec::new();
-        let mut seq = after.next();
-        while seq <= end {
-            let place = Dot { log, seq };
-            match self.blocks.op(&space, &place) {
-                Ok(Some(at)) => {
-                    // What was written again before is known from elsewhere, or only from here.
-                    if at.dot != place || !index.peek().is_relocated(&place, at.hlc) {
-                        let crate::store::OpAt { dot, hlc, kind, flags, body } = at;
-                        ops.push(Stored { dot, hlc, kind, flags, body });
-                    }
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    error!(error = %chain_of(&error), "an op cannot be read, so its history is not dropped");
-                    return;
-                }
-            }
-            seq = seq.next();
-        }
+        let Some((ops, _)) = self.ops_to_write_again(&index, space, log, after.next(), end) else { return };
         self.inputs.push_back(Input::Reissue { space, log, ops, through: end });
-    }
-
-    /// This device's ops in a space, so that none is carried into it twice.
-    fn origins(&self, space: SpaceId) -> BTreeSet<Origin> {
-        let own = self.engine.device();
-        let mut origins = BTreeSet::new();
-        for (log, last) in self.logs(space).into_iter().filter(|(log, _)| log.device == own) {
-            let mut seq = Seq::ZERO;
-            while seq < last {
-                seq = seq.next();
-                let Ok(Some(at)) = self.blocks.op(&space, &Dot { log, seq }) else { continue };
-                let view = OpView::decode(at.kind, at.flags, &at.body).ok();
-                origins.extend(view.map(|view| Origin::of(at.hlc, &view)));
-            }
-        }
-        origins
     }
 
     /// Whether what follows `after` in the store names `link` as its predecessor.
@@ -907,7 +880,7 @@ fn authored(state: &State, op: NewOp) -> Authored {
         NewOp::Event { surface, stream, payload } => Op::Event { surface, stream: stream.into(), payload },
     };
     let seen = seen(state, &op);
-    Authored { op, seen, stamp: None }
+    Authored { op, seen }
 }
 
 fn seen(state: &State, op: &Op) -> Seen {

@@ -133,18 +133,14 @@ impl Author {
         remote > ceiling
     }
 
-    /// Gives an op its place and stamp. `stamp` keeps the stamp of an op that is carried over from
-    /// a space this device has left.
+    /// Gives an op its place and stamp.
     ///
     /// The stamp is the greater of the clock's tick and one more than the greatest stamp on the
     /// row or in the stream; the second does not move the clock, so a row written in 2099 is
     /// answered with later stamps without dragging other rows along.
-    pub fn draft(&mut self, mut op: Op, seen: Seen, stamp: Option<Hlc>, now: &Now) -> DraftOp {
+    pub fn draft(&mut self, mut op: Op, seen: Seen, now: &Now) -> DraftOp {
         let place = (op.surface().clone(), op.key().clone());
         let unfolded = self.unfolded.get(&place).copied();
-        // An op carried over from another space is older than what was written here since, and must
-        // not cover it.
-        let unfolded = unfolded.filter(|(_, hlc)| stamp.is_none_or(|stamp| *hlc < stamp));
         let mut heads = unfolded.map_or(seen.heads, |(dot, _)| vec![dot]);
         // More heads than an op can name: the greatest stay for the next write.
         heads.truncate(PREDS_MAX);
@@ -153,10 +149,8 @@ impl Author {
             Op::Fact { .. } | Op::Event { .. } => {}
         }
         let greatest = unfolded.map_or(seen.greatest, |(_, hlc)| hlc.max(seen.greatest));
-        let hlc = stamp.unwrap_or_else(|| {
-            self.clock = self.clock.next().max(Hlc::at(now.wall));
-            self.clock.max(greatest.next())
-        });
+        self.clock = self.clock.next().max(Hlc::at(now.wall));
+        let hlc = self.clock.max(greatest.next());
         let seq = self.next_seq();
         let newest = self.unfolded.entry(place).or_insert((Dot { log: self.log, seq }, hlc));
         if newest.1 <= hlc {
@@ -312,8 +306,8 @@ mod tests {
         assert!(author.observe(future, Wall::from_millis(1_000)));
         let seen = Seen { heads: Vec::new(), greatest: future };
 
-        let answer = author.draft(put("a"), seen, None, &now(1_000));
-        let elsewhere = author.draft(put("b"), Seen::default(), None, &now(1_000));
+        let answer = author.draft(put("a"), seen, &now(1_000));
+        let elsewhere = author.draft(put("b"), Seen::default(), &now(1_000));
 
         assert!(answer.hlc > future);
         assert!(elsewhere.hlc.millis() <= 61_000, "at most 60 s ahead of the wall");
@@ -323,8 +317,8 @@ mod tests {
     fn stamps_rise_when_the_wall_goes_back() {
         let mut author = author();
 
-        let first = author.draft(put("a"), Seen::default(), None, &now(5_000));
-        let second = author.draft(put("b"), Seen::default(), None, &now(1));
+        let first = author.draft(put("a"), Seen::default(), &now(5_000));
+        let second = author.draft(put("b"), Seen::default(), &now(1));
 
         assert!(second.hlc > first.hlc);
     }
@@ -332,40 +326,19 @@ mod tests {
     #[test]
     fn a_second_write_of_a_row_replaces_the_first_before_either_is_folded() {
         let mut author = author();
-        author.draft(put("a"), Seen::default(), None, &now(1));
+        author.draft(put("a"), Seen::default(), &now(1));
 
-        let second = author.draft(put("a"), Seen::default(), None, &now(1));
+        let second = author.draft(put("a"), Seen::default(), &now(1));
 
         let OpView::Put { preds, .. } = view(&second) else { panic!("a put was drafted") };
         assert_eq!(preds[0].dot(&author.log()), Dot { log: author.log(), seq: Seq::new(1) });
     }
 
     #[test]
-    fn what_is_carried_over_covers_nothing_newer() {
-        let mut author = author();
-        author.draft(put("a"), Seen::default(), None, &now(5_000));
-
-        let carried =
-            author.draft(put("a"), Seen::default(), Some(Hlc::at(Wall::from_millis(1))), &now(5_000));
-        let next = author.draft(put("a"), Seen::default(), None, &now(5_000));
-
-        let preds = |draft: &DraftOp| -> Vec<u64> {
-            match OpView::decode(draft.kind, 0, &draft.body).unwrap() {
-                OpView::Put { preds, .. } => {
-                    preds.iter().map(|pred| pred.dot(&author.log()).seq.get()).collect()
-                }
-                other => panic!("a put was drafted, not {other:?}"),
-            }
-        };
-        assert_eq!(preds(&carried), Vec::<u64>::new());
-        assert_eq!(preds(&next), [1]);
-    }
-
-    #[test]
     fn drafts_are_sealed_in_batches_that_chain() {
         let mut author = author();
         for index in 0..300 {
-            author.draft(put(&format!("row {index}")), Seen::default(), None, &now(1));
+            author.draft(put(&format!("row {index}")), Seen::default(), &now(1));
         }
         assert!(author.is_full());
 
@@ -394,14 +367,14 @@ mod tests {
     #[test]
     fn drafts_move_to_a_new_log_under_their_original_identity() {
         let mut old = author();
-        old.draft(put("sealed"), Seen::default(), None, &now(1));
+        old.draft(put("sealed"), Seen::default(), &now(1));
         seal(&mut old);
         let sealed = Dot { log: old.log(), seq: Seq::new(1) };
         let seen = Seen { heads: vec![sealed], greatest: Hlc::ZERO };
-        let drafted = old.draft(put("sealed"), seen, None, &now(1));
+        let drafted = old.draft(put("sealed"), seen, &now(1));
         old.reissue(&original(&log(7), b"an op of an even older log"));
         let mut new = Author::new(log(2), Tip::NONE);
-        new.draft(put("own"), Seen::default(), None, &now(1));
+        new.draft(put("own"), Seen::default(), &now(1));
 
         let moved = new.take_drafts_of(&old);
 
@@ -423,7 +396,7 @@ mod tests {
         let body = encode_op(&put("a"), &log(7));
 
         let again = author.reissue(&original(&log(7), &body));
-        let next = author.draft(put("a"), Seen::default(), None, &now(1));
+        let next = author.draft(put("a"), Seen::default(), &now(1));
 
         assert_eq!((again.seq, again.hlc), (Seq::new(1), FUTURE));
         assert!(next.hlc < FUTURE);
@@ -445,7 +418,7 @@ mod tests {
             payload: Payload::parse(&format!("\"{text}\"")).unwrap(),
         };
         let body = encode_op(&op, &log(7));
-        author.draft(put("before"), Seen::default(), None, &now(1));
+        author.draft(put("before"), Seen::default(), &now(1));
 
         author.reissue(&original(&log(7), &body));
         let batches = seal(&mut author);
@@ -471,13 +444,13 @@ mod tests {
     #[test]
     fn what_could_not_be_stored_is_numbered_again() {
         let mut author = author();
-        author.draft(put("a"), Seen::default(), None, &now(1));
-        author.draft(put("b"), Seen::default(), None, &now(1));
+        author.draft(put("a"), Seen::default(), &now(1));
+        author.draft(put("b"), Seen::default(), &now(1));
 
         author.retract(Seq::new(2), Tip::NONE);
         assert_eq!(author.next_seq(), Seq::new(2));
 
-        author.draft(put("c"), Seen::default(), None, &now(1));
+        author.draft(put("c"), Seen::default(), &now(1));
         seal(&mut author);
         author.retract(Seq::new(2), Tip::NONE);
         assert_eq!(

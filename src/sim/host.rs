@@ -18,8 +18,7 @@ use crate::model::{
 };
 use crate::roster::{Author, Role, Roster};
 use crate::sync::{
-    Authored, Effect, Engine, Input, Notice, Origin, PeerId, Refusal, RosterChange, Stored, Token, Txn,
-    TxnId, Write,
+    Authored, Effect, Engine, Input, Notice, PeerId, Refusal, RosterChange, Stored, Token, Txn, TxnId, Write,
 };
 use crate::wire::OpView;
 
@@ -129,8 +128,6 @@ pub(super) struct Life {
     carries: VecDeque<(SpaceId, SpaceId)>,
     lookups: Vec<(SpaceId, LogId, Vec<Seq>, Token)>,
     reissues: VecDeque<Order>,
-    /// What of this device's ops is in a space that ops are carried into.
-    carried_here: Option<(SpaceId, BTreeSet<Origin>)>,
     waiting: BTreeMap<Token, Waiting>,
     token_last: u64,
     acks_stored: Duration,
@@ -269,7 +266,6 @@ impl Host {
             carries: VecDeque::new(),
             lookups: Vec::new(),
             reissues: VecDeque::new(),
-            carried_here: None,
             waiting: BTreeMap::new(),
             token_last: 0,
             acks_stored: env.now,
@@ -497,9 +493,15 @@ impl Host {
                     Some(Waiting::Append(_, markers)) => {
                         env.checks.refused.extend(markers.into_iter().flatten());
                     }
-                    Some(Waiting::Carry(..)) => life.carried_here = None,
                     // Pairing is tried again until it has come to its end.
-                    Some(Waiting::Invite(_) | Waiting::Join | Waiting::Unit | Waiting::Round) | None => {}
+                    Some(
+                        Waiting::Invite(_)
+                        | Waiting::Join
+                        | Waiting::Unit
+                        | Waiting::Round
+                        | Waiting::Carry(..),
+                    )
+                    | None => {}
                 }
             }
             Effect::Done { token } => {
@@ -556,7 +558,8 @@ impl Host {
         let Some(life) = &mut self.life else { return Ok(()) };
         let Some(Some(state)) = life.indexes.get_mut(&space) else { return Ok(()) };
         let is_thorough = env.rng.happens(60);
-        env.checks.root(self.index, state, is_thorough)?;
+        let held = life.engine.space(space).map(|view| view.frontier.clone()).unwrap_or_default();
+        env.checks.root(self.index, state, &held, is_thorough)?;
         let root = state.root();
         let applied = state.applied_all().into_iter().collect();
         let unknown_count = state.counts().unknown;
@@ -571,6 +574,10 @@ impl Host {
     fn ask(&mut self) {
         let Some(life) = &mut self.life else { return };
         let Some(space) = life.engine.personal() else { return };
+        if !life.engine.to_carry_over().is_empty() {
+            // What was written before comes first.
+            return;
+        }
         let Some(Some(state)) = life.indexes.get(&space) else { return };
         let mut all = (Vec::new(), Vec::new());
         for request in std::mem::take(&mut life.requests) {
@@ -580,7 +587,7 @@ impl Host {
                 Request::Append(ops) => {
                     for (op, marker) in ops {
                         let seen = seen(state, &op);
-                        all.0.push(Authored { op, seen, stamp: None });
+                        all.0.push(Authored { op, seen });
                         all.1.push(marker);
                     }
                 }
@@ -613,7 +620,7 @@ impl Host {
             life.token_last += 1;
             let token = Token(life.token_last);
             life.waiting.insert(token, Waiting::Append(space, all.1));
-            life.inputs.push_back(Input::Append { space, ops: all.0, token, also: Vec::new() });
+            life.inputs.push_back(Input::Append { space, ops: all.0, token });
         }
     }
 
@@ -629,43 +636,18 @@ impl Host {
     fn carry_over(&mut self, from: SpaceId, to: SpaceId) {
         let Some(life) = &mut self.life else { return };
         let (Some(Some(state)), Some(left)) = (life.indexes.get(&to), life.engine.carry(from)) else {
-            life.carried_here = None;
             return;
         };
         if life.engine.personal() != Some(to) {
-            life.carried_here = None;
             return;
         }
-        if life.carried_here.as_ref().is_none_or(|(space, _)| *space != to) {
-            let own = self.identity.device();
-            let logs = self.disk.logs(&to).into_iter().filter(|log| log.device == own);
-            let ops = logs.flat_map(|log| self.disk.ops_from(&to, &log, Seq::new(1)).collect::<Vec<_>>());
-            let origins = ops.filter_map(|op| {
-                Some(Origin::of(op.hlc, &OpView::decode(op.kind, op.flags, &op.body).ok()?))
-            });
-            life.carried_here = Some((to, origins.collect()));
-        }
-        let (_, carried_here) = life.carried_here.as_mut().expect("just made");
-        let own_log = life.engine.space(to).map(|view| view.own_log);
         let end = left.last.min(left.next.plus(CARRIED_PER_STEP));
-        let ops = self.disk.ops_from(&from, &left.log, left.next).take_while(|stored| stored.dot.seq <= end);
-        let ops = ops.filter_map(|stored| {
-            let view = OpView::decode(stored.kind, stored.flags, &stored.body).ok()?;
-            if !carried_here.insert(Origin::of(stored.hlc, &view)) {
-                return None;
-            }
-            let op = view.to_op(&left.log)?;
-            let mut seen = seen(state, &op);
-            seen.heads.retain(|head| Some(head.log) == own_log);
-            Some(Authored { op, seen, stamp: Some(stored.hlc) })
-        });
-        let ops = ops.collect();
-        let through = Seq::new(left.before + end.get());
-        let also = life.engine.carried(from, through).into_iter().collect();
+        let ops = to_write_again(&self.disk, state, &from, &left.log, left.next, end);
         life.token_last += 1;
         let token = Token(life.token_last);
         life.waiting.insert(token, Waiting::Carry(from, to));
-        life.inputs.push_back(Input::Append { space: to, ops, token, also });
+        let through = Seq::new(left.before + end.get());
+        life.inputs.push_back(Input::Carry { from, to, ops, through, token });
     }
 
     /// Ops of a history that is dropped, to be written again.
@@ -674,17 +656,7 @@ impl Host {
         let Some(life) = &mut self.life else { return };
         let Some(Some(state)) = life.indexes.get(&space) else { return };
         let end = through.min(after.plus(CARRIED_PER_STEP));
-        let ops = self.disk.ops_from(&space, &log, after.next()).take_while(|op| op.dot.seq <= end);
-        let ops = ops.filter_map(|op| {
-            let (dot, hlc) = super::check::identity(&op);
-            if let Ok(OpView::Reissue(original)) = OpView::decode(op.kind, op.flags, &op.body) {
-                let (kind, flags) = (original.kind, original.flags);
-                return Some(Stored { dot, hlc, kind, flags, body: Bytes::copy_from_slice(original.body) });
-            }
-            let stored = Stored { dot, hlc, kind: op.kind, flags: op.flags, body: op.body.into() };
-            (!state.is_relocated(&dot, hlc)).then_some(stored)
-        });
-        let ops = ops.collect();
+        let ops = to_write_again(&self.disk, state, &space, &log, after.next(), end);
         life.inputs.push_back(Input::Reissue { space, log, ops, through: end });
     }
 
@@ -692,6 +664,28 @@ impl Host {
     pub fn state(&mut self, space: &SpaceId) -> Option<&mut State> {
         self.life.as_mut()?.indexes.get_mut(space)?.as_mut()
     }
+}
+
+/// Ops of a log that are not written again elsewhere.
+fn to_write_again(
+    disk: &Disk,
+    state: &State,
+    space: &SpaceId,
+    log: &LogId,
+    next: Seq,
+    end: Seq,
+) -> Vec<Stored> {
+    let ops = disk.ops_from(space, log, next).take_while(|op| op.dot.seq <= end);
+    let stored = ops.filter_map(|op| {
+        let (dot, hlc) = super::check::identity(&op);
+        if let Ok(OpView::Reissue(original)) = OpView::decode(op.kind, op.flags, &op.body) {
+            let (kind, flags) = (original.kind, original.flags);
+            return Some(Stored { dot, hlc, kind, flags, body: Bytes::copy_from_slice(original.body) });
+        }
+        let stored = Stored { dot, hlc, kind: op.kind, flags: op.flags, body: op.body.into() };
+        (!state.is_relocated(&dot, hlc)).then_some(stored)
+    });
+    stored.collect()
 }
 
 impl Life {
@@ -719,6 +713,7 @@ impl Life {
     fn is_ready(&self) -> bool {
         let space = self.engine.personal();
         space.is_some_and(|space| self.indexes.get(&space).is_some_and(Option::is_some))
+            && self.engine.to_carry_over().is_empty()
     }
 
     /// Requests that wait for an answer.

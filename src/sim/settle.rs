@@ -128,8 +128,9 @@ impl World {
             let space = host.life.as_ref().and_then(|life| life.engine.personal());
             let space = space.expect("what settled has a space");
             self.checks.end(&host.disk, &space)?;
+            let held = host.disk.frontier(&space);
             if let Some(state) = host.state(&space) {
-                self.checks.root(index, state, true)?;
+                self.checks.root(index, state, &held, true)?;
             }
         }
         let members: Vec<usize> = (0..self.hosts.len())

@@ -11,14 +11,7 @@ use crate::oplog::DraftOp;
 use crate::wire::BodyWriter;
 
 impl Engine {
-    pub(super) fn append(
-        &mut self,
-        now: &Now,
-        space: SpaceId,
-        ops: Vec<Authored>,
-        token: Token,
-        also: Vec<Write>,
-    ) {
+    pub(super) fn append(&mut self, now: &Now, space: SpaceId, ops: Vec<Authored>, token: Token) {
         let own = self.identity.device();
         let Some(state) = self.spaces.get_mut(&space).filter(|state| state.is_active) else {
             return self.emit(Effect::Failed { token, why: RequestError::NoSuchSpace });
@@ -28,10 +21,8 @@ impl Engine {
         }
         let log = state.author.log();
         let first = state.author.next_seq();
-        let drafts: Vec<DraftOp> = ops
-            .into_iter()
-            .map(|authored| state.author.draft(authored.op, authored.seen, authored.stamp, now))
-            .collect();
+        let drafts: Vec<DraftOp> =
+            ops.into_iter().map(|authored| state.author.draft(authored.op, authored.seen, now)).collect();
         let placed = drafts
             .iter()
             .map(|draft| {
@@ -41,11 +32,6 @@ impl Engine {
             })
             .collect();
         let (tips, runs) = self.store_drafts(space, &drafts);
-        let carried = also.iter().find_map(|write| match write {
-            Write::Space { space, carried, .. } => Some((*space, *carried)),
-            _ => None,
-        });
-        also.into_iter().for_each(|write| self.write(write));
         self.then(Then::Appended(Appended {
             space,
             token: Some(token),
@@ -53,7 +39,7 @@ impl Engine {
             first,
             runs,
             tips,
-            carried,
+            carried: None,
             reissued: None,
         }));
     }

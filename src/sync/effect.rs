@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use thiserror::Error;
 
-use super::txn::{Txn, TxnId, Write};
+use super::txn::{Txn, TxnId};
 use crate::crypto::{BatchError, EpochKey, SealedBatch, SignatureError};
 use crate::model::{Blame, DeviceId, Dot, Hlc, LogId, Op, OpId, Root, Scope, Seq, SpaceId, TipHash};
 use crate::oplog::Seen;
@@ -39,8 +39,6 @@ pub struct Authored {
     pub op: Op,
     /// What the fold shows on the row or stream.
     pub seen: Seen,
-    /// A stamp to keep: only for ops carried over from a space that was left.
-    pub stamp: Option<Hlc>,
 }
 
 /// Where an op ended up.
@@ -113,8 +111,20 @@ pub enum Input {
         ops: Vec<Authored>,
         /// Who waits.
         token: Token,
-        /// Written in the same transaction.
-        also: Vec<Write>,
+    },
+    /// Ops of a space that was left, to be written into the one that took its place under their
+    /// original identities; asked for by [`Effect::CarryOver`].
+    Carry {
+        /// The space that was left.
+        from: SpaceId,
+        /// The space that took its place.
+        to: SpaceId,
+        /// Those that are not there yet, in order.
+        ops: Vec<Stored>,
+        /// How many ops of this device in the space that was left are dealt with then.
+        through: Seq,
+        /// Who waits.
+        token: Token,
     },
     /// A space to found, with this device as its first admin.
     Found {
@@ -316,8 +326,8 @@ pub enum Effect {
         /// Who waits.
         token: Token,
     },
-    /// Carry the own log of a space this device has left into the one that took its place, as
-    /// appends one after the other; where one fails, stop: this comes again.
+    /// Carry the own ops of a space this device has left into the one that took its place, a piece at
+    /// a time as [`Input::Carry`]; where one fails, stop: this comes again.
     CarryOver {
         /// The space that was left.
         from: SpaceId,

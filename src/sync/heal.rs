@@ -7,14 +7,14 @@
 //! [`Branch`]), writes its own one again as reissued ops, and drops it. Whoever else holds the
 //! dropped history cuts it off when the record arrives. A removed device's logs are cut the same way.
 
-use super::effect::{Effect, Notice, PeerId, Stored};
+use super::effect::{Effect, Notice, PeerId, Placed, RequestError, Stored, Token};
 use super::engine::{Engine, STORE_AGAIN_AFTER};
 use super::fork::LookUpReason;
 use super::join::space_write;
-use super::space::{Appended, Then};
+use super::space::{Appended, SpaceState, Then};
 use super::txn::Write;
 use crate::crypto::{BatchHeader, ForkWitness, SealedBatch};
-use crate::model::{LogId, Now, ScopeTag, Seq, SpaceId, Tip, TipHash};
+use crate::model::{Dot, LogId, Now, OpId, ScopeTag, Seq, SpaceId, Tip, TipHash};
 use crate::oplog::LogChain;
 use crate::roster::{Allowance, Branch, Change};
 use crate::wire::message::POINTS_MAX;
@@ -330,35 +330,56 @@ impl Engine {
 
     /// Writes ops of a history that is dropped again, under their original identities.
     pub(super) fn reissue(&mut self, space: SpaceId, log: LogId, ops: &[Stored], through: Seq) {
-        let Some(state) = self.spaces.get_mut(&space) else { return };
-        if !state.reissues.contains_key(&log) {
+        if self.spaces.get(&space).is_none_or(|state| !state.reissues.contains_key(&log)) {
             return;
         }
-        let first = state.author.next_seq();
-        let drafts: Vec<_> = ops
-            .iter()
-            .map(|op| {
-                state.author.reissue(&Original {
-                    log: op.dot.log,
-                    seq: op.dot.seq,
-                    hlc: op.hlc,
-                    kind: op.kind,
-                    flags: op.flags,
-                    body: &op.body,
-                })
-            })
-            .collect();
+        if let Some(mut appended) = self.write_again(space, ops) {
+            appended.reissued = Some((log, through));
+            self.then(Then::Appended(appended));
+        }
+    }
+
+    /// Writes ops of a space that was left into the one that took its place.
+    pub(super) fn carry_in(
+        &mut self,
+        from: SpaceId,
+        to: SpaceId,
+        ops: &[Stored],
+        through: Seq,
+        token: Token,
+    ) {
+        let own = self.identity.device();
+        let may_write = |state: &SpaceState| state.is_active && state.roster.may_author(&own).is_ok();
+        if !self.spaces.get(&to).is_some_and(may_write) {
+            return self.emit(Effect::Failed { token, why: RequestError::NotAuthor });
+        }
+        let Some(mut row) = self.spaces.get(&from).map(space_write) else { return };
+        if let Write::Space { carried, .. } = &mut row {
+            *carried = through;
+        }
+        if let Some(mut appended) = self.write_again(to, ops) {
+            self.write(row);
+            (appended.token, appended.carried) = (Some(token), Some((from, through)));
+            self.then(Then::Appended(appended));
+        }
+    }
+
+    /// Drafts ops under their original identities.
+    fn write_again(&mut self, space: SpaceId, ops: &[Stored]) -> Option<Appended> {
+        let state = self.spaces.get_mut(&space)?;
+        let (first, log) = (state.author.next_seq(), state.author.log());
+        let mut placed = Vec::with_capacity(ops.len());
+        let mut drafts = Vec::with_capacity(ops.len());
+        for op in ops {
+            let Stored { dot, hlc, kind, flags, ref body } = *op;
+            let draft =
+                state.author.reissue(&Original { log: dot.log, seq: dot.seq, hlc, kind, flags, body });
+            let id = OpId::of(&space, dot, hlc, kind, flags, body);
+            placed.push(Placed { id, dot: Dot { log, seq: draft.seq }, hlc });
+            drafts.push(draft);
+        }
         let (tips, runs) = self.store_drafts(space, &drafts);
-        self.then(Then::Appended(Appended {
-            space,
-            token: None,
-            placed: Vec::new(),
-            first,
-            runs,
-            tips,
-            carried: None,
-            reissued: Some((log, through)),
-        }));
+        Some(Appended { space, token: None, placed, first, runs, tips, carried: None, reissued: None })
     }
 
     /// Ops were written again as far as `through`; the rest follows, then the old history is dropped.

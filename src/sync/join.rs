@@ -201,16 +201,6 @@ impl Engine {
             .collect()
     }
 
-    /// The write that records how much of a space that was left has been carried over. It counts
-    /// once the append it goes along with is durable.
-    pub fn carried(&self, from: SpaceId, through: Seq) -> Option<Write> {
-        let mut write = space_write(self.spaces.get(&from)?);
-        if let Write::Space { carried, .. } = &mut write {
-            *carried = through;
-        }
-        Some(write)
-    }
-
     /// A log of this device that nobody has seen.
     pub(super) fn fresh_log(&mut self) -> LogId {
         let entropy = self.entropy();

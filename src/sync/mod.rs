@@ -6,7 +6,6 @@
 
 mod ack;
 mod append;
-mod carry;
 pub mod effect;
 mod engine;
 mod fork;
@@ -20,7 +19,6 @@ mod space;
 pub mod txn;
 mod view;
 
-pub use carry::Origin;
 pub use effect::{
     Authored, Deadline, DeadlineReason, Effect, FoldRun, Input, JoinError, Notice, PeerId, Placed, Refusal,
     RequestError, RosterChange, Stored, Token,
