@@ -104,15 +104,13 @@ impl World {
                 if own == device || self.removed.len() + 2 >= devices.len() || self.hosts[host].is_blind {
                     return Ok(());
                 }
-                if self.hosts[host].is_member() {
+                if self.hosts[host].is_member() && self.hosts[host].knows(&device) {
                     self.removed.insert(device);
                     self.note(format!("{host} ! removes {other}"));
                     // What the remover does not have by then is gone with it.
-                    let gone = self
-                        .checks
-                        .answers
-                        .iter()
-                        .filter(|answer| self.hosts[answer.device].device() == device);
+                    let gone = self.checks.answers.iter().filter(|answer| {
+                        self.hosts.get(answer.device).is_some_and(|host| host.device() == device)
+                    });
                     let gone: Vec<u64> = gone.filter_map(|answer| answer.marker).collect();
                     self.checks.may_be_gone.extend(gone);
                     self.hosts[host].request(Request::Remove(device));
@@ -169,6 +167,7 @@ impl World {
         self.hosts[index].is_doubtful = self.rng.happens(500);
         self.network.groups.push(0);
         self.soon(10, 3_000, Event::Boot { host: index });
+        self.soon(400, 4_000, Event::Pair { joiner: index });
     }
 
     fn note(&mut self, line: String) {

@@ -14,8 +14,11 @@ impl World {
     /// What is still missing.
     pub(super) fn unsettled(&mut self) -> Option<String> {
         let mut first = None;
-        let all: BTreeSet<DeviceId> =
+        let mut all: BTreeSet<DeviceId> =
             self.hosts.iter().filter(|host| host.is_member()).map(Host::device).collect();
+        let gone: Vec<DeviceId> =
+            self.removed.iter().copied().filter(|device| self.is_removed(device)).collect();
+        all.retain(|device| !gone.contains(device));
         if all.is_empty() {
             return Some("no device is left".to_owned());
         }
@@ -26,7 +29,7 @@ impl World {
                 return Some(format!("device {index} is busy"));
             }
             if !all.contains(&host.device()) {
-                // Removed, and it knows.
+                // Removed, whether it knows or not.
                 continue;
             }
             let engine = &life.engine;
@@ -77,6 +80,15 @@ impl World {
         None
     }
 
+    /// Whether a device was removed, as others know.
+    fn is_removed(&self, device: &DeviceId) -> bool {
+        self.hosts.iter().any(|host| {
+            let engine = host.life.as_ref().map(|life| &life.engine);
+            let space = engine.and_then(|engine| engine.space(engine.personal()?));
+            space.is_some_and(|view| view.roster.removal_of(device).is_some())
+        })
+    }
+
     /// Says where every device stands, for whoever reads the trace.
     pub(super) fn tell_standings(&mut self) {
         for host in &self.hosts {
@@ -119,10 +131,12 @@ impl World {
     /// The last checks, once everything has settled.
     pub(super) fn end(&mut self) -> Result<Summary, Violation> {
         let settled_after = self.now - self.healed_at;
+        let gone: Vec<DeviceId> =
+            self.removed.iter().copied().filter(|device| self.is_removed(device)).collect();
         for index in 0..self.hosts.len() {
             let host = &mut self.hosts[index];
             self.checks.answered(index, &host.disk)?;
-            if !host.is_member() || host.is_blind {
+            if !host.is_member() || host.is_blind || gone.contains(&host.device()) {
                 continue;
             }
             let space = host.life.as_ref().and_then(|life| life.engine.personal());
@@ -135,6 +149,7 @@ impl World {
         }
         let members: Vec<usize> = (0..self.hosts.len())
             .filter(|host| self.hosts[*host].is_member() && !self.hosts[*host].is_blind)
+            .filter(|host| !gone.contains(&self.hosts[*host].device()))
             .collect();
         let host = members[self.rng.index(members.len())];
         let (op_count, conflict_count) = self.shuffled(host)?;

@@ -19,7 +19,7 @@ impl Engine {
         let own = self.identity.device();
         let Some(state) = self.spaces.get_mut(&space) else { return };
         // A blind device folds nothing: it says what it has stored.
-        let is_blind = state.roster.role_of(&own).is_some_and(|role| !role.holds_keys());
+        let is_blind = state.is_blind(&own);
         if !state.is_active || !is_blind && !state.is_folded() {
             return;
         }
@@ -61,6 +61,12 @@ impl Engine {
             self.send_ack(peer, space, own);
         }
         self.check_rounds();
+    }
+
+    /// Whether this device stores a space without reading it.
+    pub(super) fn is_blind(&self, space: SpaceId) -> bool {
+        let own = self.identity.device();
+        self.spaces.get(&space).is_some_and(|state| state.is_blind(&own))
     }
 
     /// Sends the newest ack of `device` to a peer that has not got it on this connection.

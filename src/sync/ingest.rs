@@ -162,6 +162,10 @@ impl Engine {
             self.enforce(space);
         }
         self.forward_later(now, space, log, from);
+        // A blind device has stored it, and that is all it does; others say so once it is folded.
+        if self.is_blind(space) {
+            self.acknowledge(now, space);
+        }
         self.check_rounds();
     }
 }

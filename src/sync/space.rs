@@ -153,6 +153,11 @@ impl SpaceState {
         }
     }
 
+    /// Whether a device stores this space without reading it.
+    pub fn is_blind(&self, device: &DeviceId) -> bool {
+        self.roster.role_of(device).is_some_and(|role| !role.holds_keys())
+    }
+
     /// How many batches wait for a key.
     pub fn recount_parked(&mut self) {
         for log in self.logs.values_mut().filter(|log| log.parked.is_empty()) {
