@@ -174,6 +174,7 @@ impl Bench {
             own_log: self.log,
             is_active: true,
             carried: Seq::ZERO,
+            dropped: 0,
         };
         store.commit(&[Txn { id: TxnId::new(1), writes: vec![begin] }]).expect("durable");
         (dir, store)

@@ -279,6 +279,7 @@ fn open(dir: &Path, author: &Author) -> Store {
         own_log: author.log,
         is_active: true,
         carried: Seq::ZERO,
+        dropped: 0,
     };
     store.commit(&[Txn { id: TxnId::new(0), writes: vec![write] }]).unwrap();
     store

@@ -1,6 +1,6 @@
 //! Two devices of one person in one program: `cargo run --example notes`.
 //!
-//! Each has a home of its own; they name each other, meet over QUIC on loopback and end with one
+//! Each has a home of its own; one joins the space of the other, they meet over QUIC on loopback and end with one
 //! state. An application on two machines does the same with one device each.
 
 use std::error::Error;
@@ -21,9 +21,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // No network yet: an op is durable when `put` returns.
     desk.personal().put("registry:note", "today", json!({"text": "bread"})).await?;
 
-    // Each names the other, once. Whose space both keep is decided when they meet.
-    desk.add_device(laptop.device(), "laptop", Role::Admin).await?;
-    laptop.add_device(desk.device(), "desk", Role::Admin).await?;
+    // The laptop joins the desk's space, once. Between two machines the welcome travels over a
+    // pairing; here both are in one program.
+    let welcome = desk.personal().enrol(laptop.device(), "laptop", Role::Admin).await?;
+    laptop.adopt(welcome).await?;
     let mut changes = laptop.personal().changes();
     desk.start().await?;
     laptop.start().await?;

@@ -1,12 +1,12 @@
 //! Runs many seeded worlds: `cargo run --release --example sim -- --seeds 10000`.
 //!
-//! Options: `--seeds N`, `--from S`, `--devices D`, `--naming mesh|tree`, `--hostile PERMILLE`,
+//! Options: `--seeds N`, `--from S`, `--devices D`, `--hostile PERMILLE`, `--trust PERMILLE`,
 //! `--trace LINES`, `--keep-going`.
 
 use std::process::ExitCode;
 use std::time::Instant;
 
-use kinfold::sim::{Failure, Knobs, Naming, run, run_traced};
+use kinfold::sim::{Failure, Knobs, run, run_traced};
 
 fn main() -> ExitCode {
     let mut knobs = Knobs::default();
@@ -19,22 +19,12 @@ fn main() -> ExitCode {
             "--from" => number().map(|value| from = value).is_some(),
             "--devices" => number().map(|value| knobs.devices = usize::try_from(value).ok()).is_some(),
             "--hostile" => number().map(|value| knobs.hostile_permille = value).is_some(),
+            "--trust" => number().map(|value| knobs.trust_permille = value).is_some(),
             "--trace" => number().map(|value| lines = value as usize).is_some(),
             "--keep-going" => {
                 is_stubborn = true;
                 true
             }
-            "--naming" => match words.next().as_deref() {
-                Some("mesh") => {
-                    knobs.naming = Naming::Mesh;
-                    true
-                }
-                Some("tree") => {
-                    knobs.naming = Naming::Tree;
-                    true
-                }
-                _ => false,
-            },
             _ => false,
         };
         if !is_good {

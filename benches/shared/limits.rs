@@ -40,8 +40,14 @@ pub fn store_commit(bytes: usize) -> Duration {
     let key = EpochKey::from_bytes([9; 32]);
     let space = SpaceId::from_bytes([3; 32]);
     let log = LogId { device: identity.device(), incarnation: Incarnation::new(1) };
-    let begin =
-        Write::Space { space, scope: Scope::Personal, own_log: log, is_active: true, carried: Seq::ZERO };
+    let begin = Write::Space {
+        space,
+        scope: Scope::Personal,
+        own_log: log,
+        is_active: true,
+        carried: Seq::ZERO,
+        dropped: 0,
+    };
     store.commit(&[Txn { id: TxnId::new(1), writes: vec![begin] }]).expect("durable");
     let mut sealer = Sealer::new(&identity);
     let mut prev = TipHash::NONE;

@@ -17,8 +17,8 @@ pub async fn acquaint(home_a: &Path, home_b: &Path) {
     Node::init(home_a, "a").expect("an empty directory");
     Node::init(home_b, "b").expect("an empty directory");
     let (a, b) = (open(home_a, loopback()).await, open(home_b, loopback()).await);
-    a.add_device(b.device(), "b", Role::Admin).await.expect("added");
-    b.add_device(a.device(), "a", Role::Admin).await.expect("added");
+    let welcome = a.personal().enrol(b.device(), "b", Role::Admin).await.expect("added");
+    b.adopt(welcome).await.expect("joined");
     a.start().await.expect("starts");
     b.start().await.expect("starts");
     b.add_peer(a.local_addr().expect("started").to_string()).await.expect("an address");

@@ -13,7 +13,7 @@ use super::forms::*;
 use super::method::Method;
 use super::params::*;
 use super::{APPEND_OPS_MAX, PAGE_BYTES, PAGE_ITEMS_MAX};
-use crate::model::{DeviceId, Dot, Hlc, OpId, Scope, Surface, Tier};
+use crate::model::{DeviceId, Dot, Hlc, OpId, Surface, Tier};
 use crate::node::{Custody, NewOp, Node, NodeError, Row, Space};
 
 /// Answers one request.
@@ -54,11 +54,8 @@ pub(crate) fn to_raw(form: &impl Serialize) -> Box<RawValue> {
 }
 
 /// The space a scope names.
-pub(crate) fn space(node: &Node, scope: &ScopeParam) -> Result<Space, ControlError> {
-    match scope.to_scope()? {
-        Scope::Personal => Ok(node.personal()),
-        scope @ Scope::Shared(_) => Err(ControlError::UnknownScope { scope }),
-    }
+pub(crate) async fn space(node: &Node, scope: &ScopeParam) -> Result<Space, ControlError> {
+    Ok(node.space(&scope.to_scope()?).await?)
 }
 
 async fn answer(
@@ -68,8 +65,8 @@ async fn answer(
 ) -> Result<Box<RawValue>, ControlError> {
     match method {
         Method::Status => {
-            let NoParams {} = read_params(method, params)?;
-            Ok(to_raw(&StatusForm::from(node.status().await?)))
+            let ScopeParams { scope } = read_params(method, params)?;
+            Ok(to_raw(&StatusForm::from(space(node, &scope).await?.status().await?)))
         }
         Method::Append => append(node, read_params(method, params)?).await,
         Method::AppendMany => append_many(node, read_params(method, params)?).await,
@@ -83,8 +80,8 @@ async fn answer(
         Method::Surfaces => surfaces(node, read_params(method, params)?).await,
         Method::Wait => wait(node, read_params(method, params)?).await,
         Method::SafeToSleep => {
-            let NoParams {} = read_params(method, params)?;
-            Ok(to_raw(&SafeToSleepForm::from(node.safe_to_sleep().await?)))
+            let ScopeParams { scope } = read_params(method, params)?;
+            Ok(to_raw(&SafeToSleepForm::from(space(node, &scope).await?.safe_to_sleep().await?)))
         }
         Method::Conflicts => conflicts(node, read_params(method, params)?).await,
         Method::Peers => {
@@ -97,11 +94,10 @@ async fn answer(
             Ok(to_raw(&AddedForm { added: address }))
         }
         Method::Roster => {
-            let NoParams {} = read_params(method, params)?;
-            let devices = node.status().await?.devices;
+            let ScopeParams { scope } = read_params(method, params)?;
+            let devices = space(node, &scope).await?.status().await?.devices;
             Ok(to_raw(&RosterForm { devices: devices.iter().map(DeviceForm::from).collect() }))
         }
-        Method::AddDevice => add_device(node, read_params(method, params)?).await,
         Method::Health => {
             let NoParams {} = read_params(method, params)?;
             Ok(to_raw(&health_form(&node.status().await?.health)))
@@ -116,13 +112,13 @@ async fn answer(
 }
 
 async fn append(node: &Node, params: AppendParams) -> Result<Box<RawValue>, ControlError> {
-    let space = space(node, &params.scope)?;
+    let space = space(node, &params.scope).await?;
     let appended = space.append(vec![new_op(&params)?]).await?;
     Ok(to_raw(&AppendedForm::from(one(appended)?)))
 }
 
 async fn delete(node: &Node, params: RowParams) -> Result<Box<RawValue>, ControlError> {
-    let space = space(node, &params.scope)?;
+    let space = space(node, &params.scope).await?;
     let surface: Surface = params.surface.parse()?;
     let appended = space.append(vec![NewOp::Delete { surface, key: params.id }]).await?;
     Ok(to_raw(&AppendedForm::from(one(appended)?)))
@@ -138,9 +134,17 @@ async fn append_many(node: &Node, params: AppendManyParams) -> Result<Box<RawVal
         return Err(ControlError::TooManyOps { found: params.ops.len(), limit: APPEND_OPS_MAX });
     }
     let mut form = AppendManyForm { appended: Vec::with_capacity(params.ops.len()), refused: Vec::new() };
+    let mut spaces: Vec<(&ScopeParam, Space)> = Vec::new();
     let mut wanted = Vec::with_capacity(params.ops.len());
     for (index, op) in params.ops.iter().enumerate() {
-        match space(node, &op.scope).and_then(|_| checked(new_op(op)?)) {
+        let at = match spaces.iter().position(|(scope, _)| **scope == op.scope) {
+            Some(at) => Ok(at),
+            None => space(node, &op.scope).await.map(|space| {
+                spaces.push((&op.scope, space));
+                spaces.len() - 1
+            }),
+        };
+        match at.and_then(|at| Ok((at, checked(new_op(op)?)?))) {
             Ok(op) => wanted.push(op),
             Err(error) if params.keep_good => {
                 form.refused.push(RefusedForm { index, error: error.into() });
@@ -148,10 +152,15 @@ async fn append_many(node: &Node, params: AppendManyParams) -> Result<Box<RawVal
             Err(source) => return Err(ControlError::OpRefused { index, source: Box::new(source) }),
         }
     }
-    if !wanted.is_empty() {
-        let appended = node.personal().append(wanted).await?;
-        form.appended.extend(appended.into_iter().map(AppendedForm::from));
+    let mut placed: Vec<Option<AppendedForm>> = vec![None; wanted.len()];
+    for (at, (_, space)) in spaces.iter().enumerate() {
+        let own = wanted.iter().enumerate().filter(|(_, (of, _))| *of == at);
+        let (places, ops): (Vec<usize>, Vec<NewOp>) = own.map(|(place, (_, op))| (place, op.clone())).unzip();
+        for (place, appended) in places.into_iter().zip(space.append(ops).await?) {
+            placed[place] = Some(AppendedForm::from(appended));
+        }
     }
+    form.appended.extend(placed.into_iter().flatten());
     Ok(to_raw(&form))
 }
 
@@ -170,14 +179,14 @@ fn checked(op: NewOp) -> Result<NewOp, ControlError> {
 }
 
 async fn get(node: &Node, params: RowParams) -> Result<Box<RawValue>, ControlError> {
-    let space = space(node, &params.scope)?;
+    let space = space(node, &params.scope).await?;
     let surface: Surface = params.surface.parse()?;
     let row = blocking(move || space.get(&surface, &params.id)).await?;
     Ok(to_raw(&row.map(RowForm::from)))
 }
 
 async fn list(node: &Node, params: ListParams) -> Result<Box<RawValue>, ControlError> {
-    let space = space(node, &params.scope)?;
+    let space = space(node, &params.scope).await?;
     let surface: Surface = params.surface.parse()?;
     let limit = page_limit(params.limit)?;
     match surface.tier() {
@@ -279,7 +288,7 @@ fn row_bytes(row: &Row) -> usize {
 }
 
 async fn surfaces(node: &Node, params: ScopeParams) -> Result<Box<RawValue>, ControlError> {
-    let space = space(node, &params.scope)?;
+    let space = space(node, &params.scope).await?;
     let held: BTreeMap<String, (Surface, u64)> = blocking(move || space.surfaces())
         .await?
         .into_iter()
@@ -319,7 +328,7 @@ async fn wait(node: &Node, params: WaitParams) -> Result<Box<RawValue>, ControlE
 }
 
 async fn conflicts(node: &Node, params: ConflictsParams) -> Result<Box<RawValue>, ControlError> {
-    let space = space(node, &params.scope)?;
+    let space = space(node, &params.scope).await?;
     let limit = page_limit(params.limit)?;
     let after = match params.after {
         Some(place) => Some((place.surface.parse::<Surface>()?, place.id)),
@@ -334,14 +343,6 @@ async fn conflicts(node: &Node, params: ConflictsParams) -> Result<Box<RawValue>
         .filter(|_| rows.len() == limit)
         .map(|row| RowPlace { surface: row.surface.to_string(), id: row.key.clone() });
     Ok(to_raw(&ConflictsForm { conflicts: rows.into_iter().map(RowForm::from).collect(), next }))
-}
-
-async fn add_device(node: &Node, params: AddDeviceParams) -> Result<Box<RawValue>, ControlError> {
-    let device: DeviceId =
-        params.device_id.parse().map_err(|source| ControlError::Id { what: "device_id", source })?;
-    let name = params.name.unwrap_or_else(|| device.short());
-    node.add_device(device, &name, params.role.into()).await?;
-    Ok(to_raw(&AddedForm { added: device.to_string() }))
 }
 
 fn version(node: &Node) -> VersionForm {

@@ -8,10 +8,10 @@ use serde_json::Value;
 use thiserror::Error;
 
 use super::method::Method;
-use crate::model::{Blame, IdError, PayloadError, Scope, ScopeError, Surface, SurfaceError};
+use crate::model::{Blame, IdError, PayloadError, ScopeError, Surface, SurfaceError};
 use crate::node::NodeError;
 use crate::store::LockError;
-use crate::sync::RequestError;
+use crate::sync::{JoinError, RequestError};
 
 /// A refused or failed request.
 #[derive(Debug, Error)]
@@ -89,12 +89,6 @@ pub enum ControlError {
     /// Text that names no scope.
     #[error(transparent)]
     BadScope(#[from] ScopeError),
-    /// This device is in no such space.
-    #[error("this device is in no space {scope}")]
-    UnknownScope {
-        /// The scope.
-        scope: Scope,
-    },
     /// The surface belongs to the lease ledger, which is not written like this.
     #[error("{surface} is kept by the lease ledger and takes no ops from outside")]
     LedgerSurface {
@@ -153,7 +147,6 @@ impl ControlError {
             Self::Payload(error) => payload_kind(error),
             Self::Id { .. } => "BadId",
             Self::BadScope(_) => "BadScope",
-            Self::UnknownScope { .. } => "UnknownScope",
             Self::LedgerSurface { .. } => "LedgerSurface",
             Self::MisplacedMember { .. } => "MisplacedMember",
             Self::BadCursor { .. } => "BadCursor",
@@ -187,7 +180,6 @@ impl ControlError {
             Self::Payload(PayloadError::DuplicateKey { .. }) => {
                 Some("keep one of the two members, readers would disagree about the value".into())
             }
-            Self::UnknownScope { .. } => Some("leave the scope out for the personal space".into()),
             Self::Node(error) => node_hint(error),
             _ => None,
         }
@@ -367,7 +359,17 @@ fn node_kind(error: &NodeError) -> &'static str {
             RequestError::Storage => "Storage",
             RequestError::NotAuthor => "NotAuthor",
             RequestError::Roster(_) => "Roster",
+            RequestError::Join(error) => match error {
+                JoinError::Roster(_) => "Roster",
+                JoinError::NotInvited => "NotInvited",
+                JoinError::KeyMissing => "KeyMissing",
+                JoinError::Left => "Left",
+                JoinError::ScopeTaken { .. } => "ScopeTaken",
+                JoinError::NotAlone { .. } => "NotAlone",
+                JoinError::BlindWithOps { .. } => "BlindWithOps",
+            },
         },
+        NodeError::NoSuchSpace { .. } => "NoSuchSpace",
         NodeError::Engine(_) => "Engine",
         NodeError::UnknownOp => "UnknownOp",
         NodeError::TimedOut => "TimedOut",

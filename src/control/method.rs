@@ -35,8 +35,6 @@ pub enum Method {
     AddPeer,
     /// `roster.list` {} → {devices}.
     Roster,
-    /// `roster.add` {device_id, name?, role?} → {added}.
-    AddDevice,
     /// `health.get` {} → [`HealthForm`](super::forms::HealthForm).
     Health,
     /// `node.version` {} → [`VersionForm`](super::forms::VersionForm).
@@ -45,7 +43,7 @@ pub enum Method {
 
 impl Method {
     /// Every method.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 18] = [
         Self::Status,
         Self::Append,
         Self::AppendMany,
@@ -62,7 +60,6 @@ impl Method {
         Self::Peers,
         Self::AddPeer,
         Self::Roster,
-        Self::AddDevice,
         Self::Health,
         Self::Version,
     ];
@@ -86,7 +83,6 @@ impl Method {
             Self::Peers => "peers.list",
             Self::AddPeer => "peers.add",
             Self::Roster => "roster.list",
-            Self::AddDevice => "roster.add",
             Self::Health => "health.get",
             Self::Version => "node.version",
         }

@@ -182,20 +182,6 @@ pub struct AddPeerParams {
     pub address: String,
 }
 
-/// A device for the roster.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AddDeviceParams {
-    /// Its id, in any case and spacing.
-    pub device_id: String,
-    /// What to call it; its short id where absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    /// Its role; a member where absent.
-    #[serde(default)]
-    pub role: RoleParam,
-}
-
 /// A role.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -56,16 +56,16 @@ impl Session {
     /// The refusal in the form a program reads.
     pub async fn call(&self, method: &str, params: Option<&RawValue>) -> Result<Box<RawValue>, RpcError> {
         let answer = match Method::from_name(method) {
-            Some(Method::Subscribe) => self.subscribe(params),
+            Some(Method::Subscribe) => self.subscribe(params).await,
             Some(Method::Unsubscribe) => self.unsubscribe(params),
             _ => dispatch(&self.node, method, params).await,
         };
         answer.map_err(RpcError::from)
     }
 
-    fn subscribe(&self, params: Option<&RawValue>) -> Result<Box<RawValue>, ControlError> {
+    async fn subscribe(&self, params: Option<&RawValue>) -> Result<Box<RawValue>, ControlError> {
         let params: SubscribeParams = read_params(Method::Subscribe, params)?;
-        let space = space(&self.node, &params.scope)?;
+        let space = space(&self.node, &params.scope).await?;
         let surface: Option<Surface> = params.surface.as_deref().map(str::parse).transpose()?;
         let mut subscriptions = self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner);
         if subscriptions.len() >= SUBSCRIPTIONS_MAX {

@@ -190,6 +190,11 @@ impl State {
         applied
     }
 
+    /// Whether an op is here from another place than its first one.
+    pub fn is_relocated(&self, _dot: &Dot, _hlc: Hlc) -> bool {
+        false
+    }
+
     fn fold(
         &mut self,
         log: &LogId,
@@ -199,7 +204,9 @@ impl State {
         on_change: &mut dyn FnMut(Change<'_>),
     ) -> Applied {
         let kind = kind_of(op);
-        let (name, key) = (op.surface(), op.key());
+        let (Some(name), Some(key)) = (op.surface(), op.key()) else {
+            return Applied::Kept(OpProblem::Malformed);
+        };
         let table = match self.tables.find_or_create(name, kind) {
             Ok(table) => table,
             Err(problem) => return Applied::Kept(problem),
@@ -221,7 +228,11 @@ impl State {
                 Applied::Shown
             }
             (
-                OpView::Put { .. } | OpView::Delete { .. } | OpView::Fact { .. } | OpView::Event { .. },
+                OpView::Put { .. }
+                | OpView::Delete { .. }
+                | OpView::Fact { .. }
+                | OpView::Event { .. }
+                | OpView::Reissue(_),
                 Rows::Registers(_) | Rows::Facts(_) | Rows::Streams(_),
             ) => return Applied::Kept(OpProblem::Malformed),
         };
@@ -273,7 +284,7 @@ const fn kind_of(op: &OpView<'_>) -> OpKind {
         OpView::Put { .. } => OpKind::Put,
         OpView::Delete { .. } => OpKind::Delete,
         OpView::Fact { .. } => OpKind::Fact,
-        OpView::Event { .. } => OpKind::Event,
+        OpView::Event { .. } | OpView::Reissue(_) => OpKind::Event,
     }
 }
 

@@ -47,6 +47,12 @@ pub const RECORD_PARENTS_MAX: usize = 64;
 /// Most records that wait for a parent: peers send parents first, so only crossing deliveries do.
 pub const RECORDS_PARKED_MAX: usize = 256;
 
+/// Most logs one removal may cut: the incarnations of one device, which restores of backups make.
+pub const CUT_LOGS_MAX: usize = 512;
+
+/// Most confirmations one rotation carries, so that its record keeps within its limit.
+pub const CONFIRMATIONS_MAX: usize = 512;
+
 /// Most devices in one roster.
 pub const DEVICES_MAX: usize = 1_000;
 

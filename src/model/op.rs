@@ -34,7 +34,7 @@ impl OpKind {
     }
 
     /// The kind with this number; `None` for one that a later version defines (5 is reserved for
-    /// intents, 6 for re-issued ops).
+    /// intents; 6 is an op of another log, which `wire::op` reads).
     pub const fn from_number(number: u16) -> Option<Self> {
         match number {
             1 => Some(Self::Put),

@@ -11,15 +11,13 @@ use super::error::NodeError;
 use super::index::{self, Index};
 use super::types::{Appended, NewOp};
 use crate::clock;
-use crate::crypto::beacon::BeaconKey;
 use crate::fold::State;
-use crate::model::{Blame, DeviceId, Dot, Frontier, Hlc, Op, OpId, Seq, SpaceId, TipHash};
+use crate::model::{Blame, DeviceId, Dot, Frontier, Hlc, LogId, Op, OpId, Scope, Seq, SpaceId, TipHash};
 use crate::net::{self, CloseCode, Link, Net, NetEvent, Pins, PushOrder};
 use crate::oplog::Seen;
-use crate::roster::Role;
 use crate::store::{Blocks, KeyRing, Store, StoreError};
 use crate::sync::{
-    Authored, Effect, Engine, Input, Notice, Origin, PeerId, Refusal, RequestError, Token, Txn, TxnId,
+    Authored, Effect, Engine, Input, Notice, Origin, PeerId, Refusal, RequestError, Stored, Token, Txn, TxnId,
 };
 use crate::wire::OpView;
 
@@ -27,16 +25,8 @@ use crate::wire::OpView;
 pub(super) enum Job {
     /// Record ops.
     Append { space: SpaceId, ops: Vec<NewOp>, reply: oneshot::Sender<Result<Vec<Appended>, NodeError>> },
-    /// Add a device.
-    AddDevice {
-        space: SpaceId,
-        device: DeviceId,
-        role: Role,
-        name: Arc<str>,
-        reply: oneshot::Sender<Result<(), NodeError>>,
-    },
-    /// One round with every peer.
-    Round { reply: oneshot::Sender<Result<(), NodeError>> },
+    /// A request to the engine that has no result but its end.
+    Request { request: Box<dyn FnOnce(Token) -> Input + Send>, reply: oneshot::Sender<Result<(), NodeError>> },
     /// Look at the loop's state.
     Ask(Box<dyn FnOnce(&mut Core) + Send>),
     /// The index of a space has been built beside.
@@ -54,6 +44,14 @@ pub(super) enum Job {
 
 /// How many ops of a joint append are whose.
 type Share = (usize, oneshot::Sender<Result<Vec<Appended>, NodeError>>);
+
+/// Ops of an own log to be written again.
+struct Reissue {
+    space: SpaceId,
+    log: LogId,
+    after: Seq,
+    through: Seq,
+}
 
 /// Who waits for a token.
 enum Waiting {
@@ -96,9 +94,14 @@ pub(super) struct Core {
     postponed: Vec<Job>,
     inputs: VecDeque<Input>,
     txns: Vec<Txn>,
-    lookups: Vec<(SpaceId, crate::model::LogId, Seq, Token)>,
+    lookups: Vec<(SpaceId, LogId, Vec<Seq>, Token)>,
+    reissues: VecDeque<Reissue>,
     folded: BTreeSet<SpaceId>,
     carries: VecDeque<(SpaceId, SpaceId)>,
+    /// Spaces to be folded anew once they are loaded.
+    refolds_due: BTreeSet<SpaceId>,
+    /// Devices of which two copies were connected at once.
+    pub twins: BTreeSet<DeviceId>,
     /// What of this device's ops is in the space that ops are carried into.
     carried_here: Option<(SpaceId, BTreeSet<Origin>)>,
     token_last: u64,
@@ -115,7 +118,7 @@ pub(super) struct Refused {
 }
 
 /// Where recent own ops are, by the id their caller was told.
-pub(super) type RecentOps = Arc<Mutex<BTreeMap<OpId, Dot>>>;
+pub(super) type RecentOps = Arc<Mutex<BTreeMap<OpId, (SpaceId, Dot)>>>;
 
 /// What a [`Core`] begins with.
 pub(super) struct Parts {
@@ -160,8 +163,11 @@ impl Core {
             inputs: VecDeque::new(),
             txns: Vec::new(),
             lookups: Vec::new(),
+            reissues: VecDeque::new(),
             folded: BTreeSet::new(),
             carries: VecDeque::new(),
+            refolds_due: BTreeSet::new(),
+            twins: BTreeSet::new(),
             carried_here: None,
             token_last: 0,
             ops_since_snapshot: 0,
@@ -231,13 +237,9 @@ impl Core {
         for job in jobs {
             match job {
                 Job::Append { .. } => self.postponed.push(job),
-                Job::AddDevice { space, device, role, name, reply } => {
+                Job::Request { request, reply } => {
                     let token = self.token(Waiting::Unit(reply));
-                    self.inputs.push_back(Input::AddDevice { space, device, role, name, token });
-                }
-                Job::Round { reply } => {
-                    let token = self.token(Waiting::Unit(reply));
-                    self.inputs.push_back(Input::Round { token });
+                    self.inputs.push_back(request(token));
                 }
                 Job::Ask(question) => {
                     self.settle();
@@ -273,10 +275,14 @@ impl Core {
                 others.push_back(job);
                 continue;
             };
-            // A caller that asked just before the space changed over means the one that took its place.
-            let is_active = self.engine.space(space).is_some_and(|view| view.is_active);
+            // A caller that asked just before the personal space changed over means the one that took
+            // its place.
+            let is_left = self
+                .engine
+                .space(space)
+                .is_some_and(|view| !view.is_active && *view.scope == Scope::Personal);
             let personal = *self.personal.read().unwrap_or_else(PoisonError::into_inner);
-            let space = if is_active { space } else { personal };
+            let space = if is_left { personal } else { space };
             let index = self.index(&space);
             if let Some(source) = index.as_ref().and_then(|index| index.failure()) {
                 drop(reply.send(Err(NodeError::Index { source })));
@@ -371,13 +377,15 @@ impl Core {
             }
             if !self.txns.is_empty() {
                 self.commit();
-            } else if let Some((space, log, seq, token)) = self.lookups.pop() {
+            } else if let Some((space, log, seqs, token)) = self.lookups.pop() {
                 // Not before what it may ask for is in the store.
-                self.look_up(&space, &log, seq, token);
+                self.look_up(&space, &log, &seqs, token);
             } else if let Some(space) = self.folded.pop_first() {
                 self.report(space);
             } else if let Some((from, to)) = self.carries.pop_front() {
                 self.carry_over(from, to);
+            } else if let Some(reissue) = self.reissues.pop_front() {
+                self.reissue(&reissue);
             } else {
                 break;
             }
@@ -449,7 +457,10 @@ impl Core {
                     self.inputs.push_back(Input::PushForked { peer, space, log, at: after });
                 }
             }
-            Effect::LookUp { space, log, seq, token } => self.lookups.push((space, log, seq, token)),
+            Effect::LookUp { space, log, seqs, token } => self.lookups.push((space, log, seqs, token)),
+            Effect::Reissue { space, log, after, through } => {
+                self.reissues.push_back(Reissue { space, log, after, through });
+            }
             Effect::Close { peer, why } => {
                 if let Some(link) = self.links.get(&peer) {
                     let (device, why_text) = (link.device(), chain_of(&why));
@@ -475,7 +486,7 @@ impl Core {
                 Some(Waiting::Carry { from, to, ids }) => {
                     // Whoever waits for a receipt of an op waits for it under its new place.
                     let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-                    recent.extend(ids.into_iter().zip(placed.iter().map(|placed| placed.dot)));
+                    recent.extend(ids.into_iter().zip(placed.iter().map(|placed| (to, placed.dot))));
                     drop(recent);
                     self.carries.push_back((from, to));
                 }
@@ -506,22 +517,7 @@ impl Core {
                 self.keys.insert(key);
                 self.repin();
             }
-            Notice::Adopted { from, to } => {
-                info!("joined the space of another device; what was written here is carried over");
-                debug!(?from, ?to, "adopted");
-                let mut index = Index::new(to, Frontier::new());
-                // Whoever follows the personal space follows it into its new place.
-                if let Some(left) = self.index(&from) {
-                    index.changes = left.changes.clone();
-                }
-                let index = Arc::new(index);
-                index.install(State::new(to));
-                index.open_to_readers();
-                self.indexes.write().unwrap_or_else(PoisonError::into_inner).insert(to, index);
-                *self.personal.write().unwrap_or_else(PoisonError::into_inner) = to;
-                // An empty state is one to acknowledge too: whoever has nothing to send waits for it.
-                self.folded.insert(to);
-            }
+            Notice::Begun { space, left } => self.begun(space, left),
             Notice::PeerUp { device, .. } | Notice::Ack { device, .. } => {
                 self.heard.insert(device, clock::uptime());
             }
@@ -532,12 +528,58 @@ impl Core {
             Notice::LogBlocked { log, .. } => {
                 warn!(device = %log.device.short(), "a log cannot be continued: its author made a batch wrongly");
             }
-            Notice::NewIncarnation { .. } => {
+            Notice::NewIncarnation { space, moved, .. } => {
                 warn!(
-                    "a peer remembers more of this device than this disk does; writing a new log from here on"
+                    "this device has written more than this disk remembers; writing a new log from here on"
                 );
+                // Whoever waits for a receipt of an op waits for it under its new place.
+                let moved: BTreeMap<Dot, Dot> = moved.into_iter().collect();
+                let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+                for (_, dot) in recent.values_mut().filter(|(of, _)| *of == space) {
+                    *dot = moved.get(dot).copied().unwrap_or(*dot);
+                }
+            }
+            Notice::Truncated { space, log } => {
+                info!(device = %log.device.short(), "the end of a log was dropped: another history stands");
+                self.blocks.forget_log(&space, &log);
+            }
+            Notice::Removed { .. } => {
+                warn!("this device was removed from a space; what it holds stays readable here");
+                self.repin();
+            }
+            Notice::Rotated { .. } => {
+                info!("a space is written under a new key");
+                self.repin();
+            }
+            Notice::RotationTaken { by, .. } => {
+                info!(device = %by.short(), "another admin renews the key");
+            }
+            Notice::CloneSeen { device } => {
+                warn!(device = %device.short(), "a device runs twice: its home was copied");
+                self.twins.insert(device);
+            }
+            Notice::RecordRefused { why, .. } => {
+                error!(why = %chain_of(&*why), "a roster record of this device was refused");
             }
         }
+    }
+
+    fn begun(&mut self, space: SpaceId, left: Option<SpaceId>) {
+        let mut index = Index::new(space, Frontier::new());
+        if let Some(left) = left {
+            info!("joined the space of another device; what was written here is carried over");
+            // Whoever follows the personal space follows it into its new place.
+            if let Some(left) = self.index(&left) {
+                index.changes = left.changes.clone();
+            }
+            *self.personal.write().unwrap_or_else(PoisonError::into_inner) = space;
+        }
+        let index = Arc::new(index);
+        index.install(State::new(space));
+        index.open_to_readers();
+        self.indexes.write().unwrap_or_else(PoisonError::into_inner).insert(space, index);
+        // An empty state is one to acknowledge too: whoever has nothing to send waits for it.
+        self.folded.insert(space);
     }
 
     /// Tells the network who may connect and how members recognise each other.
@@ -555,13 +597,6 @@ impl Core {
                     key: key.beacon(),
                     members: members.clone(),
                 });
-            }
-            for device in members {
-                // Not met yet: its space may still be another one, so its beacons cannot be read.
-                // Two devices that name each other recognise this pair's own.
-                if device != own && self.engine.ack_of(space, &device).is_none() {
-                    beacons.push(introduction(own, device));
-                }
             }
         }
         self.pins.set(devices);
@@ -599,11 +634,18 @@ impl Core {
     fn loaded(&mut self, space: SpaceId, state: State) {
         let Some(index) = self.index(&space) else { return };
         index.install(state);
-        self.catch_up(space);
+        if self.refolds_due.remove(&space) {
+            self.refold(space);
+        } else {
+            self.catch_up(space);
+        }
         // Not earlier: the drafts are held by the engine, and a reader would miss them.
         index.open_to_readers();
         self.settle();
         self.carries.extend(self.engine.to_carry_over());
+        for (log, after, through) in self.engine.to_reissue(space) {
+            self.reissues.push_back(Reissue { space, log, after, through });
+        }
         let mut none = VecDeque::new();
         self.appends(&mut none);
     }
@@ -620,6 +662,11 @@ impl Core {
 
     fn refold(&mut self, space: SpaceId) {
         let Some(index) = self.index(&space) else { return };
+        if !index.is_ready() {
+            // What is being read beside may have what is dropped.
+            self.refolds_due.insert(space);
+            return;
+        }
         let Some(frontier) = self.engine.space(space).map(|view| view.frontier.clone()) else { return };
         // Readers keep the old state until the new one is whole.
         let fresh = Index::new(space, Frontier::new());
@@ -637,9 +684,12 @@ impl Core {
     /// Writes the own ops of a space that was left into the one that took its place, with their
     /// old stamps. How far it has come is part of each transaction, so a crash repeats nothing.
     fn carry_over(&mut self, from: SpaceId, to: SpaceId) {
-        let (Some(index), Some(left)) = (self.index(&to), self.engine.carry(from)) else { return };
+        let (Some(index), Some(left)) = (self.index(&to), self.engine.carry(from)) else {
+            self.carried_here = None;
+            return;
+        };
         let is_current = self.engine.personal() == Some(to);
-        if left.next > left.last || !is_current || !index.is_ready() {
+        if !is_current || !index.is_ready() {
             self.carried_here = None;
             return;
         }
@@ -677,9 +727,37 @@ impl Core {
             seq = seq.next();
         }
         self.carried_here = Some((to, carried_here));
-        let also = self.engine.carried(from, end).into_iter().collect();
+        let through = Seq::new(left.before + end.get());
+        let also = self.engine.carried(from, through).into_iter().collect();
         let token = self.token(Waiting::Carry { from, to, ids });
         self.inputs.push_back(Input::Append { space: to, ops, token, also });
+    }
+
+    /// Reads ops of a history that is dropped, so that they are written again. Those the state shows
+    /// from another place were written again before.
+    fn reissue(&mut self, reissue: &Reissue) {
+        let Reissue { space, log, after, through } = *reissue;
+        let Some(index) = self.index(&space).filter(|index| index.is_ready()) else { return };
+        let end = through.min(after.plus(REISSUED_PER_STEP));
+        let mut ops = Vec::new();
+        let mut seq = after.next();
+        while seq <= end {
+            match self.blocks.stored(&space, &Dot { log, seq }) {
+                Ok(Some(at)) => {
+                    if !index.peek().is_relocated(&Dot { log, seq }, at.hlc) {
+                        let (hlc, kind, flags) = (at.hlc, at.kind, at.flags);
+                        ops.push(Stored { seq, hlc, kind, flags, body: at.body });
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    error!(error = %chain_of(&error), "an op cannot be read, so its history is not dropped");
+                    return;
+                }
+            }
+            seq = seq.next();
+        }
+        self.inputs.push_back(Input::Reissue { space, log, ops, through: end });
     }
 
     /// This device's ops in a space, so that none is carried into it twice.
@@ -699,7 +777,7 @@ impl Core {
     }
 
     /// Whether what follows `after` in the store names `link` as its predecessor.
-    fn continues(&self, space: &SpaceId, log: &crate::model::LogId, after: Seq, link: TipHash) -> bool {
+    fn continues(&self, space: &SpaceId, log: &LogId, after: Seq, link: TipHash) -> bool {
         if after == Seq::ZERO || link == TipHash::NONE {
             return true;
         }
@@ -713,12 +791,15 @@ impl Core {
         }
     }
 
-    fn look_up(&mut self, space: &SpaceId, log: &crate::model::LogId, seq: Seq, token: Token) {
-        let batch = self.store.batch_at(space, log, seq).unwrap_or_else(|error| {
-            warn!(%error, "a batch cannot be looked up");
-            None
-        });
-        self.inputs.push_back(Input::Found { token, batch: batch.map(Box::new) });
+    fn look_up(&mut self, space: &SpaceId, log: &LogId, seqs: &[Seq], token: Token) {
+        let batch_at = |seq: &Seq| {
+            self.store.batch_at(space, log, *seq).unwrap_or_else(|error| {
+                warn!(%error, "a batch cannot be looked up");
+                None
+            })
+        };
+        let batches = seqs.iter().map(batch_at).collect();
+        self.inputs.push_back(Input::LookedUp { token, batches });
     }
 
     fn refused(&mut self, device: DeviceId, why: String, blame: Blame) {
@@ -740,11 +821,18 @@ impl Core {
     }
 
     /// The logs of a space with their last positions, the own one first.
-    pub fn logs(&self, space: SpaceId) -> Vec<(crate::model::LogId, Seq)> {
+    pub fn logs(&self, space: SpaceId) -> Vec<(LogId, Seq)> {
         let Some(view) = self.engine.space(space) else { return Vec::new() };
         let own_last = view.frontier.tip(&view.own_log).seq.plus(view.draft_count);
         let others = view.frontier.iter().filter(|(log, _)| **log != view.own_log);
         std::iter::once((view.own_log, own_last)).chain(others.map(|(log, tip)| (*log, tip.seq))).collect()
+    }
+
+    /// Every log of every space, with its last position; per space the own one first.
+    pub fn all_logs(&mut self) -> Vec<(SpaceId, LogId, Seq)> {
+        let spaces = self.engine.active_spaces();
+        let logs = |space: SpaceId| self.logs(space).into_iter().map(move |(log, last)| (space, log, last));
+        spaces.into_iter().flat_map(logs).collect()
     }
 
     pub fn index(&self, space: &SpaceId) -> Option<Arc<Index>> {
@@ -823,15 +911,6 @@ fn seen(state: &State, op: &Op) -> Seen {
     Seen { heads: seen.heads, greatest: seen.greatest }
 }
 
-/// The beacon two devices share before they share a space: readable only to who knows both ids.
-fn introduction(own: DeviceId, other: DeviceId) -> net::BeaconSpace {
-    let (low, high) = if own < other { (own, other) } else { (other, own) };
-    let pair = [*low.as_bytes(), *high.as_bytes()].concat();
-    let key = blake3::derive_key("kinfold introduction v1", &pair);
-    let space = SpaceId::from_bytes(key);
-    net::BeaconSpace { scope: space.tag(), key: BeaconKey::from_bytes(key), members: vec![own, other] }
-}
-
 fn peer_id(conn: net::ConnId) -> PeerId {
     PeerId::new(conn.get())
 }
@@ -865,6 +944,9 @@ const OPS_WORTH_A_SNAPSHOT: u64 = 2_000;
 
 /// Ops carried over in one transaction.
 const CARRIED_PER_STEP: u64 = 1_024;
+
+/// Ops of a dropped history written again in one transaction.
+const REISSUED_PER_STEP: u64 = 1_024;
 
 /// How often acks are written: losing them costs a repetition, nothing else.
 const ACKS_STORED_EVERY: Duration = Duration::from_secs(5);

@@ -124,6 +124,12 @@ pub enum NodeError {
     /// The new space cannot be founded.
     #[error("the space cannot be founded")]
     Roster(#[source] Box<crate::roster::RosterError>),
+    /// This device takes part in no space of this scope.
+    #[error("this device takes part in no space called {scope}; `kinfold space list` shows those it does")]
+    NoSuchSpace {
+        /// The scope.
+        scope: crate::model::Scope,
+    },
     /// An op id that names no op held here.
     #[error("no op with this id is held here")]
     UnknownOp,

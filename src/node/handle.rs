@@ -7,21 +7,20 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::core::{Core, Indexes, Job, Parts, RecentOps};
 use super::error::NodeError;
+use super::home;
 use super::index::Index;
-use super::types::{Appended, Change, Custody, NewOp, Round, Row, SafeToSleep, Status, StreamEvent};
-use super::{home, read};
+use super::space::{Place, Space};
+use super::types::{Custody, Round, SafeToSleep, Status};
 use crate::clock;
 use crate::crypto::Identity;
-use crate::model::limits::KEY_BYTES_MAX;
-use crate::model::{DeviceId, Dot, Frontier, Hlc, LogId, OpId, Payload, Root, Seq, SpaceId, Surface, Tier};
+use crate::model::{DeviceId, Dot, LogId, OpId, Scope, Seq, SpaceId};
 use crate::net::{BatchSource, Loopback, Mdns, Net, NetConfig, NetEvent, Pins, SourceError};
-use crate::roster::Role;
 use crate::store::{Blocks, HomeLock, KeyRing, Store, StoreError};
-use crate::sync::{Counters, Engine, Loaded};
+use crate::sync::{Counters, Engine, Input, Loaded, Token};
 
 /// A node: one device, its store, and (once started) its network.
 ///
@@ -172,7 +171,21 @@ impl Node {
 
     /// The personal space.
     pub fn personal(&self) -> Space {
-        Space { node: self.clone() }
+        Space { node: self.clone(), place: Place::Personal }
+    }
+
+    /// The space of a scope.
+    ///
+    /// # Errors
+    /// [`NodeError::NoSuchSpace`], [`NodeError::Stopped`].
+    pub async fn space(&self, scope: &Scope) -> Result<Space, NodeError> {
+        if *scope == Scope::Personal {
+            return Ok(self.personal());
+        }
+        let wanted = scope.clone();
+        let found = self.ask(move |core| core.engine.active(&wanted)).await?;
+        let id = found.ok_or_else(|| NodeError::NoSuchSpace { scope: scope.clone() })?;
+        Ok(Space { node: self.clone(), place: Place::Fixed(id) })
     }
 
     /// Starts the network. Starting a started node does nothing.
@@ -227,13 +240,12 @@ impl Node {
         self.0.net.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(Net::local_addr)
     }
 
-    /// What it is and has.
+    /// What it is and has, with its personal space.
     ///
     /// # Errors
     /// [`NodeError::Stopped`].
     pub async fn status(&self) -> Result<Status, NodeError> {
-        let space = self.space_id();
-        self.ask(move |core| core.status(space)).await?.ok_or(NodeError::Stopped)
+        self.personal().status().await
     }
 
     /// One round with every connected peer now; returns once each has answered and holds the same,
@@ -247,7 +259,8 @@ impl Node {
         }
         let before = self.counters().await?;
         let (reply, mut done) = oneshot::channel();
-        self.0.jobs.send(Job::Round { reply }).await.map_err(|_| NodeError::Stopped)?;
+        let request = Box::new(|token| Input::Round { token });
+        self.0.jobs.send(Job::Request { request, reply }).await.map_err(|_| NodeError::Stopped)?;
         let mut after = before;
         loop {
             if let Ok(done) = tokio::time::timeout(ROUND_STALLED, &mut done).await {
@@ -280,44 +293,32 @@ impl Node {
     /// # Errors
     /// [`NodeError::UnknownOp`], [`NodeError::Stopped`].
     pub async fn wait(&self, op: OpId, custody: Custody) -> Result<Vec<DeviceId>, NodeError> {
-        let dot = self.find(op).await?.ok_or(NodeError::UnknownOp)?;
+        let (space, dot) = self.find(op).await?.ok_or(NodeError::UnknownOp)?;
         let recent = Arc::clone(&self.0.recent);
-        self.wait_for(custody, move |core, space| {
-            // It gets another place when its space gives way to another.
+        self.wait_for(custody, move |core| {
+            // It gets another place when its space gives way to another, or its log to a new one.
             let moved = recent.lock().unwrap_or_else(PoisonError::into_inner).get(&op).copied();
-            core.engine.holders(space, moved.unwrap_or(dot))
+            let (space, dot) = moved.unwrap_or((space, dot));
+            core.engine.holders(space, dot)
         })
         .await
     }
 
-    /// Waits until everything this device holds is held durably by that many other devices.
+    /// Waits until everything this device holds of its personal space is held durably by that many
+    /// other devices.
     ///
     /// # Errors
     /// [`NodeError::Stopped`].
     pub async fn wait_all(&self, custody: Custody) -> Result<Vec<DeviceId>, NodeError> {
-        self.wait_for(custody, |core, space| core.engine.holders_of_all(space)).await
+        self.personal().wait_all(custody).await
     }
 
-    /// Whether another device holds everything.
+    /// Whether another device holds everything of the personal space.
     ///
     /// # Errors
     /// [`NodeError::Stopped`].
     pub async fn safe_to_sleep(&self) -> Result<SafeToSleep, NodeError> {
-        let space = self.space_id();
-        self.ask(move |core| core.safe_to_sleep(space)).await
-    }
-
-    /// Adds a device to the personal space. Both devices must name each other; the younger of two
-    /// spaces that were never shared then gives way to the older, and what was written in it is
-    /// carried over.
-    ///
-    /// # Errors
-    /// [`NodeError::Refused`], [`NodeError::Stopped`].
-    pub async fn add_device(&self, device: DeviceId, name: &str, role: Role) -> Result<(), NodeError> {
-        let (reply, done) = oneshot::channel();
-        let job = Job::AddDevice { space: self.space_id(), device, role, name: name.into(), reply };
-        self.0.jobs.send(job).await.map_err(|_| NodeError::Stopped)?;
-        done.await.map_err(|_| NodeError::Stopped)?
+        self.personal().safe_to_sleep().await
     }
 
     /// Dials this `host:port` from now on, once if the network is running, always after a restart
@@ -342,15 +343,46 @@ impl Node {
         self.0.version.clone()
     }
 
-    fn space_id(&self) -> SpaceId {
+    pub(super) fn personal_id(&self) -> SpaceId {
         *self.0.personal.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn jobs(&self) -> &mpsc::Sender<Job> {
+        &self.0.jobs
+    }
+
+    pub(super) fn recent(&self) -> &RecentOps {
+        &self.0.recent
+    }
+
+    pub(super) fn blocks(&self) -> &Arc<Blocks> {
+        &self.0.blocks
+    }
+
+    pub(super) fn indexes(&self) -> &Indexes {
+        &self.0.indexes
+    }
+
+    pub(super) fn identity(&self) -> &Arc<Identity> {
+        &self.0.identity
+    }
+
+    /// Asks the engine for something that has no result but its end.
+    pub(super) async fn request(
+        &self,
+        request: impl FnOnce(Token) -> Input + Send + 'static,
+    ) -> Result<(), NodeError> {
+        let (reply, done) = oneshot::channel();
+        let job = Job::Request { request: Box::new(request), reply };
+        self.0.jobs.send(job).await.map_err(|_| NodeError::Stopped)?;
+        done.await.map_err(|_| NodeError::Stopped)?
     }
 
     async fn counters(&self) -> Result<Counters, NodeError> {
         self.ask(|core| core.engine.counters()).await
     }
 
-    async fn ask<T: Send + 'static>(
+    pub(super) async fn ask<T: Send + 'static>(
         &self,
         question: impl FnOnce(&mut Core) -> T + Send + 'static,
     ) -> Result<T, NodeError> {
@@ -363,16 +395,16 @@ impl Node {
         answer.await.map_err(|_| NodeError::Stopped)
     }
 
-    async fn wait_for(
+    pub(super) async fn wait_for(
         &self,
         custody: Custody,
-        holders: impl Fn(&Core, SpaceId) -> Vec<DeviceId> + Clone + Send + 'static,
+        holders: impl Fn(&Core) -> Vec<DeviceId> + Clone + Send + 'static,
     ) -> Result<Vec<DeviceId>, NodeError> {
         let mut version = self.0.version.clone();
         loop {
             version.mark_unchanged();
-            let (space, holders) = (self.space_id(), holders.clone());
-            let found = self.ask(move |core| holders(core, space)).await?;
+            let holders = holders.clone();
+            let found = self.ask(move |core| holders(core)).await?;
             if found.len() >= custody.devices as usize {
                 return Ok(found);
             }
@@ -380,166 +412,26 @@ impl Node {
         }
     }
 
-    /// The place of an op: remembered for recent own ones, otherwise searched for in the own log.
-    async fn find(&self, op: OpId) -> Result<Option<Dot>, NodeError> {
-        if let Some(dot) = self.0.recent.lock().unwrap_or_else(PoisonError::into_inner).get(&op) {
-            return Ok(Some(*dot));
+    /// The place of an op: remembered for recent own ones, otherwise searched for, the own logs first.
+    async fn find(&self, op: OpId) -> Result<Option<(SpaceId, Dot)>, NodeError> {
+        if let Some(place) = self.0.recent.lock().unwrap_or_else(PoisonError::into_inner).get(&op) {
+            return Ok(Some(*place));
         }
-        let space = self.space_id();
-        let logs = self.ask(move |core| core.logs(space)).await?;
+        let logs = self.ask(Core::all_logs).await?;
         let blocks = Arc::clone(&self.0.blocks);
-        let search = move || -> Result<Option<Dot>, NodeError> {
-            for (log, last) in logs {
+        let search = move || -> Result<Option<(SpaceId, Dot)>, NodeError> {
+            for (space, log, last) in logs {
                 for seq in (1..=last.get()).rev() {
                     let dot = Dot { log, seq: Seq::new(seq) };
                     let Some(at) = blocks.op(&space, &dot)? else { continue };
                     if OpId::of(&space, dot, at.hlc, at.kind, at.flags, &at.body) == op {
-                        return Ok(Some(dot));
+                        return Ok(Some((space, dot)));
                     }
                 }
             }
             Ok(None)
         };
         tokio::task::spawn_blocking(search).await.expect("a search does not panic and is not aborted")
-    }
-}
-
-/// One space of a node.
-#[derive(Clone)]
-pub struct Space {
-    node: Node,
-}
-
-impl Space {
-    /// Sets a row of a registry surface, or states a fact; returns once it is durable.
-    ///
-    /// # Errors
-    /// [`NodeError::Surface`], [`NodeError::Payload`], and as [`Space::append`].
-    pub async fn put(
-        &self,
-        surface: &str,
-        key: &str,
-        value: impl serde::Serialize,
-    ) -> Result<Appended, NodeError> {
-        let surface: Surface = surface.parse()?;
-        let payload = Payload::from_value(&value)?;
-        let key = key.to_owned();
-        let op = match surface.tier() {
-            Tier::Facts => NewOp::Fact { surface, key, payload },
-            _ => NewOp::Put { surface, key, payload },
-        };
-        let placed = self.append(vec![op]).await?;
-        Ok(*placed.first().expect("one op was given, one was placed"))
-    }
-
-    /// Records ops, in order; all of them are durable when this returns, or none is recorded.
-    ///
-    /// # Errors
-    /// [`NodeError::KeyLength`], [`NodeError::WrongTier`], [`NodeError::Refused`],
-    /// [`NodeError::Stopped`].
-    pub async fn append(&self, ops: Vec<NewOp>) -> Result<Vec<Appended>, NodeError> {
-        for op in &ops {
-            check(op)?;
-        }
-        if ops.is_empty() {
-            return Ok(Vec::new());
-        }
-        let (reply, placed) = oneshot::channel();
-        let job = Job::Append { space: self.node.space_id(), ops, reply };
-        self.node.0.jobs.send(job).await.map_err(|_| NodeError::Stopped)?;
-        let placed = placed.await.map_err(|_| NodeError::Stopped)??;
-        let mut recent = self.node.0.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        // A caller that waits for a receipt does so soon; older ids are searched for.
-        if recent.len() + placed.len() > RECENT_IDS {
-            recent.clear();
-        }
-        recent.extend(placed.iter().rev().take(RECENT_IDS).map(|placed| (placed.id, placed.dot)));
-        Ok(placed)
-    }
-
-    /// One row or fact; `None` where there is none or it was removed.
-    ///
-    /// # Errors
-    /// [`NodeError::Index`], [`NodeError::Read`], [`NodeError::OpMissing`].
-    pub fn get(&self, surface: &Surface, key: &str) -> Result<Option<Row>, NodeError> {
-        read::row(&self.index(), &self.node.0.blocks, surface, key)
-    }
-
-    /// Live rows or facts in key order, beginning after `after`, at most `limit`.
-    ///
-    /// # Errors
-    /// As [`Space::get`].
-    pub fn list(&self, surface: &Surface, after: Option<&str>, limit: usize) -> Result<Vec<Row>, NodeError> {
-        read::rows(&self.index(), &self.node.0.blocks, surface, after, limit)
-    }
-
-    /// The streams of an event surface, in order.
-    ///
-    /// # Errors
-    /// [`NodeError::Index`].
-    pub fn streams(&self, surface: &Surface) -> Result<Vec<String>, NodeError> {
-        let index = self.index();
-        let streams = index.read()?.streams(surface, None, usize::MAX);
-        Ok(streams.into_iter().map(|(stream, _)| stream).collect())
-    }
-
-    /// Events of a stream in total order, beginning after a place, at most `limit`.
-    ///
-    /// # Errors
-    /// As [`Space::get`].
-    pub fn events(
-        &self,
-        surface: &Surface,
-        stream: &str,
-        after: Option<(Hlc, Dot)>,
-        limit: usize,
-    ) -> Result<Vec<StreamEvent>, NodeError> {
-        read::events(&self.index(), &self.node.0.blocks, surface, stream, after, limit)
-    }
-
-    /// Rows and facts with more than one value, in (surface, key) order after a place.
-    ///
-    /// # Errors
-    /// As [`Space::get`].
-    pub fn conflicts(&self, after: Option<(&Surface, &str)>, limit: usize) -> Result<Vec<Row>, NodeError> {
-        read::conflicts(&self.index(), &self.node.0.blocks, after, limit)
-    }
-
-    /// The surfaces that hold something, with the number of their live rows or events.
-    ///
-    /// # Errors
-    /// [`NodeError::Index`].
-    pub fn surfaces(&self) -> Result<Vec<(Surface, u64)>, NodeError> {
-        let index = self.index();
-        let surfaces = index.read()?.surfaces();
-        let counts = surfaces.into_iter().map(|counts| (counts.surface, counts.live_rows + counts.events));
-        Ok(counts.filter(|(_, count)| *count > 0).collect())
-    }
-
-    /// The hash of the folded state; all zeros where the store does not give one
-    /// ([`NodeError::Index`] elsewhere).
-    pub fn root(&self) -> Root {
-        let index = self.index();
-        match index.read().map(drop) {
-            Ok(()) => index.report().1,
-            Err(_) => Root::from_bytes([0; 32]),
-        }
-    }
-
-    /// What is sealed and durable here.
-    pub fn frontier(&self) -> Frontier {
-        self.index().frontier.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// What the fold changes from now on, own and remote. A subscriber that lags 4,096 changes
-    /// behind is told how many it missed.
-    pub fn changes(&self) -> broadcast::Receiver<Change> {
-        self.index().changes.subscribe()
-    }
-
-    fn index(&self) -> Arc<Index> {
-        let indexes = self.node.0.indexes.read().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(indexes.get(&self.node.space_id()).expect("the personal space always has an index"))
     }
 }
 
@@ -616,22 +508,6 @@ fn open(builder: NodeBuilder) -> Result<Node, NodeError> {
     })))
 }
 
-/// What an op must be before it is worth a transaction.
-fn check(op: &NewOp) -> Result<(), NodeError> {
-    let (surface, key, tier) = match op {
-        NewOp::Put { surface, key, .. } | NewOp::Delete { surface, key } => (surface, key, Tier::Registry),
-        NewOp::Fact { surface, key, .. } => (surface, key, Tier::Facts),
-        NewOp::Event { surface, stream, .. } => (surface, stream, Tier::Events),
-    };
-    if surface.tier() != tier {
-        return Err(NodeError::WrongTier { surface: surface.clone(), tier: surface.tier() });
-    }
-    if key.is_empty() || key.len() > KEY_BYTES_MAX {
-        return Err(NodeError::KeyLength { found: key.len(), limit: KEY_BYTES_MAX });
-    }
-    Ok(())
-}
-
 /// The store as the network reads from it.
 struct StoreSource(Store);
 
@@ -662,6 +538,3 @@ const JOBS_QUEUED: usize = 4_096;
 
 /// Network events that may wait for the loop; connections wait beyond that.
 const EVENTS_QUEUED: usize = 256;
-
-/// Ids of own ops remembered for receipts.
-const RECENT_IDS: usize = 65_536;

@@ -80,7 +80,14 @@ fn found_personal(identity: &Identity, name: &str) -> Result<Txn, NodeError> {
     Ok(Txn {
         id: TxnId::new(0),
         writes: vec![
-            Write::Space { space, scope: Scope::Personal, own_log, is_active: true, carried: Seq::ZERO },
+            Write::Space {
+                space,
+                scope: Scope::Personal,
+                own_log,
+                is_active: true,
+                carried: Seq::ZERO,
+                dropped: 0,
+            },
             Write::Record { space, hash: RecordHash::from_bytes(*space.as_bytes()), bytes: genesis },
             Write::Key { space, key },
         ],

@@ -9,12 +9,16 @@ mod error;
 mod handle;
 mod home;
 mod index;
+mod members;
 mod read;
+mod space;
 mod status;
 mod types;
 
 pub use error::NodeError;
-pub use handle::{Node, NodeBuilder, Space};
+pub use handle::{Node, NodeBuilder};
+pub use members::Welcome;
+pub use space::Space;
 pub use types::{
     Appended, Change, ConnectionRefusal, Custody, DeviceStatus, HealthReason, NewOp, Round, Row, RowValue,
     SafeToSleep, Status, StreamEvent,

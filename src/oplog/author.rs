@@ -9,8 +9,8 @@ use super::chain::{LogChain, VerifiedBatch};
 use crate::crypto::{EpochKey, Identity, SealInput, Sealer};
 use crate::model::limits::{DRAFT_OPS_MAX, HLC_AHEAD_MAX, PREDS_MAX};
 use crate::model::{Dot, Hlc, LogId, Now, Op, ScopeTag, Seq, Surface, Tip, Wall};
-use crate::wire::op::encode_op;
-use crate::wire::{BodyReader, BodyWriter, OpView};
+use crate::wire::op::{encode_op, encode_reissue};
+use crate::wire::{BodyReader, BodyWriter, Original, REISSUE};
 
 /// Drafts that cannot be read back.
 #[derive(Debug, Error)]
@@ -187,24 +187,28 @@ impl Author {
         self.unfolded.clear();
     }
 
-    /// Takes over the drafts of a log that is given up, under the numbers of this one. What they
-    /// name of each other's places follows; what they name of sealed places stays.
-    pub fn take_drafts_of(&mut self, old: &Self) -> Vec<DraftOp> {
-        let (from, end) = (old.log, old.tip().seq);
-        let log = self.log;
+    /// Writes an op of a log that is given up again, under its original identity.
+    pub fn reissue(&mut self, original: &Original<'_>) -> DraftOp {
+        // What is a reissue already keeps the first identity.
+        let body: Arc<[u8]> =
+            if original.kind == REISSUE { original.body.into() } else { encode_reissue(original).into() };
+        let seq = self.next_seq();
+        let draft = DraftOp { seq, hlc: original.hlc, kind: REISSUE, flags: 0, body };
+        self.drafts.push(draft.clone());
+        draft
+    }
+
+    /// Takes over the drafts of a log that is given up, under their original identities: an earlier
+    /// life may have sealed and sent them. Says where each has moved.
+    pub fn take_drafts_of(&mut self, old: &Self) -> Vec<(Dot, Dot)> {
+        let mut moved = Vec::with_capacity(old.drafts.len());
         for draft in &old.drafts {
-            let view = OpView::decode(draft.kind, draft.flags, &draft.body);
-            let Some(mut op) = view.ok().and_then(|view| view.to_op(&from)) else { continue };
-            if let Op::Put { preds, .. } | Op::Delete { preds, .. } = &mut op {
-                for pred in preds.iter_mut().filter(|pred| pred.log == from && pred.seq > end) {
-                    *pred = Dot { log, seq: Seq::new(pred.seq.get() - end.get()) };
-                }
-            }
-            let (seq, body) = (self.next_seq(), encode_op(&op, &log).into());
-            self.drafts.push(DraftOp { seq, body, ..draft.clone() });
+            let DraftOp { seq, hlc, kind, flags, ref body } = *draft;
+            let new = self.reissue(&Original { log: old.log, seq, hlc, kind, flags, body });
+            moved.push((Dot { log: old.log, seq }, Dot { log: self.log, seq: new.seq }));
         }
         self.clock = self.clock.max(old.clock);
-        self.drafts.clone()
+        moved
     }
 
     /// Seals every draft into as few batches as the limits allow.
@@ -266,6 +270,7 @@ impl Author {
 mod tests {
     use super::*;
     use crate::model::{Incarnation, Payload};
+    use crate::wire::OpView;
     use std::time::Duration;
 
     fn now(millis: u64) -> Now {
@@ -381,27 +386,28 @@ mod tests {
     }
 
     #[test]
-    fn drafts_move_to_a_new_log_and_still_name_each_other() {
+    fn drafts_move_to_a_new_log_under_their_first_identity() {
         let mut old = author();
         old.draft(put("sealed"), Seen::default(), None, &now(1));
         seal(&mut old);
-        let sealed = Dot { log: old.log(), seq: Seq::new(1) };
-        let seen = Seen { heads: vec![sealed], greatest: Hlc::ZERO };
-        old.draft(put("sealed"), seen, None, &now(1));
-        old.draft(put("sealed"), Seen::default(), None, &now(1));
-        let log = LogId { device: old.log().device, incarnation: Incarnation::new(2) };
-        let mut new = Author::new(log, Tip::NONE);
-
-        let moved = new.take_drafts_of(&old);
-
-        let preds = |draft: &DraftOp| match OpView::decode(draft.kind, 0, &draft.body).unwrap() {
-            OpView::Put { preds, .. } => preds[0].dot(&log),
-            other => panic!("a put was drafted, not {other:?}"),
+        let draft = old.draft(put("draft"), Seen::default(), None, &now(1));
+        let log = |incarnation| LogId { incarnation: Incarnation::new(incarnation), ..old.log() };
+        let original = |draft: &DraftOp| match OpView::decode(draft.kind, draft.flags, &draft.body).unwrap() {
+            OpView::Reissue(original) => (original.log, original.seq, original.hlc, original.body.to_vec()),
+            other => panic!("a reissue was drafted, not {other:?}"),
         };
-        assert_eq!(moved.iter().map(|draft| draft.seq.get()).collect::<Vec<_>>(), [1, 2]);
-        assert_eq!(preds(&moved[0]), sealed);
-        assert_eq!(preds(&moved[1]), Dot { log, seq: Seq::new(1) });
-        assert_eq!(new.next_seq(), Seq::new(3));
+        let expected = (old.log(), Seq::new(2), draft.hlc, draft.body.to_vec());
+
+        let mut new = Author::new(log(2), Tip::NONE);
+        let moved = new.take_drafts_of(&old);
+        let mut newer = Author::new(log(3), Tip::NONE);
+        newer.take_drafts_of(&new);
+
+        let dot = |log, seq| Dot { log, seq: Seq::new(seq) };
+        assert_eq!(moved, [(dot(old.log(), 2), dot(new.log(), 1))]);
+        assert_eq!(original(&new.drafts()[0]), expected);
+        assert_eq!(original(&newer.drafts()[0]), expected, "moved twice, it is not nested");
+        assert_eq!(new.next_seq(), Seq::new(2));
     }
 
     #[test]

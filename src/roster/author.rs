@@ -1,7 +1,7 @@
 //! What a device brings to write a record, and names: sealed, opened, checked.
 
+use super::content::SealedName;
 use super::error::RosterError;
-use super::record::SealedName;
 use super::role::Role;
 use crate::crypto::{EpochKey, Identity, vault};
 use crate::model::limits::NAME_BYTES_MAX;

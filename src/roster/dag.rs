@@ -4,15 +4,17 @@
 //! space, and on the records it names, directly or through others: its *past*. An `AddDevice`
 //! needs an author whom its past makes an admin; any other kind needs an author whom its past
 //! makes a device of the space. Only kinds 1 and 2 grant anything, in this version and in every
-//! later one: kinds this version does not know take effect by making records void when a later
-//! version folds them, never by refusing them. So versions and arrival orders hold equal sets, and
-//! equal sets have equal digests.
+//! later one: all others, removals too, take effect in the fold by making records void or by adding
+//! facts, never by refusing records. So versions and arrival orders hold equal sets, and equal sets
+//! have equal digests.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use super::record::{Content, Record, RecordError, record_hash};
+use super::content::Content;
+use super::nodes::NodeSet;
+use super::record::{Record, RecordError, record_hash};
 use super::role::Role;
 use crate::model::limits::{RECORD_BYTES_MAX, RECORD_PARENTS_MAX, RECORDS_MAX};
 use crate::model::{DeviceId, Hlc, RecordHash, SpaceId};
@@ -39,11 +41,12 @@ pub(super) struct Dag {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct OrderKey(u32, Hlc, RecordHash);
 
+/// An admitted record with all that it had seen, itself included.
 #[derive(Clone, Debug)]
-struct Node {
-    record: Record,
+pub(super) struct Node {
+    pub record: Record,
+    pub past: NodeSet,
     depth: u32,
-    past: Past,
 }
 
 /// What became of a record given to [`Dag::offer`].
@@ -125,23 +128,59 @@ impl Dag {
         self.order.values().map(|at| &self.nodes[*at].record)
     }
 
+    /// The node indices in the order their records count. An index is this device's own: it follows
+    /// from the order of arrival, so nothing that must be equal everywhere may depend on it.
+    pub fn ranked(&self) -> impl Iterator<Item = usize> {
+        self.order.values().copied()
+    }
+
+    /// The node at an index that [`Dag::ranked`] or [`Dag::index_of`] gave.
+    pub fn node(&self, at: usize) -> &Node {
+        &self.nodes[at]
+    }
+
+    pub fn index_of(&self, hash: &RecordHash) -> Option<usize> {
+        self.index.get(hash).copied()
+    }
+
+    /// The past of any of these nodes, each without itself.
+    pub fn seen_among(&self, nodes: impl Iterator<Item = usize>) -> NodeSet {
+        let mut seen = NodeSet::default();
+        for at in nodes {
+            let is_seen = seen.contains(at);
+            seen.merge(&self.nodes[at].past);
+            if !is_seen {
+                seen.remove(at);
+            }
+        }
+        seen
+    }
+
+    /// All that a record with these parents would have seen; `None` where one of them is not here.
+    pub fn seen_by(&self, parents: &[RecordHash]) -> Option<NodeSet> {
+        let mut past = NodeSet::default();
+        for parent in parents {
+            past.merge(&self.nodes[self.index_of(parent)?].past);
+        }
+        Some(past)
+    }
+
     /// The hashes of the admitted records, rising.
     pub fn hashes(&self) -> impl Iterator<Item = RecordHash> {
         self.index.keys().copied()
     }
 
-    /// What a new record by `author` names as its parents, strictly rising.
+    /// What a new record names as its parents, strictly rising.
     ///
-    /// All heads where they fit. Where they do not, one that carries the author's own right comes
-    /// first, because a record without it in its past would be refused.
-    pub fn parents_for(&self, author: &DeviceId) -> Vec<RecordHash> {
+    /// All heads where they fit. Where they do not, one that had seen `right`, the record its author
+    /// is entitled by, comes first: without it in its past the new record would count for nothing.
+    pub fn parents_for(&self, right: Option<usize>) -> Vec<RecordHash> {
         let mut heads: Vec<(bool, OrderKey)> = self
             .heads
             .iter()
             .map(|hash| {
-                let at = self.index[hash];
-                let entitles = self.greatest_role(author, &self.nodes[at].past) == self.best_grant(author);
-                (entitles, Self::order_key(&self.nodes[at]))
+                let node = &self.nodes[self.index[hash]];
+                (right.is_some_and(|at| node.past.contains(at)), Self::order_key(node))
             })
             .collect();
         heads.sort_unstable_by(|a, b| b.cmp(a));
@@ -177,7 +216,7 @@ impl Dag {
         if self.nodes.len() >= RECORDS_MAX {
             return Err(RecordError::TooManyRecords { limit: RECORDS_MAX });
         }
-        let mut past = Past::default();
+        let mut past = NodeSet::default();
         let mut depth = 0;
         for parent in record.parents() {
             let parent = &self.nodes[self.index[parent]];
@@ -203,7 +242,7 @@ impl Dag {
         Ok(())
     }
 
-    fn check_right(&self, record: &Record, past: &Past) -> Result<(), RecordError> {
+    fn check_right(&self, record: &Record, past: &NodeSet) -> Result<(), RecordError> {
         let author = record.author();
         match (record.content(), self.greatest_role(&author, past)) {
             // Its hash is the space id: whoever trusts the space trusts its founder.
@@ -212,18 +251,23 @@ impl Dag {
             (Content::AddDevice(_), Some(Role::Member | Role::Blind) | None) => {
                 Err(RecordError::NotAdmin { author })
             }
-            (Content::Unknown { .. }, Some(_)) => Ok(()),
-            (Content::Unknown { .. }, None) => Err(RecordError::NotMember { author }),
+            // Whether these take effect is for the fold to say, so that it can be said again.
+            (
+                Content::RemoveDevice(_)
+                | Content::Rename(_)
+                | Content::Dormant(_)
+                | Content::Active(_)
+                | Content::RotateKey(_)
+                | Content::SelectBranch(_)
+                | Content::Unknown { .. },
+                role,
+            ) => role.map(drop).ok_or(RecordError::NotMember { author }),
         }
     }
 
-    fn greatest_role(&self, device: &DeviceId, past: &Past) -> Option<Role> {
+    fn greatest_role(&self, device: &DeviceId, past: &NodeSet) -> Option<Role> {
         let grants = self.grants.get(device)?;
         grants.iter().filter(|(at, _)| past.contains(*at)).map(|(_, role)| *role).max()
-    }
-
-    fn best_grant(&self, device: &DeviceId) -> Option<Role> {
-        self.grants.get(device)?.iter().map(|(_, role)| *role).max()
     }
 
     const fn order_key(node: &Node) -> OrderKey {
@@ -243,42 +287,20 @@ pub(super) const fn grant(record: &Record) -> Option<(DeviceId, Role)> {
     match record.content() {
         Content::Genesis(_) => Some((record.author(), Role::Admin)),
         Content::AddDevice(added) => Some((added.device, added.role)),
-        Content::Unknown { .. } => None,
-    }
-}
-
-/// A set of node indices, one bit each: at [`RECORDS_MAX`] records all of them take 6 MiB, and
-/// whether one record had seen another is one look.
-#[derive(Clone, Debug, Default)]
-struct Past(Vec<u64>);
-
-impl Past {
-    fn contains(&self, at: usize) -> bool {
-        self.0.get(at / 64).is_some_and(|word| word & (1 << (at % 64)) != 0)
-    }
-
-    fn insert(&mut self, at: usize) {
-        self.reserve(at / 64 + 1);
-        self.0[at / 64] |= 1 << (at % 64);
-    }
-
-    fn merge(&mut self, other: &Self) {
-        self.reserve(other.0.len());
-        for (word, others) in self.0.iter_mut().zip(&other.0) {
-            *word |= others;
-        }
-    }
-
-    fn reserve(&mut self, words: usize) {
-        if self.0.len() < words {
-            self.0.resize(words, 0);
-        }
+        Content::RemoveDevice(_)
+        | Content::Rename(_)
+        | Content::Dormant(_)
+        | Content::Active(_)
+        | Content::RotateKey(_)
+        | Content::SelectBranch(_)
+        | Content::Unknown { .. } => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::record::{AddDevice, Draft, Genesis, NO_SPACE, SealedName};
+    use super::super::content::{AddDevice, Genesis, SealedName};
+    use super::super::record::{Draft, NO_SPACE};
     use super::*;
     use crate::crypto::Identity;
     use crate::model::limits::RECORDS_PARKED_MAX;
@@ -409,7 +431,7 @@ mod tests {
             let counts = match record.content() {
                 Content::Genesis(_) => true,
                 Content::AddDevice(_) => role == Some(Role::Admin),
-                Content::Unknown { .. } => role.is_some(),
+                _ => role.is_some(),
             };
             if counts {
                 counted.insert(record.hash(), (record, past));

@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use super::record::RecordError;
 use super::role::Role;
-use crate::model::{Blame, DeviceId, KeyId, RecordHash, ScopeError, SpaceId};
+use crate::model::{Blame, DeviceId, KeyId, LogId, RecordHash, ScopeError, Seq, SpaceId};
 
 /// Why a roster was not loaded, or a record not written.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -29,7 +29,7 @@ pub enum RosterError {
     #[error("a space cannot be founded for this scope")]
     Scope(#[from] ScopeError),
     /// This device is no admin of the space.
-    #[error("{device:?} is no admin of this space; ask one of its admins to add the device")]
+    #[error("{device:?} is no admin of this space; ask one of its admins to do it")]
     NotAdmin {
         /// This device.
         device: DeviceId,
@@ -40,7 +40,95 @@ pub enum RosterError {
         /// This device.
         device: DeviceId,
     },
-    /// The device belongs to the space already.
+    /// The device was removed, which is for ever.
+    #[error(
+        "{device:?} was removed from this space; a removed key never comes back: run `kinfold init` in a \
+         fresh home and pair again"
+    )]
+    Removed {
+        /// The device.
+        device: DeviceId,
+    },
+    /// The device was removed before.
+    #[error("{device:?} was removed from this space already, and stays so; there is nothing to do")]
+    AlreadyRemoved {
+        /// The device.
+        device: DeviceId,
+    },
+    /// No record makes it a device of the space.
+    #[error("{device:?} is no device of this space; `kinfold devices` lists those that are")]
+    NotADevice {
+        /// The device.
+        device: DeviceId,
+    },
+    /// Without this device nobody could add or remove devices any more.
+    #[error("{device:?} is the last admin of this space; make another device an admin first")]
+    LastAdmin {
+        /// The device.
+        device: DeviceId,
+    },
+    /// A device selects among the histories of its own logs only.
+    #[error("log {log} is not one of {device:?}, and only a log's own device says which branch counts")]
+    NotOwnLog {
+        /// This device.
+        device: DeviceId,
+        /// The log.
+        log: LogId,
+    },
+    /// A branch that ends where it parts from the other, or before, or a base without its link.
+    #[error("a branch that parts after {base} and ends at {tip} is none")]
+    BranchOrder {
+        /// The last shared place.
+        base: Seq,
+        /// The place selected.
+        tip: Seq,
+    },
+    /// A removal cuts the logs of the device removed.
+    #[error("log {log} is not one of {device:?}, so its removal cannot cut it")]
+    CutOfOther {
+        /// The device to be removed.
+        device: DeviceId,
+        /// The log.
+        log: LogId,
+    },
+    /// More logs than [`CUT_LOGS_MAX`](crate::model::limits::CUT_LOGS_MAX).
+    #[error("a removal cuts at most {limit} logs, this device has {found}")]
+    CutTooLong {
+        /// Logs found.
+        found: usize,
+        /// [`CUT_LOGS_MAX`](crate::model::limits::CUT_LOGS_MAX).
+        limit: usize,
+    },
+    /// Another device coordinates this rotation.
+    #[error("{coordinator:?} coordinates this rotation and writes its record, not {device:?}")]
+    NotCoordinator {
+        /// This device.
+        device: DeviceId,
+        /// The coordinator.
+        coordinator: DeviceId,
+    },
+    /// The coordinator has seen other records than this device.
+    #[error(
+        "the rotation was proposed over other roster records than are here; exchange them and propose again"
+    )]
+    ProposalParents,
+    /// The proposed epoch has another number than the next one.
+    #[error(
+        "the rotation is numbered {found}, the next one here is {expected}; exchange records and propose again"
+    )]
+    ProposalNumber {
+        /// The next number.
+        expected: u64,
+        /// The number proposed.
+        found: u64,
+    },
+    /// The proposed key was an epoch's before, so those removed since may hold it.
+    #[error("key {key_id:?} was in use before; propose a fresh one")]
+    KeyReused {
+        /// The key proposed.
+        key_id: KeyId,
+    },
+    /// The device belongs to the space already, with this role or a greater one.
     #[error("{device:?} belongs to this space already, as {role}")]
     AlreadyMember {
         /// The device.
@@ -96,6 +184,12 @@ pub enum NotAuthor {
     /// No record makes it a device of the space; one may still arrive.
     #[error("{device:?} is no device of this space")]
     Stranger {
+        /// The device.
+        device: DeviceId,
+    },
+    /// It was removed from the space; what its removal does not keep is not taken in.
+    #[error("{device:?} was removed from this space")]
+    Removed {
         /// The device.
         device: DeviceId,
     },

@@ -16,24 +16,17 @@
 //! Integers are big-endian. The author signs `BLAKE3("kinfold record v1" ‖ bytes before the
 //! signature)`; `record hash = BLAKE3("kinfold record hash v1" ‖ all bytes)`.
 //!
-//! | kind | body |
-//! |---|---|
-//! | 1 `Genesis` | scope length u8 ‖ scope text ‖ key id of epoch 0, 16 ‖ nonce 32 ‖ name length u16 ‖ sealed name |
-//! | 2 `AddDevice` | device 32 ‖ role u8 (1 admin, 2 member, 3 blind) ‖ key id 16 ‖ name length u16 ‖ sealed name |
-//! | 3–10 | reserved: `RemoveDevice`, `Rename`, `Dormant`, `Active`, `RotateKey`, `DesignateHost`, `SelectBranch`, `ClockFault` |
-//!
-//! A sealed name is a [`vault`] blob under the epoch key its key id names, with the context
-//! `"kinfold name v1" ‖ device`: a blind device carries it and cannot read it.
+//! The forms of the bodies are in `manual/formats.md` §5.
 
 use std::fmt;
 
 use bytes::Bytes;
 use thiserror::Error;
 
-use super::role::Role;
-use crate::crypto::{Identity, SignatureError, vault, verify};
-use crate::model::limits::{NAME_BYTES_MAX, RECORD_BYTES_MAX, RECORD_PARENTS_MAX};
-use crate::model::{Blame, DeviceId, Hlc, KeyId, RecordHash, Scope, SpaceId};
+use super::content::{Content, Cursor, GENESIS};
+use crate::crypto::{Identity, SignatureError, verify};
+use crate::model::limits::{RECORD_BYTES_MAX, RECORD_PARENTS_MAX};
+use crate::model::{Blame, DeviceId, Hlc, RecordHash, SpaceId};
 
 /// A record that is not admitted.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -169,55 +162,6 @@ pub(super) struct Draft {
     pub content: Content,
 }
 
-/// The body by kind.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Content {
-    Genesis(Genesis),
-    AddDevice(AddDevice),
-    /// A kind whose meaning this version does not know: kept and passed on as it is.
-    Unknown {
-        kind: u16,
-        body: Bytes,
-    },
-}
-
-/// The first record of a space.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Genesis {
-    pub scope: Scope,
-    /// Makes two spaces of one creator and instant differ.
-    pub nonce: [u8; 32],
-    pub name: SealedName,
-}
-
-/// Makes a device part of the space.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct AddDevice {
-    pub device: DeviceId,
-    pub role: Role,
-    pub name: SealedName,
-}
-
-/// A device's name as it lies in a record.
-#[derive(Clone, PartialEq, Eq)]
-pub struct SealedName {
-    pub(super) key_id: KeyId,
-    pub(super) blob: Bytes,
-}
-
-impl SealedName {
-    /// The epoch key that opens it.
-    pub const fn key_id(&self) -> KeyId {
-        self.key_id
-    }
-}
-
-impl fmt::Debug for SealedName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SealedName({:?}, {} bytes)", self.key_id, self.blob.len())
-    }
-}
-
 impl Record {
     /// Writes and signs a record.
     ///
@@ -289,7 +233,14 @@ impl Record {
     pub const fn space(&self) -> SpaceId {
         match self.draft.content {
             Content::Genesis(_) => SpaceId::from_bytes(*self.hash.as_bytes()),
-            Content::AddDevice(_) | Content::Unknown { .. } => self.draft.space,
+            Content::AddDevice(_)
+            | Content::RemoveDevice(_)
+            | Content::Rename(_)
+            | Content::Dormant(_)
+            | Content::Active(_)
+            | Content::RotateKey(_)
+            | Content::SelectBranch(_)
+            | Content::Unknown { .. } => self.draft.space,
         }
     }
 }
@@ -297,48 +248,6 @@ impl Record {
 impl fmt::Debug for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Record({:?} kind {} by {:?})", self.hash, self.draft.content.kind(), self.draft.author)
-    }
-}
-
-impl Content {
-    pub const fn kind(&self) -> u16 {
-        match self {
-            Self::Genesis(_) => GENESIS,
-            Self::AddDevice(_) => ADD_DEVICE,
-            Self::Unknown { kind, .. } => *kind,
-        }
-    }
-
-    fn body(&self) -> Vec<u8> {
-        let mut body = Vec::new();
-        match self {
-            Self::Genesis(genesis) => {
-                let scope = genesis.scope.to_string();
-                body.push(u8::try_from(scope.len()).expect("a scope has at most 64 characters"));
-                body.extend_from_slice(scope.as_bytes());
-                body.extend_from_slice(genesis.name.key_id.as_bytes());
-                body.extend_from_slice(&genesis.nonce);
-                push_blob(&mut body, &genesis.name.blob);
-            }
-            Self::AddDevice(added) => {
-                body.extend_from_slice(added.device.as_bytes());
-                body.push(added.role.to_byte());
-                body.extend_from_slice(added.name.key_id.as_bytes());
-                push_blob(&mut body, &added.name.blob);
-            }
-            Self::Unknown { body: bytes, .. } => body.extend_from_slice(bytes),
-        }
-        body
-    }
-
-    fn read(kind: u16, body: Bytes) -> Result<Self, RecordError> {
-        let mut cursor = Cursor(&body);
-        let content = match kind {
-            GENESIS => cursor.genesis().map(Self::Genesis),
-            ADD_DEVICE => cursor.add_device().map(Self::AddDevice),
-            _ => return Ok(Self::Unknown { kind, body }),
-        };
-        content.filter(|_| cursor.0.is_empty()).ok_or(RecordError::Malformed { kind })
     }
 }
 
@@ -401,51 +310,6 @@ fn read_parents(
     Some(if is_rising { Ok(parents) } else { Err(RecordError::ParentOrder) })
 }
 
-fn push_blob(body: &mut Vec<u8>, blob: &[u8]) {
-    body.extend_from_slice(&u16::try_from(blob.len()).expect("names are short").to_be_bytes());
-    body.extend_from_slice(blob);
-}
-
-/// Bytes not read yet.
-struct Cursor<'a>(&'a [u8]);
-
-impl<'a> Cursor<'a> {
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (front, rest) = self.0.split_first_chunk::<N>()?;
-        self.0 = rest;
-        Some(*front)
-    }
-
-    fn slice(&mut self, count: usize) -> Option<&'a [u8]> {
-        let (front, rest) = self.0.split_at_checked(count)?;
-        self.0 = rest;
-        Some(front)
-    }
-
-    fn genesis(&mut self) -> Option<Genesis> {
-        let scope_bytes = usize::from(self.array::<1>()?[0]);
-        let scope = std::str::from_utf8(self.slice(scope_bytes)?).ok()?.parse().ok()?;
-        let key_id = KeyId::from_bytes(self.array()?);
-        let nonce = self.array()?;
-        Some(Genesis { scope, nonce, name: SealedName { key_id, blob: self.name_blob()? } })
-    }
-
-    fn add_device(&mut self) -> Option<AddDevice> {
-        let device = DeviceId::from_bytes(self.array()?);
-        let role = Role::from_byte(self.array::<1>()?[0])?;
-        let key_id = KeyId::from_bytes(self.array()?);
-        Some(AddDevice { device, role, name: SealedName { key_id, blob: self.name_blob()? } })
-    }
-
-    fn name_blob(&mut self) -> Option<Bytes> {
-        let count = usize::from(u16::from_be_bytes(self.array()?));
-        if count > NAME_BYTES_MAX + vault::OVERHEAD_BYTES {
-            return None;
-        }
-        self.slice(count).map(Bytes::copy_from_slice)
-    }
-}
-
 const fn overhead(parent_count: usize) -> usize {
     4 + 32 + 32 + 8 + 2 + 1 + 32 * parent_count + 4 + SIGNATURE_BYTES
 }
@@ -456,12 +320,14 @@ pub(super) const NO_SPACE: SpaceId = SpaceId::from_bytes([0; 32]);
 const MAGIC: &[u8; 4] = b"KFR1";
 const SIGNATURE_BYTES: usize = 64;
 
-const GENESIS: u16 = 1;
-const ADD_DEVICE: u16 = 2;
-
 #[cfg(test)]
 mod tests {
+    use super::super::content::{AddDevice, Genesis, SealedName};
+    use super::super::role::Role;
     use super::*;
+    use crate::crypto::vault;
+    use crate::model::limits::NAME_BYTES_MAX;
+    use crate::model::{KeyId, Scope};
     use proptest::prelude::*;
 
     fn identity() -> Identity {
@@ -496,7 +362,7 @@ mod tests {
     }
 
     fn unknown(body: &'static [u8]) -> Draft {
-        Draft { content: Content::Unknown { kind: 7, body: Bytes::from_static(body) }, ..add() }
+        Draft { content: Content::Unknown { kind: 8, body: Bytes::from_static(body) }, ..add() }
     }
 
     /// Puts `bytes` at `at` of a good record and signs again, so that only the form is wrong.

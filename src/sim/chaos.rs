@@ -1,13 +1,15 @@
 //! What goes wrong, and what people write meanwhile.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use bytes::Bytes;
 
-use super::check::{CANARY, MARKER, Violation};
+use super::check::{Answer, CANARY, MARKER, Violation};
 use super::host::{Host, Request};
 use super::network::{Conn, Parcel};
 use super::rng::Rng;
 use super::world::{Event, LOOK_EVERY, World};
-use crate::model::{Op, Payload};
+use crate::model::{Dot, Hlc, Op, Payload, SpaceId};
 use crate::wire::Message;
 
 impl World {
@@ -16,7 +18,11 @@ impl World {
             return Ok(());
         }
         let host = self.rng.index(self.hosts.len());
+        if self.knobs.trust_permille > 0 && self.rng.happens(self.knobs.trust_permille) {
+            self.shake_trust(host)?;
+        }
         match self.rng.below(1_000) {
+            0..600 if self.hosts[host].is_blind => {}
             0..600 => self.write(host),
             600..660 => {
                 self.crash(host)?;
@@ -74,6 +80,103 @@ impl World {
         Ok(())
     }
 
+    /// A backup comes back, a home is copied, a device is removed, a key is renewed.
+    fn shake_trust(&mut self, host: usize) -> Result<(), Violation> {
+        match self.rng.below(100) {
+            0..40 => self.hosts[host].backup = Some(self.hosts[host].disk.clone()),
+            40..60 => {
+                let Some(backup) = self.hosts[host].backup.clone() else { return Ok(()) };
+                self.crash(host)?;
+                self.lose_disk(host, &backup);
+                self.hosts[host].disk = backup;
+                self.checks.restored(host);
+                let device = self.hosts[host].device();
+                self.checks.forkable.insert(device);
+                // The store's mark gives it away, unless the whole machine went back in time.
+                self.hosts[host].is_doubtful = self.rng.happens(500);
+                self.soon(10, 4_000, Event::Boot { host });
+            }
+            60..68 => self.copy_home(host),
+            68..76 => {
+                let other = self.rng.index(self.hosts.len());
+                let devices: BTreeSet<_> = self.hosts.iter().map(Host::device).collect();
+                let (own, device) = (self.hosts[host].device(), self.hosts[other].device());
+                if own == device || self.removed.len() + 2 >= devices.len() || self.hosts[host].is_blind {
+                    return Ok(());
+                }
+                if self.hosts[host].is_member() {
+                    self.removed.insert(device);
+                    self.note(format!("{host} ! removes {other}"));
+                    // What the remover does not have by then is gone with it.
+                    let gone = self
+                        .checks
+                        .answers
+                        .iter()
+                        .filter(|answer| self.hosts[answer.device].device() == device);
+                    let gone: Vec<u64> = gone.filter_map(|answer| answer.marker).collect();
+                    self.checks.may_be_gone.extend(gone);
+                    self.hosts[host].request(Request::Remove(device));
+                    self.wake(host);
+                }
+            }
+            _ => {
+                if !self.hosts[host].is_blind {
+                    self.hosts[host].request(Request::Rotate);
+                    self.wake(host);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes what nobody else has of a disk that is about to be lost.
+    fn lose_disk(&mut self, host: usize, backup: &super::disk::Disk) {
+        self.note(format!("{host} ! comes back from a backup"));
+        let own = self.hosts[host].device();
+        let answers: Vec<_> =
+            self.checks.answers.iter().filter(|answer| answer.device == host).cloned().collect();
+        let mut held: BTreeMap<SpaceId, BTreeSet<(Dot, Hlc)>> = BTreeMap::new();
+        for answer in answers {
+            let Some(marker) = answer.marker else { continue };
+            let held = held.entry(answer.space).or_insert_with(|| {
+                let others = self.hosts.iter().filter(|other| other.device() != own);
+                let disks = others.map(|other| &other.disk).chain([backup]);
+                disks.flat_map(|disk| super::check::identities(disk, &answer.space)).collect()
+            });
+            if !held.contains(&(answer.placed.dot, answer.placed.hlc)) {
+                self.checks.may_be_gone.insert(marker);
+            }
+        }
+        // Nobody asks the device itself for what its disk does not have any more.
+        self.checks.answers.retain_mut(|answer| {
+            if answer.device == host && !held_by(backup, answer) {
+                answer.device = usize::MAX;
+            }
+            true
+        });
+    }
+
+    /// The home is copied, and both copies run from now on.
+    fn copy_home(&mut self, host: usize) {
+        if self.hosts.len() >= self.first_count + 2 || self.hosts[host].life.is_none() {
+            return;
+        }
+        let index = self.hosts.len();
+        let copy = self.hosts[host].copy(index);
+        self.note(format!("{host} ! is copied to {index}"));
+        self.checks.forkable.insert(copy.device());
+        self.hosts.push(copy);
+        self.hosts[index].is_doubtful = self.rng.happens(500);
+        self.network.groups.push(0);
+        self.soon(10, 3_000, Event::Boot { host: index });
+    }
+
+    fn note(&mut self, line: String) {
+        if self.is_traced {
+            self.trace.push_back(format!("{:>12.6} {line}", self.now.as_secs_f64()));
+        }
+    }
+
     /// Somebody writes something, mostly where others write too.
     fn write(&mut self, host: usize) {
         let count = match self.rng.below(20) {
@@ -123,6 +226,10 @@ impl World {
         self.at(LOOK_EVERY, Event::Look);
         Ok(())
     }
+}
+
+fn held_by(disk: &super::disk::Disk, answer: &Answer) -> bool {
+    disk.op(&answer.space, &answer.placed.dot).is_some_and(|op| op.hlc == answer.placed.hlc)
 }
 
 /// What a liar sends instead.

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::disk::{self, Disk, DiskError};
 use crate::crypto::SealedBatch;
 use crate::fold::State;
-use crate::model::{DeviceId, Dot, Frontier, LogId, OpId, Root, Seq, SpaceId, TipHash};
+use crate::model::{DeviceId, Dot, Frontier, Hlc, LogId, OpId, Root, Seq, SpaceId, TipHash};
 use crate::sync::{Placed, Txn, Write};
+use crate::wire::OpView;
 
 /// A promise that was broken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -125,6 +126,14 @@ pub enum Violation {
         /// Where.
         device: usize,
     },
+    /// A device's own roster refused a record that the device had to write.
+    #[error("device {device} cannot write a record that it has to: {why}")]
+    RecordRefused {
+        /// Where.
+        device: usize,
+        /// Why.
+        why: String,
+    },
     /// A log of an honest device counts as wrongly made.
     #[error("device {device} blocks the log of an honest device")]
     LogBlocked {
@@ -175,6 +184,14 @@ pub struct Checks {
     contents: BTreeMap<(SpaceId, Dot), OpId>,
     links: BTreeMap<(SpaceId, LogId, Seq), TipHash>,
     frontiers: BTreeMap<(usize, SpaceId), Frontier>,
+    /// Devices that may have written places twice: restored from a backup, or running twice.
+    pub forkable: BTreeSet<DeviceId>,
+    /// Content that may be gone: its disk was lost, or its device removed, before anybody had it.
+    pub may_be_gone: BTreeSet<u64>,
+    /// Logs whose end was dropped on a device, because another history of them stands.
+    truncated: BTreeSet<(usize, SpaceId, LogId)>,
+    /// The most each device has ever held durably.
+    ever: BTreeMap<(DeviceId, SpaceId), Frontier>,
     /// Everything answered for.
     pub answers: Vec<Answer>,
     /// Content whose write was refused.
@@ -232,6 +249,9 @@ impl Checks {
                 Write::Record { bytes, .. } | Write::Ack { bytes, .. } | Write::ForkProof { bytes, .. } => {
                     hide(device, bytes)?;
                 }
+                Write::Truncate { space, log, .. } => {
+                    self.truncated.insert((device, *space, *log));
+                }
                 Write::Key { .. } | Write::Space { .. } | Write::DraftsSealed { .. } => {}
             }
         }
@@ -249,7 +269,11 @@ impl Checks {
     ) -> Result<(), Violation> {
         let header = batch.header();
         let link = *self.links.entry((space, *log, header.first)).or_insert(batch.link());
-        if link != batch.link() {
+        let ever = self.ever.entry((own, space)).or_default();
+        if ever.tip(log).seq < header.last() {
+            ever.set(*log, crate::model::Tip { seq: header.last(), hash: batch.link() });
+        }
+        if link != batch.link() && !self.forkable.contains(&log.device) {
             return Err(Violation::SeqReused { device, dot: Dot { log: *log, seq: header.first } });
         }
         if log.device == own
@@ -264,7 +288,8 @@ impl Checks {
     fn contents(&mut self, device: usize, space: SpaceId, ops: Vec<disk::StoredOp>) -> Result<(), Violation> {
         for op in ops {
             let id = OpId::of(&space, op.dot, op.hlc, op.kind, op.flags, &op.body);
-            if *self.contents.entry((space, op.dot)).or_insert(id) != id {
+            let is_forkable = self.forkable.contains(&op.dot.log.device);
+            if *self.contents.entry((space, op.dot)).or_insert(id) != id && !is_forkable {
                 return Err(Violation::SeqReused { device, dot: op.dot });
             }
         }
@@ -277,19 +302,37 @@ impl Checks {
         if last == now {
             return Ok(());
         }
-        if !now.covers_all(last) {
+        let is_dropped = |log: &LogId| self.truncated.contains(&(device, space, *log));
+        if last.iter().any(|(log, tip)| !now.covers(log, tip.seq) && !is_dropped(log)) {
             return Err(Violation::FrontierRetreated { device, space });
         }
         last.clone_from(now);
         Ok(())
     }
 
+    /// The disk of a device is not what it was: an older one, or a copy.
+    pub fn restored(&mut self, device: usize) {
+        self.frontiers.retain(|(of, _), _| *of != device);
+    }
+
+    /// Whether a device has ever held as much.
+    pub fn has_held(&self, device: DeviceId, space: SpaceId, frontier: &Frontier) -> bool {
+        let nothing = Frontier::new();
+        self.ever.get(&(device, space)).unwrap_or(&nothing).covers_all(frontier)
+    }
+
     /// Everything a device has answered for is on its disk.
     pub fn answered(&self, device: usize, disk: &Disk) -> Result<(), Violation> {
-        let lost = self
-            .answers
-            .iter()
-            .find(|answer| answer.device == device && !disk.holds(&answer.space, &answer.placed.dot));
+        let mut held: BTreeMap<SpaceId, BTreeSet<(Dot, Hlc)>> = BTreeMap::new();
+        let mut is_held = |answer: &Answer| {
+            let held = held.entry(answer.space).or_insert_with(|| identities(disk, &answer.space));
+            held.contains(&(answer.placed.dot, answer.placed.hlc))
+        };
+        let is_due = |answer: &&Answer| {
+            let may_be_gone = answer.marker.is_none_or(|marker| self.may_be_gone.contains(&marker));
+            answer.device == device && !(may_be_gone && !self.forkable.is_empty())
+        };
+        let lost = self.answers.iter().filter(is_due).find(|answer| !is_held(answer));
         match lost {
             Some(answer) => Err(Violation::AnsweredOpLost { device, dot: answer.placed.dot }),
             None => Ok(()),
@@ -298,18 +341,18 @@ impl Checks {
 
     /// In the end: all content answered for is there once, and none that was refused.
     pub fn end(&self, disk: &Disk, space: &SpaceId) -> Result<(), Violation> {
-        let mut found: BTreeMap<u64, usize> = BTreeMap::new();
+        let mut found: BTreeMap<u64, BTreeSet<(Dot, Hlc)>> = BTreeMap::new();
         for log in disk.logs(space) {
             for op in disk.ops_from(space, &log, Seq::new(1)) {
                 if let Some(marker) = marker_of(&op.body) {
-                    *found.entry(marker).or_default() += 1;
+                    found.entry(marker).or_default().insert(identity(&op));
                 }
             }
         }
         for answer in &self.answers {
             let Some(marker) = answer.marker else { continue };
-            let count = found.get(&marker).copied().unwrap_or(0);
-            if count != 1 {
+            let count = found.get(&marker).map_or(0, BTreeSet::len);
+            if count != 1 && !(count == 0 && self.may_be_gone.contains(&marker)) {
                 return Err(Violation::ContentCount { device: answer.device, marker, found: count });
             }
         }
@@ -328,6 +371,21 @@ pub fn hide(device: usize, bytes: &[u8]) -> Result<(), Violation> {
     }
 }
 
+/// What an op is, wherever it is written.
+pub fn identity(op: &disk::StoredOp) -> (Dot, Hlc) {
+    match OpView::decode(op.kind, op.flags, &op.body) {
+        Ok(OpView::Reissue(original)) => (original.dot(), original.hlc),
+        _ => (op.dot, op.hlc),
+    }
+}
+
+/// Every op on a disk.
+pub fn identities(disk: &Disk, space: &SpaceId) -> BTreeSet<(Dot, Hlc)> {
+    let logs = disk.logs(space);
+    let ops = logs.iter().flat_map(|log| disk.ops_from(space, log, Seq::new(1)).collect::<Vec<_>>());
+    ops.map(|op| identity(&op)).collect()
+}
+
 /// The content a payload carries.
 fn marker_of(body: &[u8]) -> Option<u64> {
     let at = body.windows(MARKER.len()).position(|window| window == MARKER.as_bytes())? + MARKER.len();
@@ -344,7 +402,7 @@ pub const MARKER: &str = "CaNaRy no ";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Hlc, Incarnation, Op, Payload, Tip};
+    use crate::model::{Incarnation, Op, Payload, Tip};
     use crate::sync::{DraftGroup, TxnId};
     use crate::wire::op::encode_op;
     use crate::wire::{BodyReader, BodyWriter};

@@ -55,6 +55,7 @@ struct DiskSpace {
     own_log: LogId,
     is_active: bool,
     carried: Seq,
+    dropped: u64,
     logs: BTreeMap<LogId, DiskLog>,
     records: BTreeMap<RecordHash, Bytes>,
     acks: BTreeMap<DeviceId, Bytes>,
@@ -94,12 +95,13 @@ impl Disk {
 
     fn apply(&mut self, write: &Write) -> Result<(), DiskError> {
         match write {
-            Write::Space { space, scope, own_log, is_active, carried } => {
+            Write::Space { space, scope, own_log, is_active, carried, dropped } => {
                 let row = self.spaces.entry(*space).or_insert_with(|| DiskSpace {
                     scope: scope.clone(),
                     own_log: *own_log,
                     is_active: *is_active,
                     carried: *carried,
+                    dropped: *dropped,
                     logs: BTreeMap::new(),
                     records: BTreeMap::new(),
                     acks: BTreeMap::new(),
@@ -107,6 +109,16 @@ impl Disk {
                     proofs: BTreeMap::new(),
                 });
                 (row.own_log, row.is_active, row.carried) = (*own_log, *is_active, *carried);
+                row.dropped = *dropped;
+            }
+            Write::Truncate { space, log: id, to } => {
+                let log = self.space(space)?.logs.entry(*id).or_default();
+                let end = log.tip().seq;
+                log.batches.retain(|batch| batch.header().last() <= to.seq);
+                log.drafts.clear();
+                if log.tip() != *to {
+                    return Err(DiskError::NotContiguous { log: *id, end, found: to.seq });
+                }
             }
             Write::Batches { space, log, batches } => self.batches(space, log, batches)?,
             Write::Drafts { space, group } => {
@@ -168,6 +180,7 @@ impl Disk {
             own_log: row.own_log,
             is_active: row.is_active,
             carried: row.carried,
+            dropped: row.dropped,
             frontier: row.frontier(),
             drafts: row.logs.get(&row.own_log).map(|log| log.drafts.clone()).unwrap_or_default(),
             records: row.records.iter().map(|(hash, bytes)| (*hash, bytes.clone())).collect(),
@@ -176,6 +189,11 @@ impl Disk {
             fork_proofs: row.proofs.iter().map(|(log, bytes)| (*log, bytes.clone())).collect(),
         });
         Loaded { spaces: spaces.collect() }
+    }
+
+    /// The space of a scope that the device takes part in.
+    pub fn active(&self, scope: &Scope) -> Option<SpaceId> {
+        self.spaces.iter().find(|(_, row)| row.is_active && row.scope == *scope).map(|(space, _)| *space)
     }
 
     /// The spaces, and whether the device takes part in each.
@@ -339,7 +357,14 @@ mod tests {
         let mut disk = Disk::default();
         let unknown = commit(&mut disk, drafts(1));
         let scope = Scope::Personal;
-        let space = Write::Space { space: SPACE, scope, own_log: LOG, is_active: true, carried: Seq::ZERO };
+        let space = Write::Space {
+            space: SPACE,
+            scope,
+            own_log: LOG,
+            is_active: true,
+            carried: Seq::ZERO,
+            dropped: 0,
+        };
         commit(&mut disk, space).unwrap();
 
         let gap = commit(&mut disk, drafts(2));

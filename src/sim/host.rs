@@ -18,7 +18,7 @@ use crate::model::{
 };
 use crate::roster::{Author, Role, Roster};
 use crate::sync::{
-    Authored, Effect, Engine, Input, Notice, Origin, PeerId, RequestError, Token, Txn, TxnId, Write,
+    Authored, Effect, Engine, Input, Notice, Origin, PeerId, RosterChange, Stored, Token, Txn, TxnId, Write,
 };
 use crate::wire::OpView;
 
@@ -37,6 +37,8 @@ pub(super) enum Out {
     Commit,
     /// Who may connect has changed.
     Repin,
+    /// A device was enrolled: this is for it.
+    Welcome(DeviceId, Welcome),
     /// A device has signed that it holds this much of a space.
     Acked(SpaceId, DeviceId, Frontier),
 }
@@ -55,10 +57,24 @@ pub(super) struct Order {
 pub(super) enum Request {
     /// Write ops, each with its content's number.
     Append(Vec<(Op, Option<u64>)>),
-    /// Name another device.
-    Name(DeviceId),
+    /// Invite another device.
+    Invite(DeviceId),
+    /// Take up an invitation.
+    Join(Welcome),
+    /// Remove another device.
+    Remove(DeviceId),
+    /// A new key.
+    Rotate,
     /// One round with every peer.
     Round,
+}
+
+/// What an invited device is given.
+#[derive(Clone, Debug)]
+pub(super) struct Welcome {
+    pub space: SpaceId,
+    pub records: Vec<Bytes>,
+    pub keys: Vec<EpochKey>,
 }
 
 /// What a step may touch.
@@ -83,8 +99,12 @@ pub(super) struct Host {
     pub skew_ms: i64,
     /// Commits that fail, of a thousand.
     pub commit_fails: u64,
-    /// Devices it has been told of and has not recorded yet.
-    pub to_name: BTreeSet<DeviceId>,
+    /// What a backup holds.
+    pub backup: Option<Disk>,
+    /// Whether it sees at its next start that its disk is an older one or a copy.
+    pub is_doubtful: bool,
+    /// Whether it is to hold no keys.
+    pub is_blind: bool,
 }
 
 /// What a crash takes away.
@@ -101,9 +121,13 @@ pub(super) struct Life {
     inputs: VecDeque<Input>,
     requests: VecDeque<Request>,
     is_asking: bool,
+    /// Devices that are to be invited as blind ones.
+    pub blind_ones: BTreeSet<DeviceId>,
     txns: Vec<Txn>,
     folded: BTreeSet<SpaceId>,
     carries: VecDeque<(SpaceId, SpaceId)>,
+    lookups: Vec<(SpaceId, LogId, Vec<Seq>, Token)>,
+    reissues: VecDeque<Order>,
     /// What of this device's ops is in a space that ops are carried into.
     carried_here: Option<(SpaceId, BTreeSet<Origin>)>,
     waiting: BTreeMap<Token, Waiting>,
@@ -113,7 +137,9 @@ pub(super) struct Life {
 
 enum Waiting {
     Append(SpaceId, Vec<Option<u64>>),
-    Name(DeviceId),
+    Invite(DeviceId),
+    Join,
+    Unit,
     Round,
     Carry(SpaceId, SpaceId),
 }
@@ -129,7 +155,9 @@ impl Host {
             life: None,
             skew_ms: 0,
             commit_fails: 0,
-            to_name: BTreeSet::new(),
+            backup: None,
+            is_doubtful: false,
+            is_blind: false,
         };
         if rng.happens(400) {
             host.jump(rng);
@@ -142,7 +170,14 @@ impl Host {
         let space = roster.space();
         let own_log = LogId { device: host.device(), incarnation: Incarnation::new(rng.next()) };
         let writes = vec![
-            Write::Space { space, scope: Scope::Personal, own_log, is_active: true, carried: Seq::ZERO },
+            Write::Space {
+                space,
+                scope: Scope::Personal,
+                own_log,
+                is_active: true,
+                carried: Seq::ZERO,
+                dropped: 0,
+            },
             Write::Record { space, hash: RecordHash::from_bytes(*space.as_bytes()), bytes: genesis },
             Write::Key { space, key },
         ];
@@ -150,8 +185,44 @@ impl Host {
         host
     }
 
+    /// A copy of its home on another machine.
+    pub fn copy(&self, index: usize) -> Self {
+        Self {
+            index,
+            identity: Arc::clone(&self.identity),
+            disk: self.disk.clone(),
+            life: None,
+            skew_ms: self.skew_ms,
+            commit_fails: 0,
+            backup: None,
+            is_doubtful: false,
+            is_blind: self.is_blind,
+        }
+    }
+
     pub fn device(&self) -> DeviceId {
         self.identity.device()
+    }
+
+    /// Whether it is up and belongs to its personal space, as far as it knows.
+    pub fn is_member(&self) -> bool {
+        let engine = self.life.as_ref().map(|life| &life.engine);
+        let space = engine.and_then(|engine| engine.space(engine.personal()?));
+        space.is_some_and(|view| view.roster.role_of(&self.device()).is_some())
+    }
+
+    /// Whether a device is in its roster, or was.
+    pub fn knows(&self, device: &DeviceId) -> bool {
+        let engine = self.life.as_ref().map(|life| &life.engine);
+        let space = engine.and_then(|engine| engine.space(engine.personal()?));
+        space.is_some_and(|view| {
+            view.roster.role_of(device).is_some() || view.roster.removal_of(device).is_some()
+        })
+    }
+
+    /// The personal space that its disk holds.
+    pub fn personal_on_disk(&self) -> Option<SpaceId> {
+        self.disk.active(&Scope::Personal)
     }
 
     /// The wall clock jumps by up to forty days, or comes right.
@@ -191,14 +262,22 @@ impl Host {
             inputs: VecDeque::new(),
             requests: VecDeque::new(),
             is_asking: false,
+            blind_ones: BTreeSet::new(),
             txns: Vec::new(),
             folded: BTreeSet::new(),
             carries: VecDeque::new(),
+            lookups: Vec::new(),
+            reissues: VecDeque::new(),
             carried_here: None,
             waiting: BTreeMap::new(),
             token_last: 0,
             acks_stored: env.now,
         });
+        if std::mem::take(&mut self.is_doubtful)
+            && let Some(life) = &mut self.life
+        {
+            life.inbox.push_back(Input::Doubt);
+        }
         Ok(())
     }
 
@@ -225,6 +304,7 @@ impl Host {
         spaces
             .iter()
             .filter_map(|space| life.engine.space(*space))
+            .filter(|view| view.roster.role_of(&self.device()).is_some())
             .flat_map(|view| view.roster.members().map(|member| member.device).collect::<Vec<_>>())
             .filter(|device| *device != self.device())
             .collect()
@@ -279,6 +359,9 @@ impl Host {
         self.catch_up(space);
         if let Some(life) = &mut self.life {
             life.carries.extend(life.engine.to_carry_over());
+            for (log, after, through) in life.engine.to_reissue(space) {
+                life.reissues.push_back(Order { space, log, after, through });
+            }
         }
         self.settle(env)
     }
@@ -311,6 +394,11 @@ impl Host {
                 self.report(space, env)?;
             } else if let Some((from, to)) = life.carries.pop_front() {
                 self.carry_over(from, to);
+            } else if let Some((space, log, seqs, token)) = life.lookups.pop() {
+                let batches = seqs.iter().map(|seq| self.disk.batch_at(&space, &log, *seq)).collect();
+                life.inputs.push_back(Input::LookedUp { token, batches });
+            } else if let Some(order) = life.reissues.pop_front() {
+                self.reissue(&order);
             } else if life.is_asking {
                 life.is_asking = false;
                 self.ask();
@@ -376,9 +464,9 @@ impl Host {
                     life.inputs.push_back(Input::PushForked { peer, space, log, at: after });
                 }
             }
-            Effect::LookUp { space, log, seq, token } => {
-                let batch = self.disk.batch_at(&space, &log, seq).map(Box::new);
-                life.inputs.push_back(Input::Found { token, batch });
+            Effect::LookUp { space, log, seqs, token } => life.lookups.push((space, log, seqs, token)),
+            Effect::Reissue { space, log, after, through } => {
+                life.reissues.push_back(Order { space, log, after, through });
             }
             Effect::Close { peer, why } => {
                 (env.trace)(format!("{index} > closes {}: {why}", peer.get()));
@@ -398,7 +486,7 @@ impl Host {
                     }));
                 }
                 Some(Waiting::Carry(from, to)) => life.carries.push_back((from, to)),
-                Some(Waiting::Name(_) | Waiting::Round) | None => {}
+                Some(Waiting::Invite(_) | Waiting::Join | Waiting::Unit | Waiting::Round) | None => {}
             },
             Effect::Failed { token, why } => {
                 (env.trace)(format!("{index} > refuses a request: {why}"));
@@ -406,19 +494,14 @@ impl Host {
                     Some(Waiting::Append(_, markers)) => {
                         env.checks.refused.extend(markers.into_iter().flatten());
                     }
-                    // Said again until it is recorded; a device that is a member already is named.
-                    Some(Waiting::Name(device)) => {
-                        if matches!(why, RequestError::Roster(_)) {
-                            self.to_name.remove(&device);
-                        }
-                    }
                     Some(Waiting::Carry(..)) => life.carried_here = None,
-                    Some(Waiting::Round) | None => {}
+                    // Pairing is tried again until it has come to its end.
+                    Some(Waiting::Invite(_) | Waiting::Join | Waiting::Unit | Waiting::Round) | None => {}
                 }
             }
             Effect::Done { token } => {
-                if let Some(Waiting::Name(device)) = life.waiting.remove(&token) {
-                    self.to_name.remove(&device);
+                if let Some(Waiting::Invite(device)) = life.waiting.remove(&token) {
+                    env.out.extend(life.welcome(device).map(|welcome| Out::Welcome(device, welcome)));
                 }
             }
             Effect::CarryOver { from, to } => life.carries.push_back((from, to)),
@@ -435,10 +518,13 @@ impl Host {
         let Some(life) = &mut self.life else { return Ok(()) };
         match notice {
             Notice::Roster { .. } | Notice::Key { .. } => env.out.push(Out::Repin),
-            Notice::Adopted { to, .. } => {
-                life.indexes.insert(to, Some(State::new(to)));
+            Notice::Begun { space, .. } => {
+                life.indexes.insert(space, Some(State::new(space)));
+                life.folded.insert(space);
             }
-            Notice::Fork { .. } | Notice::NewIncarnation { .. } if !env.is_hostile => {
+            Notice::Fork { log, .. } | Notice::NewIncarnation { log, .. }
+                if !env.is_hostile && !env.checks.forkable.contains(&log.device) =>
+            {
                 return Err(Violation::ForkSeen { device });
             }
             Notice::LogBlocked { .. } if !env.is_hostile => return Err(Violation::LogBlocked { device }),
@@ -446,10 +532,18 @@ impl Host {
                 let ack = life.engine.ack_of(space, &device);
                 env.out.extend(ack.map(|ack| Out::Acked(space, device, ack.frontier.clone())));
             }
+            Notice::RecordRefused { why, .. } => {
+                return Err(Violation::RecordRefused { device, why: why.to_string() });
+            }
             Notice::PeerUp { .. }
             | Notice::PeerDown { .. }
             | Notice::LogBlocked { .. }
             | Notice::Fork { .. }
+            | Notice::Truncated { .. }
+            | Notice::Removed { .. }
+            | Notice::Rotated { .. }
+            | Notice::RotationTaken { .. }
+            | Notice::CloneSeen { .. }
             | Notice::NewIncarnation { .. } => {}
         }
         Ok(())
@@ -487,10 +581,24 @@ impl Host {
                         all.1.push(marker);
                     }
                 }
-                Request::Name(device) => {
-                    life.waiting.insert(token, Waiting::Name(device));
+                Request::Invite(device) => {
+                    life.waiting.insert(token, Waiting::Invite(device));
                     let name = format!("{CANARY} other").into();
-                    life.inputs.push_back(Input::AddDevice { space, device, role: Role::Admin, name, token });
+                    let role = if life.blind_ones.contains(&device) { Role::Blind } else { Role::Admin };
+                    life.inputs.push_back(Input::Enrol { space, device, role, name, token });
+                }
+                Request::Remove(device) => {
+                    life.waiting.insert(token, Waiting::Unit);
+                    let change = RosterChange::Remove { device };
+                    life.inputs.push_back(Input::Change { space, change, token });
+                }
+                Request::Rotate => {
+                    life.waiting.insert(token, Waiting::Unit);
+                    life.inputs.push_back(Input::Rotate { space, token });
+                }
+                Request::Join(Welcome { space, records, keys }) => {
+                    life.waiting.insert(token, Waiting::Join);
+                    life.inputs.push_back(Input::Join { space, records, keys, token });
                 }
                 Request::Round => {
                     life.waiting.insert(token, Waiting::Round);
@@ -518,9 +626,10 @@ impl Host {
     fn carry_over(&mut self, from: SpaceId, to: SpaceId) {
         let Some(life) = &mut self.life else { return };
         let (Some(Some(state)), Some(left)) = (life.indexes.get(&to), life.engine.carry(from)) else {
+            life.carried_here = None;
             return;
         };
-        if left.next > left.last || life.engine.personal() != Some(to) {
+        if life.engine.personal() != Some(to) {
             life.carried_here = None;
             return;
         }
@@ -548,11 +657,30 @@ impl Host {
             Some(Authored { op, seen, stamp: Some(stored.hlc) })
         });
         let ops = ops.collect();
-        let also = life.engine.carried(from, end).into_iter().collect();
+        let through = Seq::new(left.before + end.get());
+        let also = life.engine.carried(from, through).into_iter().collect();
         life.token_last += 1;
         let token = Token(life.token_last);
         life.waiting.insert(token, Waiting::Carry(from, to));
         life.inputs.push_back(Input::Append { space: to, ops, token, also });
+    }
+
+    /// Ops of a history that is dropped, to be written again.
+    fn reissue(&mut self, order: &Order) {
+        let Order { space, log, after, through } = *order;
+        let Some(life) = &mut self.life else { return };
+        let Some(Some(state)) = life.indexes.get(&space) else { return };
+        let end = through.min(after.plus(CARRIED_PER_STEP));
+        let ops = self.disk.ops_from(&space, &log, after.next()).take_while(|op| op.dot.seq <= end);
+        let ops = ops.filter(|op| !state.is_relocated(&op.dot, op.hlc)).map(|op| Stored {
+            seq: op.dot.seq,
+            hlc: op.hlc,
+            kind: op.kind,
+            flags: op.flags,
+            body: op.body.into(),
+        });
+        let ops = ops.collect();
+        life.inputs.push_back(Input::Reissue { space, log, ops, through: end });
     }
 
     /// The fold of a space, once it is there.
@@ -562,6 +690,16 @@ impl Host {
 }
 
 impl Life {
+    /// What an enrolled device is given.
+    fn welcome(&self, device: DeviceId) -> Option<Welcome> {
+        let space = self.engine.personal()?;
+        let view = self.engine.space(space)?;
+        let holds_keys = view.roster.role_of(&device)?.holds_keys();
+        let keys = self.engine.keys().into_iter().filter(|(of, _)| *of == space && holds_keys);
+        let keys = keys.map(|(_, key)| key).collect();
+        Some(Welcome { space, records: view.roster.missing_from(&[]), keys })
+    }
+
     /// When the engine wants to be woken.
     pub fn deadline(&self, _now: Duration) -> Option<Duration> {
         self.engine.deadline().map(|deadline| self.booted + deadline.at)

@@ -27,8 +27,8 @@ pub use check::Violation;
 pub struct Knobs {
     /// How many devices; chosen by the seed where it is not said.
     pub devices: Option<usize>,
-    /// Who names whom.
-    pub naming: Naming,
+    /// How often what happens is about trust (restores, copies, removals, new keys), of a thousand.
+    pub trust_permille: u64,
     /// Commits that fail while a device's store is ill, of a thousand.
     pub commit_fail_permille: u64,
     /// Parcels that are spoiled on their way, as by a liar with a member's key, of a thousand.
@@ -37,22 +37,11 @@ pub struct Knobs {
     pub settle_within: Duration,
 }
 
-/// Who names whom.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Naming {
-    /// Every device names every other.
-    Mesh,
-    /// Each device but the first is named by, and names, one that was there before.
-    Tree,
-    /// One of the two, chosen by the seed.
-    Either,
-}
-
 impl Default for Knobs {
     fn default() -> Self {
         Self {
             devices: None,
-            naming: Naming::Either,
+            trust_permille: 0,
             commit_fail_permille: 300,
             hostile_permille: 0,
             settle_within: Duration::from_secs(120),

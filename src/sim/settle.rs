@@ -1,25 +1,33 @@
 //! Whether everything has settled, and the last checks then.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::Summary;
 use super::check::Violation;
+use super::host::Host;
 use super::world::World;
 use crate::fold::State;
+use crate::model::DeviceId;
+use crate::roster::{Epoch, Role};
 
 impl World {
     /// What is still missing.
     pub(super) fn unsettled(&mut self) -> Option<String> {
         let mut first = None;
+        let all: BTreeSet<DeviceId> =
+            self.hosts.iter().filter(|host| host.is_member()).map(Host::device).collect();
+        if all.is_empty() {
+            return Some("no device is left".to_owned());
+        }
         for index in 0..self.hosts.len() {
-            let all = self.hosts.len();
             let host = &mut self.hosts[index];
-            if !host.to_name.is_empty() {
-                return Some(format!("device {index} has not recorded whom it names"));
-            }
             let Some(life) = &host.life else { return Some(format!("device {index} is down")) };
             if !life.is_idle() || life.waiting_count() > 0 {
                 return Some(format!("device {index} is busy"));
+            }
+            if !all.contains(&host.device()) {
+                // Removed, and it knows.
+                continue;
             }
             let engine = &life.engine;
             if !engine.to_carry_over().is_empty() {
@@ -30,23 +38,40 @@ impl World {
             if view.draft_count > 0 {
                 return Some(format!("device {index} has drafts"));
             }
-            let holders = engine.holders_of_all(space).len();
-            let members = view.roster.member_count();
+            if !engine.to_reissue(space).is_empty() {
+                return Some(format!("device {index} has not written again what is dropped"));
+            }
+            let members: BTreeSet<DeviceId> = view.roster.members().map(|member| member.device).collect();
+            let is_blind = view.roster.role_of(&host.identity.device()) == Some(Role::Blind);
+            let epoch = view.roster.epoch();
+            if matches!(epoch, Epoch::Contested { .. }) {
+                return Some(format!("device {index} has a contested epoch"));
+            }
+            let known = members.intersection(&all).count();
+            let holders = engine.holders_of_all(space);
+            let others = members.iter().filter(|device| **device != host.identity.device());
+            let unheld = others.filter(|device| !holders.contains(device)).count();
             let standing = (space, view.frontier.digest(), view.roster.digest());
+            if is_blind {
+                if first.is_some_and(|(expected, _)| expected != standing) {
+                    return Some(format!("device {index} stores something else than device 0"));
+                }
+                continue;
+            }
             let root = host.state(&space).map(|state| state.root());
             let own = (standing, root);
             let expected = *first.get_or_insert(own);
             if expected.0.0 != own.0.0 {
-                return Some(format!("device {index} is in another space than device 0"));
+                return Some(format!("device {index} is in another space than the first one"));
             }
-            if members != all {
-                return Some(format!("device {index} knows {members} of {all} devices"));
+            if known != all.len() || members.len() != all.len() {
+                return Some(format!("device {index} knows {known} of {} devices", all.len()));
             }
             if expected != own {
-                return Some(format!("device {index} holds something else than device 0"));
+                return Some(format!("device {index} holds something else than the first one"));
             }
-            if holders + 1 != all {
-                return Some(format!("device {index} has receipts of {holders} of {} others", all - 1));
+            if unheld > 0 {
+                return Some(format!("device {index} misses receipts of {unheld} others"));
             }
         }
         None
@@ -97,6 +122,9 @@ impl World {
         for index in 0..self.hosts.len() {
             let host = &mut self.hosts[index];
             self.checks.answered(index, &host.disk)?;
+            if !host.is_member() || host.is_blind {
+                continue;
+            }
             let space = host.life.as_ref().and_then(|life| life.engine.personal());
             let space = space.expect("what settled has a space");
             self.checks.end(&host.disk, &space)?;
@@ -104,7 +132,10 @@ impl World {
                 self.checks.root(index, state, true)?;
             }
         }
-        let host = self.rng.index(self.hosts.len());
+        let members: Vec<usize> = (0..self.hosts.len())
+            .filter(|host| self.hosts[*host].is_member() && !self.hosts[*host].is_blind)
+            .collect();
+        let host = members[self.rng.index(members.len())];
         let (op_count, conflict_count) = self.shuffled(host)?;
         Ok(Summary {
             device_count: self.hosts.len(),

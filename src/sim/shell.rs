@@ -66,7 +66,9 @@ pub(super) fn brief(input: &Input) -> String {
             format!("batches {} on {}", runs.join(" "), peer.get())
         }
         Input::Append { ops, .. } => format!("append of {}", ops.len()),
-        Input::Found { batch, .. } => format!("found {}", batch.is_some()),
+        Input::LookedUp { batches, .. } => {
+            format!("found {} of {}", batches.iter().flatten().count(), batches.len())
+        }
         other => format!("{other:?}"),
     }
 }

@@ -1,16 +1,16 @@
 //! The world: devices, a network, virtual time, and what goes wrong; all of it from one seed.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::check::{Checks, Violation};
-use super::host::{Env, Host, Out, Request};
+use super::host::{Env, Host, Out, Request, Welcome};
 use super::network::{Lane, Network, Parcel, end_of, peer_id};
 use super::rng::Rng;
-use super::{Knobs, Naming, Summary};
-use crate::model::SpaceId;
+use super::{Knobs, Summary};
+use crate::model::{DeviceId, SpaceId};
 use crate::sync::Input;
 
 #[derive(Debug)]
@@ -28,7 +28,8 @@ pub(super) enum Event {
     Chaos,
     Heal,
     StoreHeals { host: usize },
-    Name { a: usize, b: usize },
+    Pair { joiner: usize },
+    Welcome { joiner: usize, welcome: Box<Welcome> },
     Look,
 }
 
@@ -49,6 +50,10 @@ pub(super) struct World {
     pub(super) healed_at: Duration,
     pub(super) marker: u64,
     pub(super) byte_count: u64,
+    /// Devices that somebody has set out to remove.
+    pub(super) removed: BTreeSet<DeviceId>,
+    /// Hosts at the beginning, before any home was copied.
+    pub(super) first_count: usize,
 }
 
 impl World {
@@ -59,7 +64,10 @@ impl World {
             None if rng.happens(30) => rng.between(7, 12) as usize,
             None => rng.between(2, 6) as usize,
         };
-        let hosts = (0..host_count).map(|index| Host::new(index, &mut rng)).collect();
+        let mut hosts: Vec<Host> = (0..host_count).map(|index| Host::new(index, &mut rng)).collect();
+        if knobs.trust_permille > 0 {
+            hosts.iter_mut().skip(1).for_each(|host| host.is_blind = rng.happens(150));
+        }
         let mut world = Self {
             knobs: knobs.clone(),
             now: Duration::from_secs(1),
@@ -75,6 +83,8 @@ impl World {
             healed_at: Duration::ZERO,
             marker: 0,
             byte_count: 0,
+            removed: BTreeSet::new(),
+            first_count: host_count,
             rng,
         };
         world.begin();
@@ -87,27 +97,39 @@ impl World {
             let at = self.some_time(end / 3);
             self.at(at, Event::Boot { host });
         }
-        for (a, b) in self.pairs() {
+        for joiner in 0..self.hosts.len() {
             let at = self.some_time(end);
-            self.at(at, Event::Name { a, b });
+            self.at(at, Event::Pair { joiner });
         }
         self.at(Duration::ZERO, Event::Dial);
         self.at(Duration::ZERO, Event::Chaos);
         self.at(end, Event::Heal);
     }
 
-    /// Who names whom: everybody everybody, or only so many that all hang together.
-    fn pairs(&mut self) -> Vec<(usize, usize)> {
-        let count = self.hosts.len();
-        let naming = match self.knobs.naming {
-            Naming::Mesh => Naming::Mesh,
-            Naming::Tree => Naming::Tree,
-            Naming::Either if self.rng.happens(500) => Naming::Tree,
-            Naming::Either => Naming::Mesh,
-        };
-        match naming {
-            Naming::Tree => (1..count).map(|b| (self.rng.index(b), b)).collect(),
-            Naming::Mesh | Naming::Either => (1..count).flat_map(|b| (0..b).map(move |a| (a, b))).collect(),
+    /// Two devices are brought together by a person, again and again: until it has worked, and when
+    /// one of them has forgotten the other because its disk came back from a backup.
+    fn pair(&mut self, joiner: usize) {
+        let first = self.hosts[0].personal_on_disk();
+        let device = self.hosts[joiner].device();
+        self.soon(400, 2_000, Event::Pair { joiner });
+        if self.removed.contains(&device) {
+            return;
+        }
+        let is_in = self.hosts[joiner].personal_on_disk() == first;
+        let inviters: Vec<usize> = (0..self.hosts.len())
+            .filter(|host| self.hosts[*host].personal_on_disk() == first && !self.hosts[*host].is_blind)
+            .filter(|host| self.hosts[*host].is_member() && self.hosts[*host].device() != device)
+            .filter(|host| !is_in || !self.hosts[*host].knows(&device))
+            .collect();
+        if !inviters.is_empty() && self.hosts[joiner].life.is_some() {
+            let inviter = inviters[self.rng.index(inviters.len())];
+            if self.hosts[joiner].is_blind
+                && let Some(life) = &mut self.hosts[inviter].life
+            {
+                life.blind_ones.insert(device);
+            }
+            self.hosts[inviter].request(Request::Invite(device));
+            self.wake(inviter);
         }
     }
 
@@ -194,10 +216,13 @@ impl World {
                 self.hosts[host].commit_fails = 0;
                 Ok(())
             }
-            Event::Name { a, b } => {
-                let (one, other) = (self.hosts[a].device(), self.hosts[b].device());
-                self.hosts[a].to_name.insert(other);
-                self.hosts[b].to_name.insert(one);
+            Event::Pair { joiner } => {
+                self.pair(joiner);
+                Ok(())
+            }
+            Event::Welcome { joiner, welcome } => {
+                self.hosts[joiner].request(Request::Join(*welcome));
+                self.wake(joiner);
                 Ok(())
             }
             Event::Look => Ok(()),
@@ -268,14 +293,19 @@ impl World {
                 let (conn, end) = end_of(peer);
                 self.close(conn, Some(end));
             }
+            Out::Welcome(device, welcome) => {
+                // It may get lost on its way; pairing is tried again then.
+                let joiner = self.hosts.iter().position(|host| host.device() == device);
+                if let Some(joiner) = joiner.filter(|_| !self.is_chaos || !self.rng.happens(200)) {
+                    self.soon(1, 400, Event::Welcome { joiner, welcome: Box::new(welcome) });
+                }
+            }
             Out::Commit => {
                 let slowest = if self.rng.happens(100) { 200 } else { 12 };
                 self.soon(0, slowest, Event::Committed { host, life });
             }
             Out::Acked(space, device, frontier) => {
-                let signer = self.hosts.iter().find(|host| host.device() == device);
-                let held = signer.map(|host| host.disk.frontier(&space)).unwrap_or_default();
-                if !held.covers_all(&frontier) {
+                if !self.checks.has_held(device, space, &frontier) {
                     return Err(Violation::AckOverDisk { device, space });
                 }
             }
@@ -439,14 +469,6 @@ impl World {
             if open_count > 0 {
                 // One of the two gives way sooner or later.
                 self.soon(1, 2_000, Event::Break { conn });
-            }
-        }
-        for host in 0..count {
-            let names: Vec<_> = self.hosts[host].to_name.iter().copied().collect();
-            if self.hosts[host].life.as_ref().is_some_and(|life| life.is_idle() && life.waiting_count() == 0)
-            {
-                names.into_iter().for_each(|name| self.hosts[host].request(Request::Name(name)));
-                self.wake(host);
             }
         }
         self.at(DIAL_EVERY, Event::Dial);

@@ -129,8 +129,16 @@ impl Blocks {
         Ok(op)
     }
 
+    /// One op as it is stored, also where it is written again for another place.
+    ///
+    /// # Errors
+    /// As [`Blocks::op`].
+    pub fn stored(&self, space: &SpaceId, dot: &Dot) -> Result<Option<OpAt>, ReadError> {
+        self.op(space, dot)
+    }
+
     /// Forgets the opened blocks of a log.
-    pub fn invalidate(&self, space: &SpaceId, log: &LogId) {
+    pub fn forget_log(&self, space: &SpaceId, log: &LogId) {
         if let Some((log_ix, _)) = self.store.log_end(space, log) {
             lock_mutex(&self.cache).forget(log_ix);
         }
@@ -377,7 +385,7 @@ mod tests {
         let read = |seq| blocks.op(&author.space, &dot(&author, seq)).unwrap().unwrap();
         (1..=9).for_each(|seq| drop(read(seq)));
 
-        blocks.invalidate(&author.space, &author.log);
+        blocks.forget_log(&author.space, &author.log);
 
         assert_eq!(lock_mutex(&blocks.cache).bytes, 0);
         assert_eq!(read(5).body, payload(5, 40));

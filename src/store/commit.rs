@@ -30,14 +30,16 @@ impl<'a> Writer<'a> {
     /// Applies one write. After an error the transaction must be dropped.
     pub(super) fn apply(&mut self, write: &Write) -> Result<(), StoreError> {
         match write {
-            Write::Space { space, scope, own_log, is_active, carried } => self.space(SpaceRow {
+            Write::Space { space, scope, own_log, is_active, carried, dropped } => self.space(SpaceRow {
                 space: *space,
                 is_active: *is_active,
                 carried: *carried,
+                dropped: *dropped,
                 own_log: *own_log,
                 scope: scope.clone(),
             }),
             Write::Batches { space, log, batches } => self.batches(space, log, batches),
+            Write::Truncate { space, log, to } => self.truncate(space, log, *to),
             Write::Drafts { space, group } => self.drafts(space, group),
             Write::DraftsSealed { space, through } => self.drafts_sealed(space, *through),
             Write::Record { space, hash, bytes } => {
@@ -95,6 +97,55 @@ impl<'a> Writer<'a> {
         self.insert_packed(log_ix, batches)?;
         self.txn.open_table(TIPS)?.insert(log_ix, tip_bytes(tip))?;
         self.changes.changed().set_tip(log_ix, tip);
+        Ok(())
+    }
+
+    fn truncate(&mut self, space: &SpaceId, log: &LogId, to: Tip) -> Result<(), StoreError> {
+        let log_ix = self.log_ix(space, log)?;
+        let (space_ix, ix) = log_ix;
+        let tip = self.changes.tip(log_ix);
+        let refuse = || StoreError::NotContiguous { log: *log, tip: tip.seq, found: to.seq };
+        if to.seq > tip.seq {
+            return Err(refuse());
+        }
+        let mut table = self.txn.open_table(BATCHES)?;
+        let mut places = Vec::new();
+        let mut straddling = None;
+        // Backwards: what stays is not looked at, but for the value that holds the new end.
+        for value in table.range(log_range(log_ix))?.rev() {
+            let (key, value) = value?;
+            let (place, bytes) = (key.value(), value.value());
+            if place.2 > to.seq.get() {
+                places.push(place);
+                continue;
+            }
+            let damaged = || StoreError::damaged(Part::Batch { log: *log, seq: to.seq });
+            let run = SealedBatch::parse_run(bytes::Bytes::copy_from_slice(bytes)).map_err(|_| damaged())?;
+            let kept: Vec<SealedBatch> =
+                run.into_iter().take_while(|batch| batch.header().last() <= to.seq).collect();
+            let end = kept.last().map(|batch| Tip { seq: batch.header().last(), hash: batch.link() });
+            if end != Some(to) {
+                return Err(refuse());
+            }
+            straddling = Some((place, kept));
+            break;
+        }
+        for place in places {
+            table.remove(place)?;
+        }
+        match straddling {
+            Some((place, kept)) => {
+                let value: Vec<u8> = kept.iter().flat_map(|batch| batch.bytes().iter().copied()).collect();
+                table.insert(place, &value[..])?;
+            }
+            None if to.seq > Seq::ZERO => return Err(refuse()),
+            None => {}
+        }
+        let mut drafts = self.txn.open_table(DRAFTS)?;
+        drafts.retain_in((space_ix, ix, 0)..=(space_ix, ix, u64::MAX), |_, _| false)?;
+        self.txn.open_table(TIPS)?.insert(log_ix, tip_bytes(to))?;
+        self.changes.changed().set_tip(log_ix, to);
+        self.changes.changed().set_draft_end(log_ix, Seq::ZERO);
         Ok(())
     }
 

@@ -22,6 +22,11 @@ impl Index {
         self.spaces.get(space).map(|(ix, _)| *ix)
     }
 
+    /// How many ops of a space were ever dropped.
+    pub(super) fn dropped(&self, space: &SpaceId) -> u64 {
+        self.spaces.get(space).map_or(0, |(_, row)| row.dropped)
+    }
+
     pub(super) fn log_ix(&self, space: &SpaceId, log: &LogId) -> Option<LogIx> {
         let space_ix = self.space_ix(space)?;
         self.logs.get(&(space_ix, *log)).map(|log_ix| (space_ix, *log_ix))

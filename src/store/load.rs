@@ -135,6 +135,7 @@ fn space(
         own_log: row.own_log,
         is_active: row.is_active,
         carried: row.carried,
+        dropped: row.dropped,
         frontier: Default::default(),
         drafts: Vec::new(),
         records: Vec::new(),

@@ -7,7 +7,7 @@
 //! | blocks | | length u32 BE ‖ vault(kind 0 ‖ zstd frame of chunks, each length u32 BE ‖ bytes) |
 //! | footer | | length u32 BE ‖ vault(kind 1 ‖ chunk count u64 BE ‖ BLAKE3 of all chunks 32) |
 //!
-//! Blocks are bound to store, space, snapshot and position, so none can be left out, moved or
+//! Blocks are bound to store, space, snapshot, position and the count of ops ever dropped in the space, so none can be left out, moved or
 //! brought over; a file without its footer was cut short. A snapshot is only ever a shortcut: any
 //! defect means that there is none.
 
@@ -21,7 +21,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use super::vaults::fresh;
-use super::{Store, sync_dir};
+use super::{Store, read_lock, sync_dir};
 use crate::crypto::vault;
 use crate::model::SpaceId;
 
@@ -216,7 +216,10 @@ impl Store {
     }
 
     fn snapshot_context(&self, space: &SpaceId, id: [u8; 16]) -> Vec<u8> {
-        [&b"snapshot"[..], &self.0.store_id, space.as_bytes(), &id].concat()
+        // What was dropped since is in the snapshot and nowhere else.
+        let dropped = read_lock(&self.0.index).dropped(space);
+        let suffix = if dropped == 0 { Vec::new() } else { dropped.to_be_bytes().to_vec() };
+        [&b"snapshot"[..], &self.0.store_id, space.as_bytes(), &id, &suffix].concat()
     }
 }
 

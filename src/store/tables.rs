@@ -3,7 +3,7 @@
 //! | table | key | value |
 //! |---|---|---|
 //! | `meta` | name | see the constants below |
-//! | `spaces` | space index u32 | space 32 ‖ active u8 ‖ own log 40 ‖ carried over through u64 BE ‖ scope text |
+//! | `spaces` | space index u32 | space 32 ‖ active u8 ‖ own log 40 ‖ carried over u64 BE ‖ dropped u64 BE ‖ scope text |
 //! | `logs` | space index u32, log index u32 | log 40 |
 //! | `tips` | space index, log index | seq u64 BE ‖ link 32 |
 //! | `batches` | space index, log index, seq u64 | one or more consecutive sealed batches; the key is the first op's position |
@@ -12,6 +12,9 @@
 //! | `acks` | space index, device 32 | as received |
 //! | `keys` | space index, key id 16 | vault(key 32) |
 //! | `forks` | space index, log index | two witnesses |
+//!
+//! A row of a space written before ops could be dropped has no count of them: its scope begins at
+//! byte 81, with a letter that no such count begins with.
 //!
 //! Spaces and logs have small numbers of this store's own, given in order of appearance and never
 //! reused, so that a key of the large table is 16 bytes instead of 80. The vault's context is the
@@ -59,24 +62,31 @@ pub(super) struct SpaceRow {
     pub(super) is_active: bool,
     pub(super) own_log: LogId,
     pub(super) carried: Seq,
+    /// How many ops were ever dropped: snapshots are bound to it.
+    pub(super) dropped: u64,
     pub(super) scope: Scope,
 }
 
 impl SpaceRow {
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let scope = self.scope.to_string();
-        let mut bytes = Vec::with_capacity(SPACE_FIXED_BYTES + scope.len());
+        let mut bytes = Vec::with_capacity(SPACE_FIXED_BYTES + 8 + scope.len());
         bytes.extend_from_slice(self.space.as_bytes());
         bytes.push(u8::from(self.is_active));
         bytes.extend_from_slice(&self.own_log.to_bytes());
         bytes.extend_from_slice(&self.carried.get().to_be_bytes());
+        bytes.extend_from_slice(&self.dropped.to_be_bytes());
         bytes.extend_from_slice(scope.as_bytes());
         bytes
     }
 
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, StoreError> {
         let damaged = || StoreError::damaged(Part::Row { table: "spaces" });
-        let (fixed, scope) = bytes.split_first_chunk::<SPACE_FIXED_BYTES>().ok_or_else(damaged)?;
+        let (fixed, rest) = bytes.split_first_chunk::<SPACE_FIXED_BYTES>().ok_or_else(damaged)?;
+        let (dropped, scope) = match rest.split_first_chunk::<8>() {
+            Some((count, scope)) if !count[0].is_ascii_alphabetic() => (u64::from_be_bytes(*count), scope),
+            _ => (0, rest),
+        };
         let scope = std::str::from_utf8(scope).ok().and_then(|text| text.parse().ok()).ok_or_else(damaged)?;
         let (space, rest) = fixed.split_first_chunk::<32>().expect("32 < 81");
         let (active, own_log) = rest.split_first_chunk::<1>().expect("1 < 49");
@@ -90,6 +100,7 @@ impl SpaceRow {
             is_active: active[0] == 1,
             own_log: LogId::from_bytes(own_log),
             carried: Seq::new(u64::from_be_bytes(carried)),
+            dropped,
             scope,
         })
     }

@@ -90,6 +90,7 @@ impl Author {
             own_log: self.log,
             is_active: true,
             carried: Seq::ZERO,
+            dropped: 0,
         }
     }
 

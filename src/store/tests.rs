@@ -38,6 +38,7 @@ fn every_kind_of_write_is_there_after_opening_again() {
             own_log: author.log,
             is_active: false,
             carried: Seq::ZERO,
+            dropped: 0,
         },
     ];
     author.commit(&store, writes);

@@ -18,17 +18,23 @@ impl Engine {
     pub(super) fn acknowledge(&mut self, now: &Now, space: SpaceId) {
         let own = self.identity.device();
         let Some(state) = self.spaces.get_mut(&space) else { return };
-        if !state.is_active || !state.is_folded() {
+        // A blind device folds nothing: it says what it has stored.
+        let is_blind = state.roster.role_of(&own).is_some_and(|role| !role.holds_keys());
+        if !state.is_active || !is_blind && !state.is_folded() {
             return;
         }
-        let Some(folded) = &state.folded else { return };
+        let (root, unknown_count, fold_version) = match &state.folded {
+            _ if is_blind => (Root::from_bytes([0; 32]), 0, STORED_ONLY),
+            Some(folded) => (folded.root, folded.unknown_count, crate::fold::FOLD_VERSION),
+            None => return,
+        };
         let frontier_digest = state.durable.digest();
         let roster_digest = state.roster.digest();
         let is_said = state.acks.get(&own).is_some_and(|held| {
             let said = held.ack.fields();
             said.frontier_digest == frontier_digest
                 && said.roster_digest == roster_digest
-                && said.root == folded.root
+                && said.root == root
         });
         if !is_said {
             state.ack_number = (state.ack_number + 1).max(state.acknowledged_count());
@@ -42,9 +48,9 @@ impl Engine {
                     frontier_digest,
                     op_count: state.durable.op_count(),
                     roster_digest,
-                    root: folded.root,
-                    unknown_count: folded.unknown_count,
-                    fold_version: crate::fold::FOLD_VERSION,
+                    root,
+                    unknown_count,
+                    fold_version,
                     checkpoint: None,
                 },
             );
@@ -215,6 +221,9 @@ impl Engine {
             .collect()
     }
 }
+
+/// The fold version of an ack by a device that stores and does not fold.
+pub(super) const STORED_ONLY: u32 = 0;
 
 fn ack_frame(ack: &Ack, entries: Vec<(LogId, Tip)>, is_full: bool) -> AckFrame {
     AckFrame { scope: ack.fields().scope, bytes: Bytes::copy_from_slice(ack.bytes()), entries, is_full }

@@ -6,9 +6,8 @@ use super::effect::{Authored, Effect, FoldRun, Placed, RequestError, Token};
 use super::engine::Engine;
 use super::space::{Appended, SealedTip, Then};
 use super::txn::{DraftGroup, Write};
-use crate::model::{DeviceId, Dot, Hlc, LogId, Now, OpId, Seq, SpaceId, Tip};
+use crate::model::{Dot, LogId, Now, OpId, Seq, SpaceId, Tip};
 use crate::oplog::DraftOp;
-use crate::roster::{Admit, Author as RosterAuthor, NewDevice, Role};
 use crate::wire::BodyWriter;
 
 impl Engine {
@@ -21,11 +20,10 @@ impl Engine {
         also: Vec<Write>,
     ) {
         let own = self.identity.device();
-        let is_awaited = self.is_awaited(space);
         let Some(state) = self.spaces.get_mut(&space).filter(|state| state.is_active) else {
             return self.emit(Effect::Failed { token, why: RequestError::NoSuchSpace });
         };
-        if state.roster.may_author(&own).is_err() || state.sealing_key().is_none() {
+        if state.roster.may_author(&own).is_err() {
             return self.emit(Effect::Failed { token, why: RequestError::NotAuthor });
         }
         let log = state.author.log();
@@ -42,28 +40,49 @@ impl Engine {
                 Placed { id, dot, hlc: draft.hlc }
             })
             .collect();
-        let runs = fold_runs(log, &drafts);
-        let (tips, runs) = if is_awaited || state.author.is_full() {
-            self.seal_to_txn(space)
-        } else {
-            for run in &runs {
-                let group =
-                    DraftGroup { log, first: run.first, op_count: run.op_count, body: run.body.to_vec() };
-                self.write(Write::Drafts { space, group });
-            }
-            (Vec::new(), runs)
-        };
+        let (tips, runs) = self.store_drafts(space, &drafts);
         let carried = also.iter().find_map(|write| match write {
             Write::Space { space, carried, .. } => Some((*space, *carried)),
             _ => None,
         });
         also.into_iter().for_each(|write| self.write(write));
-        self.then(Then::Appended(Appended { space, token, placed, first, runs, tips, carried }));
+        self.then(Then::Appended(Appended {
+            space,
+            token: Some(token),
+            placed,
+            first,
+            runs,
+            tips,
+            carried,
+            reissued: None,
+        }));
+    }
+
+    /// Writes drafts into this step's transaction: sealed, where somebody waits for them or enough
+    /// have come together, with all that were there before. Gives what is to be folded then.
+    pub(super) fn store_drafts(
+        &mut self,
+        space: SpaceId,
+        drafts: &[DraftOp],
+    ) -> (Vec<SealedTip>, Vec<FoldRun>) {
+        let is_awaited = self.is_awaited(space);
+        let Some(state) = self.spaces.get(&space) else { return (Vec::new(), Vec::new()) };
+        // Without a key they stay drafts until it comes.
+        if state.sealing_key().is_some() && (is_awaited || state.author.is_full()) {
+            return self.seal_to_txn(space);
+        }
+        let log = state.author.log();
+        let runs = fold_runs(log, drafts);
+        for run in &runs {
+            let group = DraftGroup { log, first: run.first, op_count: run.op_count, body: run.body.to_vec() };
+            self.write(Write::Drafts { space, group });
+        }
+        (Vec::new(), runs)
     }
 
     /// Own ops are durable.
     pub(super) fn appended(&mut self, now: &Now, appended: Appended) {
-        let Appended { space, token, placed, runs, tips, carried, first: _ } = appended;
+        let Appended { space, token, placed, runs, tips, carried, reissued, first: _ } = appended;
         if let Some((from, through)) = carried
             && let Some(left) = self.spaces.get_mut(&from)
         {
@@ -74,8 +93,13 @@ impl Engine {
             state.author.folded();
         }
         self.emit(Effect::Fold { space, runs });
-        self.emit(Effect::Appended { token, placed });
+        if let Some(token) = token {
+            self.emit(Effect::Appended { token, placed });
+        }
         self.sealed(now, space, tips);
+        if let Some((log, through)) = reissued {
+            self.reissued(space, log, through);
+        }
     }
 
     /// Seals what is drafted, because somebody is there to take it.
@@ -137,40 +161,6 @@ impl Engine {
     /// Whether a connected peer waits for what this device writes in a space.
     pub(super) fn is_awaited(&self, space: SpaceId) -> bool {
         self.peers.values().any(|peer| peer.is_greeted && peer.spaces.contains_key(&space))
-    }
-
-    pub(super) fn add_device(
-        &mut self,
-        now: &Now,
-        space: SpaceId,
-        device: DeviceId,
-        role: Role,
-        name: &str,
-        token: Token,
-    ) {
-        let entropy = self.entropy();
-        let Some(state) = self.spaces.get_mut(&space).filter(|state| state.is_active) else {
-            return self.emit(Effect::Failed { token, why: RequestError::NoSuchSpace });
-        };
-        let Some(key) = state.sealing_key().cloned() else {
-            return self.emit(Effect::Failed { token, why: RequestError::NotAuthor });
-        };
-        let author = RosterAuthor { identity: &self.identity, key: &key, hlc: Hlc::at(now.wall), entropy };
-        let refuse = |why: &dyn std::error::Error| RequestError::Roster(why.to_string().into());
-        let bytes = match state.roster.add_device(&author, &NewDevice { device, role, name }) {
-            Ok(bytes) => bytes,
-            Err(why) => return self.emit(Effect::Failed { token, why: refuse(&why) }),
-        };
-        match state.roster.admit(bytes.clone()) {
-            Ok(Admit::New { admitted }) => {
-                for hash in &admitted {
-                    self.write(Write::Record { space, hash: *hash, bytes: bytes.clone() });
-                }
-                self.then(Then::Added { space, token, records: admitted });
-            }
-            Ok(Admit::Duplicate | Admit::Parked) => self.emit(Effect::Done { token }),
-            Err(why) => self.emit(Effect::Failed { token, why: refuse(&why) }),
-        }
     }
 }
 

@@ -8,9 +8,9 @@ use thiserror::Error;
 
 use super::txn::{Txn, TxnId, Write};
 use crate::crypto::{BatchError, EpochKey, SealedBatch, SignatureError};
-use crate::model::{Blame, DeviceId, Dot, Hlc, LogId, Op, OpId, Root, Seq, SpaceId, TipHash};
+use crate::model::{Blame, DeviceId, Dot, Hlc, LogId, Op, OpId, Root, Scope, Seq, SpaceId, TipHash};
 use crate::oplog::Seen;
-use crate::roster::Role;
+use crate::roster::{Role, RosterError};
 use crate::wire::MessageError;
 
 /// Names one connection of one run.
@@ -116,8 +116,55 @@ pub enum Input {
         /// Written in the same transaction.
         also: Vec<Write>,
     },
-    /// A device to add to a roster.
-    AddDevice {
+    /// A space to found, with this device as its first admin.
+    Found {
+        /// What it is for; this device takes part in no other of this scope.
+        scope: Scope,
+        /// What this device is called in it.
+        name: Arc<str>,
+        /// Who waits.
+        token: Token,
+    },
+    /// A space this device was invited into.
+    Join {
+        /// The space.
+        space: SpaceId,
+        /// Its roster.
+        records: Vec<Bytes>,
+        /// Its keys; none for a blind device.
+        keys: Vec<EpochKey>,
+        /// Who waits.
+        token: Token,
+    },
+    /// A roster to change.
+    Change {
+        /// The space.
+        space: SpaceId,
+        /// What is to change.
+        change: RosterChange,
+        /// Who waits.
+        token: Token,
+    },
+    /// A new key for a space, handed to everybody who is connected.
+    Rotate {
+        /// The space.
+        space: SpaceId,
+        /// Who waits.
+        token: Token,
+    },
+    /// Ops of a history that is dropped, to be written again; asked for by [`Effect::Reissue`].
+    Reissue {
+        /// The space.
+        space: SpaceId,
+        /// The log they are in.
+        log: LogId,
+        /// Those that are not written again yet, in order.
+        ops: Vec<Stored>,
+        /// How far the log is dealt with then.
+        through: Seq,
+    },
+    /// A device to add to a roster. Where it is there already, there is nothing to do.
+    Enrol {
         /// The space.
         space: SpaceId,
         /// The device.
@@ -146,11 +193,11 @@ pub enum Input {
         unknown_count: u64,
     },
     /// The answer to [`Effect::LookUp`].
-    Found {
+    LookedUp {
         /// The look-up.
         token: Token,
-        /// The batch that holds the position, where there is one.
-        batch: Option<Box<SealedBatch>>,
+        /// For each position asked for the batch that holds it, where there is one.
+        batches: Vec<Option<SealedBatch>>,
     },
     /// One round with every peer: everybody says what they have.
     Round {
@@ -162,6 +209,8 @@ pub enum Input {
         /// The space.
         space: SpaceId,
     },
+    /// The disk of this device is a restored backup or a copy: given before anything is written.
+    Doubt,
     /// A deadline passed.
     Tick,
 }
@@ -230,14 +279,14 @@ pub enum Effect {
         /// The last position to send.
         through: Seq,
     },
-    /// Find the batch that holds a position.
+    /// Find the batches that hold these positions.
     LookUp {
         /// The space.
         space: SpaceId,
         /// The log.
         log: LogId,
-        /// The position.
-        seq: Seq,
+        /// The positions.
+        seqs: Vec<Seq>,
         /// To be returned with the answer.
         token: Token,
     },
@@ -275,8 +324,62 @@ pub enum Effect {
         /// The space that took its place.
         to: SpaceId,
     },
+    /// Read ops of an own log whose history is dropped, and give those that are not written again
+    /// yet to [`Input::Reissue`], a piece at a time.
+    Reissue {
+        /// The space.
+        space: SpaceId,
+        /// The log.
+        log: LogId,
+        /// The last position that is dealt with.
+        after: Seq,
+        /// The last position there is.
+        through: Seq,
+    },
     /// Something an application or a person may want to know.
     Notice(Notice),
+}
+
+/// An op as it is stored.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stored {
+    /// Its position.
+    pub seq: Seq,
+    /// Its stamp.
+    pub hlc: Hlc,
+    /// Its kind number.
+    pub kind: u16,
+    /// Its flags.
+    pub flags: u8,
+    /// Its bytes.
+    pub body: Bytes,
+}
+
+/// A change of a roster.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum RosterChange {
+    /// A device goes for good; what this device holds of it stays.
+    Remove {
+        /// The device.
+        device: DeviceId,
+    },
+    /// A device gets another name.
+    Rename {
+        /// The device.
+        device: DeviceId,
+        /// The name.
+        name: Arc<str>,
+    },
+    /// A device has not been heard of for long and holds nothing back any more.
+    Dormant {
+        /// The device.
+        device: DeviceId,
+    },
+    /// A dormant device is back.
+    Active {
+        /// The device.
+        device: DeviceId,
+    },
 }
 
 /// Something that changed.
@@ -330,12 +433,12 @@ pub enum Notice {
         /// The log.
         log: LogId,
     },
-    /// The personal space was replaced by that of another of the person's devices.
-    Adopted {
-        /// The space that was left.
-        from: SpaceId,
-        /// The space that took its place.
-        to: SpaceId,
+    /// This device takes part in a space from now on.
+    Begun {
+        /// The space.
+        space: SpaceId,
+        /// The space that was left for it.
+        left: Option<SpaceId>,
     },
     /// This device's past was in doubt, so it writes a new log from here on.
     NewIncarnation {
@@ -343,6 +446,44 @@ pub enum Notice {
         space: SpaceId,
         /// The new log.
         log: LogId,
+        /// Where ops that were not sealed yet have moved.
+        moved: Vec<(Dot, Dot)>,
+    },
+    /// The end of a log was dropped: another history of it stands, or its device was removed.
+    Truncated {
+        /// The space.
+        space: SpaceId,
+        /// The log.
+        log: LogId,
+    },
+    /// This device was removed from a space, or has left it.
+    Removed {
+        /// The space.
+        space: SpaceId,
+    },
+    /// The space is written under a new key.
+    Rotated {
+        /// The space.
+        space: SpaceId,
+    },
+    /// Another admin has taken over the rotation that this device asked for.
+    RotationTaken {
+        /// The space.
+        space: SpaceId,
+        /// The admin.
+        by: DeviceId,
+    },
+    /// Two running copies of one home are connected: each has the key of the other.
+    CloneSeen {
+        /// The device that runs twice.
+        device: DeviceId,
+    },
+    /// A record this device had to write was refused by its own roster.
+    RecordRefused {
+        /// The space.
+        space: SpaceId,
+        /// Why.
+        why: Arc<RosterError>,
     },
 }
 
@@ -428,8 +569,55 @@ pub enum RequestError {
     #[error("this device may not write in the space")]
     NotAuthor,
     /// The roster refused.
-    #[error("the roster refuses: {0}")]
-    Roster(Arc<str>),
+    #[error("the roster refuses")]
+    Roster(#[source] Arc<RosterError>),
+    /// A space cannot be founded or joined.
+    #[error("the space cannot be joined")]
+    Join(#[source] JoinError),
+}
+
+/// Why a space is not founded or joined.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// The records that came with the invitation do not make a roster.
+    #[error("the roster that came with the invitation does not hold")]
+    Roster(#[source] Arc<RosterError>),
+    /// The roster does not name this device.
+    #[error("the invitation does not name this device; ask for a new one")]
+    NotInvited,
+    /// The key that the space is written under did not come along.
+    #[error("the key of the space did not come with the invitation; ask for a new one")]
+    KeyMissing,
+    /// This device has left that space, or was removed from it.
+    #[error(
+        "this device was in that space and has left it, which is for good;          run `kinfold init` in a fresh home and pair that one"
+    )]
+    Left,
+    /// This device takes part in another space of this scope.
+    #[error("this device already takes part in another space called {scope}; leave that one first")]
+    ScopeTaken {
+        /// The scope.
+        scope: Scope,
+    },
+    /// This device shares its personal space with others, which would be left behind.
+    #[error(
+        "this device already shares its personal space with {others} other devices; \
+         turn it round: run `kinfold invite` here and `kinfold join` on the other device"
+    )]
+    NotAlone {
+        /// How many others.
+        others: usize,
+    },
+    /// This device is to be blind, and has written ops that a blind device could not carry over.
+    #[error(
+        "this device holds {op_count} ops of its own, which a blind device cannot write; \
+         run `kinfold init` in a fresh home and join from there"
+    )]
+    BlindWithOps {
+        /// How many ops.
+        op_count: u64,
+    },
 }
 
 /// A moment at which the engine wants a [`Input::Tick`], on the uptime clock, and why.
@@ -450,4 +638,6 @@ pub enum DeadlineReason {
     AckGossip,
     /// What the store refused is due to be tried again: sealing drafts, carrying ops over.
     StoreAgain,
+    /// A rotation is due, or is to be committed with the confirmations there are.
+    Rotate,
 }

@@ -9,7 +9,7 @@ use thiserror::Error;
 use super::effect::{Deadline, DeadlineReason, Effect, Input, Notice, PeerId, Refusal, RequestError, Token};
 use super::fork::LookUp;
 use super::session::Peer;
-use super::space::{Candidate, Folded, HeldAck, SpaceState, Then};
+use super::space::{Folded, HeldAck, SpaceState, Then};
 use super::txn::{Loaded, LoadedSpace, Txn, TxnId, Write};
 use crate::crypto::{Identity, Opener, Sealer};
 use crate::model::{DeviceId, LogId, Now, RecordHash, ScopeTag, Seq, SpaceId};
@@ -53,7 +53,6 @@ pub struct Engine {
     pub(super) store_instance: [u8; 16],
     pub(super) spaces: BTreeMap<SpaceId, SpaceState>,
     pub(super) tags: BTreeMap<ScopeTag, SpaceId>,
-    pub(super) candidates: BTreeMap<SpaceId, Candidate>,
     pub(super) peers: BTreeMap<PeerId, Peer>,
     pub(super) lookups: BTreeMap<Token, LookUp>,
     pub(super) rounds: Vec<(Token, BTreeMap<PeerId, u64>)>,
@@ -88,7 +87,6 @@ impl Engine {
             store_instance,
             spaces: BTreeMap::new(),
             tags: BTreeMap::new(),
-            candidates: BTreeMap::new(),
             peers: BTreeMap::new(),
             lookups: BTreeMap::new(),
             rounds: Vec::new(),
@@ -124,9 +122,14 @@ impl Engine {
             Input::PushForked { peer, space, log, at } => self.push_forked(peer, space, log, at),
             Input::Closed { peer } => self.closed(peer),
             Input::Append { space, ops, token, also } => self.append(now, space, ops, token, also),
-            Input::AddDevice { space, device, role, name, token } => {
-                self.add_device(now, space, device, role, &name, token);
+            Input::Change { space, change, token } => self.change(now, space, &change, token),
+            Input::Rotate { space, token } => self.rotate(now, space, Some(token)),
+            Input::Reissue { space, log, ops, through } => self.reissue(space, log, &ops, through),
+            Input::Enrol { space, device, role, name, token } => {
+                self.enrol(now, space, device, role, &name, token);
             }
+            Input::Found { scope, name, token } => self.found(now, scope, &name, token),
+            Input::Join { space, records, keys, token } => self.join(space, records, keys, token),
             Input::Persisted(txn) => self.persisted(now, txn),
             Input::PersistFailed(txn) => self.persist_failed(now, txn),
             Input::Folded { space, applied, root, unknown_count } => {
@@ -136,12 +139,12 @@ impl Engine {
                     self.acknowledge(now, space);
                 }
             }
-            Input::Found { token, batch } => self.found(token, batch.map(|batch| *batch)),
+            Input::LookedUp { token, batches } => self.looked_up(now, token, &batches),
             Input::Round { token } => self.round(token),
             Input::Seal { space } => self.seal_drafts(space),
+            Input::Doubt => self.doubt(),
             Input::Tick => self.tick(now),
         }
-        self.greet_apart(now);
         self.finish_step()
     }
 
@@ -149,7 +152,12 @@ impl Engine {
     pub fn deadline(&self) -> Option<Deadline> {
         let seal = self.spaces.values().filter_map(|space| space.store_again_at);
         let seal = seal.map(|at| Deadline { at, why: DeadlineReason::StoreAgain });
-        self.peers.values().filter_map(Peer::deadline).chain(seal).min_by_key(|deadline| deadline.at)
+        let rotate = self.spaces.values().flat_map(|space| {
+            space.rotate_at.into_iter().chain(space.rotation.as_ref().map(|rotation| rotation.commit_at))
+        });
+        let rotate = rotate.map(|at| Deadline { at, why: DeadlineReason::Rotate });
+        let peers = self.peers.values().filter_map(Peer::deadline);
+        peers.chain(seal).chain(rotate).min_by_key(|deadline| deadline.at)
     }
 
     /// This device.
@@ -246,17 +254,22 @@ impl Engine {
                     self.emit(Effect::Fold { space, runs });
                     self.sealed(now, space, tips);
                 }
-                Then::Records { space, .. } => self.records_stored(now, space),
-                Then::Added { space, token, .. } => {
+                Then::Records { space, token, .. } => {
                     self.records_stored(now, space);
-                    self.emit(Effect::Done { token });
+                    if let Some(token) = token {
+                        self.emit(Effect::Done { token });
+                    }
                 }
-                Then::Key { space, key } => {
-                    self.notice(Notice::Key { space, key });
-                    self.emit(Effect::CatchUp { space });
+                Then::Key { space, key } => self.key_stored(now, space, key),
+                Then::Left { space } => {
+                    for peer in self.peers.values_mut() {
+                        peer.spaces.remove(&space);
+                    }
+                    self.notice(Notice::Roster { space });
                 }
-                Then::Adopted { from, to, before: _ } => self.adopted(now, from, to),
-                Then::NewLog { space, log, .. } => self.new_log_begun(space, log),
+                Then::Truncated { space, log, to, .. } => self.truncated(space, log, to),
+                Then::Begun { space, left, token } => self.begun(now, space, left, token),
+                Then::NewLog { space, log, moved, .. } => self.new_log_begun(space, log, moved),
             }
         }
     }
@@ -279,11 +292,9 @@ impl Engine {
                         space.author.retract(appended.first, tip);
                         space.store_again_at = Some(now.uptime + STORE_AGAIN_AFTER);
                     }
-                    self.emit(Effect::Failed { token: appended.token, why: RequestError::Storage });
-                }
-                Then::Added { space, token, records } => {
-                    self.forget_records(space, &records);
-                    self.emit(Effect::Failed { token, why: RequestError::Storage });
+                    if let Some(token) = appended.token {
+                        self.emit(Effect::Failed { token, why: RequestError::Storage });
+                    }
                 }
                 Then::Sealed { space, .. } => {
                     if let Some(space) = self.spaces.get_mut(&space) {
@@ -293,21 +304,35 @@ impl Engine {
                         space.store_again_at = Some(now.uptime + STORE_AGAIN_AFTER);
                     }
                 }
-                Then::Records { space, records } => {
+                Then::Records { space, records, token } => {
                     self.forget_records(space, &records);
-                    is_peer_data_lost = true;
+                    match token {
+                        Some(token) => self.emit(Effect::Failed { token, why: RequestError::Storage }),
+                        None => is_peer_data_lost = true,
+                    }
+                    if let Some(space) = self.spaces.get_mut(&space) {
+                        // What this device signed by itself is signed again.
+                        space.store_again_at = Some(now.uptime + STORE_AGAIN_AFTER);
+                    }
                 }
                 Then::Key { space, key } => {
                     if let Some(space) = self.spaces.get_mut(&space) {
-                        space.keys.remove(&key.id());
+                        space.keys_arriving.remove(&key.id());
+                        space.proposed.remove(&key.id());
                     }
                     is_peer_data_lost = true;
                 }
-                Then::Adopted { from, to, before } => {
-                    self.stay(from, to, before);
+                Then::Left { space } => {
+                    if let Some(space) = self.spaces.get_mut(&space) {
+                        space.is_active = true;
+                    }
+                }
+                Then::Truncated { space, log, to, held } => self.untruncated(now, space, log, to, held),
+                Then::Begun { space, left, token } => {
+                    self.unbegun(space, left, token);
                     is_peer_data_lost = true;
                 }
-                Then::NewLog { space, log: _, old } => {
+                Then::NewLog { space, log: _, old, moved: _ } => {
                     if let Some(space) = self.spaces.get_mut(&space) {
                         space.logs.remove(&old.log());
                         space.author = old;
@@ -363,27 +388,19 @@ fn load_space(loaded: LoadedSpace) -> Result<SpaceState, EngineError> {
         .into_iter()
         .filter_map(|(log, bytes)| Some((log, ForkProof::parse(&bytes).ok()?)))
         .collect();
-    let ack_number = acks.get(&author.log().device).map_or(0, |held| held.ack.fields().number);
-    Ok(SpaceState {
-        id,
-        tag: id.tag(),
-        scope: loaded.scope,
-        is_active: loaded.is_active,
-        carried: loaded.carried,
-        roster,
-        keys: loaded.keys.into_iter().map(|key| (key.id(), key)).collect(),
-        author,
-        logs: BTreeMap::new(),
-        durable: loaded.frontier,
-        folded: None,
-        acks,
-        ack_number,
-        proofs,
-        proven_floor: 0,
-        store_again_at: None,
-        skewed_count: 0,
-        parked_count: 0,
-    })
+    let own = author.log().device;
+    let ack_number = acks.get(&own).map_or(0, |held| held.ack.fields().number);
+    acks.retain(|device, _| roster.role_of(device).is_some());
+    let is_removal_told = roster.removal_of(&own).is_some();
+    let mut state = SpaceState::new(loaded.scope, roster, loaded.own_log);
+    (state.is_active, state.carried, state.dropped) = (loaded.is_active, loaded.carried, loaded.dropped);
+    state.keys = loaded.keys.into_iter().map(|key| (key.id(), key)).collect();
+    (state.author, state.durable) = (author, loaded.frontier);
+    (state.acks, state.ack_number, state.proofs) = (acks, ack_number, proofs);
+    state.is_removal_told = is_removal_told;
+    // What a crash has cut short goes on at the first tick.
+    state.store_again_at = Some(Duration::ZERO);
+    Ok(state)
 }
 
 /// The protocol version of the Hello.

@@ -1,15 +1,17 @@
-//! Two histories of one log: noticed, proved, kept, told on. And doubt about the own past.
+//! Two histories of one log: noticed, proved, kept, told on. And what a device does about its own.
 
-use super::adopt::space_write;
 use super::append::fold_runs;
 use super::effect::{Effect, Notice, PeerId, Refusal, Token};
 use super::engine::Engine;
+use super::heal::end_of;
+use super::join::space_write;
 use super::space::{LogState, Then};
 use super::txn::{DraftGroup, Write};
 use crate::crypto::{ForkWitness, SealedBatch};
-use crate::model::{LogId, ScopeTag, Seq, SpaceId, Tip};
+use crate::model::{Dot, LogId, Now, ScopeTag, Seq, SpaceId, Tip, TipHash};
 use crate::oplog::{Author, ForkProof, LogChain};
-use crate::wire::{Message, SpaceHello};
+use crate::roster::Branch;
+use crate::wire::Message;
 
 /// A question to the store, and what its answer is for.
 pub(super) struct LookUp {
@@ -25,40 +27,72 @@ pub(super) enum LookUpReason {
     Show { peer: PeerId },
     /// The peer showed its history: does it contradict this device's?
     Confront { peer: PeerId, witness: Box<ForkWitness> },
+    /// The peer holds less of an own log: is that on this device's history?
+    Echo { peer: PeerId, theirs: Tip },
+    /// Ends of batches of an own log, to ask the peer about.
+    Points { peer: PeerId, low: Seq },
+    /// Which of these ends of the peer's log are on the history here?
+    Common { peer: PeerId, points: Vec<Tip> },
+    /// Where the history here goes on after what is common, and where it ends.
+    Ends { peer: PeerId, common: Tip },
+    /// Where the peer's history goes on: what is here at that place?
+    Judge { peer: PeerId, common: Tip, first: TipHash, their_end: Tip, high: Option<Seq> },
+    /// Is the end of a removed device's log here?
+    Cut { cut: Tip },
+    /// Is the history that stands the one that is here?
+    OnBranch { branch: Branch },
 }
 
 impl Engine {
-    pub(super) fn look_up(&mut self, space: SpaceId, log: LogId, seq: Seq, why: LookUpReason) {
+    pub(super) fn look_up(&mut self, space: SpaceId, log: LogId, seqs: Vec<Seq>, why: LookUpReason) {
         let token = Token(self.number());
         self.lookups.insert(token, LookUp { space, log, why });
-        self.emit(Effect::LookUp { space, log, seq, token });
+        self.emit(Effect::LookUp { space, log, seqs, token });
     }
 
-    pub(super) fn found(&mut self, token: Token, batch: Option<SealedBatch>) {
+    pub(super) fn looked_up(&mut self, now: &Now, token: Token, batches: &[Option<SealedBatch>]) {
         let Some(LookUp { space, log, why }) = self.lookups.remove(&token) else { return };
-        let Some(held) = batch else { return };
+        let held = batches.first().and_then(Option::as_ref);
         match why {
             LookUpReason::Compare { peer, batch } => {
+                let Some(held) = held else { return };
                 if batch.link() == held.link() {
                     self.duplicate_ops += u64::from(batch.header().op_count);
                 } else {
                     self.confront(peer, space, &batch.witness(), &held.witness());
+                    self.locate(peer, space, log);
                 }
             }
             LookUpReason::Show { peer } => {
+                let Some(held) = held else { return };
                 let scope = held.header().scope;
                 let witness = Box::new(held.witness().to_bytes());
                 self.send(peer, &Message::Fork { scope, log, witness });
             }
             LookUpReason::Confront { peer, witness } => {
+                let Some(held) = held else { return };
                 self.confront(peer, space, &witness, &held.witness());
             }
+            LookUpReason::Echo { peer, theirs } => {
+                if held.is_none_or(|held| end_of(held) != theirs) {
+                    self.locate(peer, space, log);
+                }
+            }
+            LookUpReason::Points { peer, low } => self.points_found(peer, space, log, low, batches),
+            LookUpReason::Common { peer, points } => self.common_found(peer, space, log, &points, batches),
+            LookUpReason::Ends { peer, common } => self.ends_found(peer, space, log, common, batches),
+            LookUpReason::Judge { peer, common, first, their_end, high } => {
+                self.judge(now, peer, space, log, common, first, their_end, high, held);
+            }
+            LookUpReason::Cut { cut } => self.cut_found(space, log, cut, held),
+            LookUpReason::OnBranch { branch } => self.on_branch_found(space, branch, batches),
         }
     }
 
     /// Shows the peer this device's history at `at`, where the two seem to differ.
     pub(super) fn ask_fork(&mut self, peer: PeerId, space: SpaceId, log: LogId, at: Seq) {
-        self.look_up(space, log, at, LookUpReason::Show { peer });
+        self.look_up(space, log, vec![at], LookUpReason::Show { peer });
+        self.locate(peer, space, log);
     }
 
     pub(super) fn fork_asked(
@@ -77,7 +111,7 @@ impl Engine {
         };
         if header.log == log && header.scope == scope {
             let why = LookUpReason::Confront { peer, witness: Box::new(witness) };
-            self.look_up(space, log, header.first, why);
+            self.look_up(space, log, vec![header.first], why);
         }
     }
 
@@ -122,6 +156,9 @@ impl Engine {
         if self.spaces.get(&space).is_some_and(|state| state.author.log() == log) {
             self.begin_new_log(space);
         }
+        if let Some(peer) = from {
+            self.locate(peer, space, log);
+        }
     }
 
     pub(super) fn tell_proofs(&mut self, peer: PeerId, space: SpaceId) {
@@ -140,31 +177,28 @@ impl Engine {
         }
     }
 
-    /// A peer that holds more of this device's log than this device does, or another end of it, has
-    /// met a later life of it: this disk is a restored backup or a clone.
-    pub(super) fn doubt_own_logs(&mut self, hello: &SpaceHello) {
-        let Some(state) = self.spaces.get(&hello.space) else { return };
-        let own = state.author.log();
-        let ours = state.author.tip();
-        let is_doubtful = hello.echo.iter().any(|(log, tip)| {
-            *log == own && (tip.seq > ours.seq || (tip.seq == ours.seq && tip.hash != ours.hash))
-        });
-        if is_doubtful {
-            self.begin_new_log(hello.space);
+    /// The own past is in doubt: nothing is written again where something was written before.
+    pub(super) fn doubt(&mut self) {
+        for space in self.active_spaces() {
+            let Some(state) = self.spaces.get(&space) else { continue };
+            if state.author.next_seq() > Seq::new(1) {
+                self.begin_new_log(space);
+            }
         }
     }
 
-    /// Writes in a new log from here on; the old one becomes a log like any other. Drafts nobody
-    /// has seen move along under new numbers.
+    /// Writes in a new log from here on; the old one becomes a log like any other. Drafts move along
+    /// as reissued ops: an earlier life may have sealed and sent them, and then they count once.
     pub(super) fn begin_new_log(&mut self, space: SpaceId) {
         let log = self.fresh_log();
         let Some(state) = self.spaces.get_mut(&space) else { return };
         let mut author = Author::new(log, Tip::NONE);
         let moved = author.take_drafts_of(&state.author);
+        let groups = fold_runs(log, author.drafts());
         let old = std::mem::replace(&mut state.author, author);
-        let chain = LogChain::at(state.durable.tip(&old.log()));
-        state.logs.insert(old.log(), LogState { chain, blocked: None, is_parked: false });
-        let groups = fold_runs(log, &moved);
+        // Batches that are on their way to the store count, as they do for the next one.
+        let chain = LogChain::at(old.tip());
+        state.logs.insert(old.log(), LogState { chain, ..LogState::at(Tip::NONE) });
         let space_write = space_write(state);
         self.write(space_write);
         // The drafts under their old numbers stay where they are: drafts of a log that this device
@@ -173,18 +207,20 @@ impl Engine {
             let group = DraftGroup { log, first: run.first, op_count: run.op_count, body: run.body.to_vec() };
             self.write(Write::Drafts { space, group });
         }
-        self.then(Then::NewLog { space, log, old });
+        self.then(Then::NewLog { space, log, old, moved });
     }
 
     /// The new log is durable. The fold still shows moved drafts under their old places.
-    pub(super) fn new_log_begun(&mut self, space: SpaceId, log: LogId) {
+    pub(super) fn new_log_begun(&mut self, space: SpaceId, log: LogId, moved: Vec<(Dot, Dot)>) {
         if let Some(state) = self.spaces.get_mut(&space) {
             state.folded = None;
         }
-        self.notice(Notice::NewIncarnation { space, log });
+        self.notice(Notice::NewIncarnation { space, log, moved });
         self.emit(Effect::Refold { space });
         if self.is_awaited(space) {
             self.seal_drafts(space);
         }
+        // What of the old log cannot stand is written again now that there is a place for it.
+        self.enforce(space);
     }
 }

@@ -5,11 +5,13 @@ use bytes::Bytes;
 use super::effect::{Effect, FoldRun, Notice, PeerId, Refusal};
 use super::engine::Engine;
 use super::fork::LookUpReason;
-use super::space::{BlockedBy, Ingested, LogState, Then};
+use super::heal::end_of;
+use super::space::{BlockedBy, Ingested, Then};
 use super::txn::Write;
 use crate::crypto::SealedBatch;
 use crate::model::{Hlc, LogId, Now, SpaceId, Tip};
 use crate::oplog::{AdmitError, VerifiedBatch};
+use crate::roster::Allowance;
 use crate::wire::BodyReader;
 
 impl Engine {
@@ -58,9 +60,21 @@ impl Engine {
             self.begin_new_log(space);
         }
         let Some(state) = self.spaces.get_mut(&space) else { return };
-        if state.roster.may_author(&log.device).is_err() {
-            return self.ask_roster(peer, space);
+        let run = match state.roster.allowance(&log) {
+            Allowance::All => run,
+            Allowance::UpTo(cut) => up_to(run, cut),
+            Allowance::Nothing(_) => return self.ask_roster(peer, space),
+        };
+        let (run, is_other_branch) = match state.roster.branch(&log) {
+            Some(branch) => on_branch(run, branch.tip),
+            None => (run, false),
+        };
+        if is_other_branch {
+            // The peer does not know yet which history stands, or this device holds the other one.
+            state.log(log).branch = None;
+            self.enforce(space);
         }
+        let Some(state) = self.spaces.get_mut(&space) else { return };
         if state.log(log).blocked.is_some() {
             return;
         }
@@ -68,13 +82,13 @@ impl Engine {
         self.duplicate_ops += admitted.duplicate_count;
         if let Some(batch) = admitted.to_compare.into_iter().next() {
             let (log, seq) = (batch.header().log, batch.header().first);
-            self.look_up(space, log, seq, LookUpReason::Compare { peer, batch: Box::new(batch) });
+            self.look_up(space, log, vec![seq], LookUpReason::Compare { peer, batch: Box::new(batch) });
         }
         self.take(now, peer, space, log, admitted.batches);
         match admitted.refused {
             None => {}
             Some(AdmitError::Gap { expected, found }) => self.ask_again(peer, space, log, expected, found),
-            Some(AdmitError::OtherBranch { shared, .. }) => self.ask_fork(peer, space, log, shared),
+            Some(AdmitError::OtherBranch { shared, .. }) => self.other_branch(peer, space, log, shared),
             Some(AdmitError::Signature { first, source }) => {
                 self.close(peer, Refusal::Signature { author: log.device, first, source });
             }
@@ -95,7 +109,9 @@ impl Engine {
             match state.keys.get(&header.key_id) {
                 // No key yet: stored and passed on, folded once the key is here.
                 None => {
-                    state.log(log).is_parked = true;
+                    let entry = state.log(log);
+                    entry.parked.insert(header.key_id);
+                    entry.parked_count += 1;
                     state.parked_count += 1;
                 }
                 Some(key) => match open(&mut self.opener, key, sealed) {
@@ -115,16 +131,14 @@ impl Engine {
             self.received_ops += u64::from(header.op_count);
             kept.push(sealed.clone());
         }
-        if state.log(log).is_parked {
+        if !state.log(log).parked.is_empty() {
             runs.clear();
         }
         if let Some(by) = blocked {
             let end = if tip.seq.get() > 0 { tip } else { state.durable.tip(&log) };
-            *state.log(log) = LogState {
-                chain: crate::oplog::LogChain::at(end),
-                blocked: Some(by),
-                is_parked: state.log(log).is_parked,
-            };
+            let entry = state.log(log);
+            entry.chain = crate::oplog::LogChain::at(end);
+            entry.blocked = Some(by);
             self.notice(Notice::LogBlocked { space, log });
         }
         if !kept.is_empty() {
@@ -139,11 +153,40 @@ impl Engine {
         let Some(state) = self.spaces.get_mut(&space) else { return };
         assert!(tip.seq > state.durable.tip(&log).seq, "a frontier never retreats");
         state.durable.set(log, tip);
+        let is_bounded = !matches!(state.roster.allowance(&log), Allowance::All);
         if !runs.is_empty() {
             self.emit(Effect::Fold { space, runs });
         }
+        if is_bounded {
+            // It was on its way to the store when the roster drew the line.
+            self.enforce(space);
+        }
         self.forward_later(now, space, log, from);
         self.check_rounds();
+    }
+}
+
+/// The part of a run that a removed device's cut lets stand.
+fn up_to(run: Vec<SealedBatch>, cut: Tip) -> Vec<SealedBatch> {
+    let stands = |batch: &SealedBatch| {
+        let end = end_of(batch);
+        end.seq < cut.seq || end == cut
+    };
+    run.into_iter().take_while(stands).collect()
+}
+
+/// The part of a run that does not contradict the history that stands, and whether the rest does.
+fn on_branch(mut run: Vec<SealedBatch>, tip: Tip) -> (Vec<SealedBatch>, bool) {
+    let contradicts = |batch: &SealedBatch| {
+        let header = batch.header();
+        header.first <= tip.seq && tip.seq <= header.last() && end_of(batch) != tip
+    };
+    match run.iter().position(contradicts) {
+        Some(at) => {
+            run.truncate(at);
+            (run, true)
+        }
+        None => (run, false),
     }
 }
 

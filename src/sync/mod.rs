@@ -5,13 +5,16 @@
 //! [`Input::Persisted`] has named. Read `manual/sync.md` beside it.
 
 mod ack;
-mod adopt;
 mod append;
 mod carry;
 pub mod effect;
 mod engine;
 mod fork;
+mod heal;
 mod ingest;
+mod join;
+mod keys;
+mod members;
 mod session;
 mod space;
 pub mod txn;
@@ -19,8 +22,8 @@ mod view;
 
 pub use carry::Origin;
 pub use effect::{
-    Authored, Deadline, DeadlineReason, Effect, FoldRun, Input, Notice, PeerId, Placed, Refusal,
-    RequestError, Token,
+    Authored, Deadline, DeadlineReason, Effect, FoldRun, Input, JoinError, Notice, PeerId, Placed, Refusal,
+    RequestError, RosterChange, Stored, Token,
 };
 pub use engine::{Engine, EngineError};
 pub use txn::{DraftGroup, Loaded, LoadedSpace, Txn, TxnId, Write};

@@ -7,20 +7,22 @@ use bytes::Bytes;
 
 use super::effect::{Deadline, DeadlineReason, Effect, Notice, PeerId, Refusal, Token};
 use super::engine::{Engine, PROTOCOL_VERSION, START};
+use super::heal::Locating;
 use super::space::{HeldAck, SealedTip, Then};
 use super::txn::Write;
 use crate::model::limits::FORWARD_DELAY;
 use crate::model::{DeviceId, Frontier, LogId, Now, RecordHash, ScopeTag, Seq, SpaceId, Tip, TipHash};
-use crate::roster::Admit;
-use crate::wire::{Hello, Message, SpaceHello, Standing};
+use crate::wire::{Hello, Message, SpaceHello};
 
 /// One connection.
 pub(super) struct Peer {
     pub device: DeviceId,
     pub is_greeted: bool,
+    /// Tells a copied home from the original.
+    pub store_instance: [u8; 16],
     /// What each side said of its spaces last.
     pub hello: BTreeMap<SpaceId, SpaceHello>,
-    pub said: BTreeMap<SpaceId, Standing>,
+    pub said: BTreeSet<SpaceId>,
     pub spaces: BTreeMap<SpaceId, Session>,
     /// How far this device's wall clock is ahead of the peer's, in milliseconds.
     pub clock_ahead_ms: i64,
@@ -52,6 +54,18 @@ pub(super) struct Session {
     gaps: BTreeMap<LogId, u32>,
     /// Whether roster records are awaited before this device tells its frontier.
     is_roster_awaited: bool,
+    /// Own logs of which it is being found out where the peer's history parts from this device's.
+    pub locating: BTreeMap<LogId, Locating>,
+}
+
+impl Session {
+    /// Forgets what was sent and told of a log whose end was dropped here.
+    pub(super) fn forget_log(&mut self, log: &LogId) {
+        self.sent.remove(log);
+        self.forward.remove(log);
+        self.gaps.remove(log);
+        self.told = None;
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -84,8 +98,9 @@ impl Engine {
             Peer {
                 device,
                 is_greeted: false,
+                store_instance: [0; 16],
                 hello: BTreeMap::new(),
-                said: BTreeMap::new(),
+                said: BTreeSet::new(),
                 spaces: BTreeMap::new(),
                 clock_ahead_ms: 0,
                 last_heard: now.uptime,
@@ -113,15 +128,12 @@ impl Engine {
         for space in &shared {
             self.seal_drafts(*space);
         }
-        let own = self.identity.device();
         let spaces: Vec<SpaceHello> = shared
             .iter()
             .filter_map(|id| self.spaces.get(id))
             .map(|space| SpaceHello {
                 scope: space.tag,
                 space: space.id,
-                kind: space.scope.clone(),
-                standing: space.standing(own),
                 roster_digest: space.roster.digest(),
                 frontier_digest: space.durable.digest(),
                 echo: space
@@ -134,7 +146,7 @@ impl Engine {
             })
             .collect();
         if let Some(peer) = self.peers.get_mut(&peer) {
-            peer.said = spaces.iter().map(|hello| (hello.space, hello.standing)).collect();
+            peer.said = shared.into_iter().collect();
         }
         let hello = Hello {
             version: PROTOCOL_VERSION,
@@ -165,15 +177,27 @@ impl Engine {
             }
             Message::Ack(frame) => self.ack_received(now, peer, frame),
             Message::KeyRequest { scope, key_id } => self.key_request(peer, scope, key_id),
-            Message::KeyGrant { scope, key } => self.key_grant(now, peer, scope, key),
+            Message::KeyGrant { scope, key } => self.key_grant(peer, scope, key),
             // The peer holds no such key, or will not give it: another member may.
             Message::KeyRefused { .. } => {}
             Message::Fork { scope, log, witness } => self.fork_asked(peer, scope, log, &witness),
             Message::ForkProof { scope, bytes, .. } => self.fork_proof(peer, scope, &bytes),
             Message::Ping { nonce } => self.send(peer, &Message::Pong { nonce }),
             Message::Pong { nonce } => self.pong(peer, nonce),
-            // A later version says something this one does not know, or more than this one needs.
-            Message::Done { .. } | Message::Unknown(_) => {}
+            Message::Locate { scope, log, points } => self.located(peer, scope, log, points),
+            Message::Parting { scope, log, common, ends } => {
+                self.parting(peer, scope, log, common, ends.as_deref());
+            }
+            Message::RotatePropose { scope, n, key, parents } => {
+                self.rotation_proposed(peer, scope, n, key, parents);
+            }
+            Message::RotateConfirm { scope, key_id, signature } => {
+                self.rotation_confirmed(now, peer, scope, key_id, *signature);
+            }
+            Message::Delegate { scope, digest } => self.delegated(now, peer, scope, digest),
+            Message::Receipt { scope, digest, signature } => self.receipt(peer, scope, digest, &signature),
+            // A later version says something this one does not know.
+            Message::Unknown(_) => {}
         }
     }
 
@@ -185,11 +209,18 @@ impl Engine {
         let device = state.device;
         let is_first = !state.is_greeted;
         state.is_greeted = true;
+        state.store_instance = hello.store_instance;
         state.clock_ahead_ms =
             now.wall.as_millis().cast_signed().saturating_sub_unsigned(hello.wall.as_millis());
         state.hello = hello.spaces.into_iter().map(|hello| (hello.space, hello)).collect();
         if is_first {
             self.notice(Notice::PeerUp { peer, device });
+        }
+        let is_twin = |other: &Peer| {
+            other.device == device && other.is_greeted && other.store_instance != hello.store_instance
+        };
+        if is_first && self.peers.values().any(is_twin) {
+            self.notice(Notice::CloneSeen { device });
         }
         let heard: Vec<SpaceHello> =
             self.peers.get(&peer).map(|peer| peer.hello.values().cloned().collect()).unwrap_or_default();
@@ -198,16 +229,13 @@ impl Engine {
                 self.open_session(now, peer, hello);
             }
         }
-        self.weigh_spaces(peer);
     }
 
     /// Begins (or begins again) the exchange about one shared space: rosters first, then frontiers.
     pub(super) fn open_session(&mut self, now: &Now, peer: PeerId, hello: &SpaceHello) {
-        self.doubt_own_logs(hello);
         // Whoever takes part from here on waits for what nobody waited for before.
         self.seal_drafts(hello.space);
         let Some(space) = self.spaces.get_mut(&hello.space) else { return };
-        space.proven_floor = space.proven_floor.max(hello.standing.proven_count);
         let is_roster_equal = space.roster.digest() == hello.roster_digest;
         let is_frontier_equal = space.durable.digest() == hello.frontier_digest;
         let durable = space.durable.clone();
@@ -215,6 +243,7 @@ impl Engine {
         let Some(state) = self.peers.get_mut(&peer) else { return };
         let session = state.spaces.entry(hello.space).or_default();
         session.gaps.clear();
+        session.locating.clear();
         // The peer may have been away from the space and have forgotten what it was told.
         session.acks_sent.clear();
         session.is_roster_awaited = !is_roster_equal;
@@ -229,6 +258,9 @@ impl Engine {
         }
         self.gossip_acks(now, peer, hello.space);
         self.tell_proofs(peer, hello.space);
+        self.doubt_own_logs(peer, hello);
+        self.ask_keys(peer, hello.space);
+        self.plan_rotation(now, hello.space);
     }
 
     fn roster_have(&mut self, peer: PeerId, scope: ScopeTag, held: &[RecordHash]) {
@@ -241,21 +273,20 @@ impl Engine {
         }
         // The empty one says: that was all.
         self.send(peer, &Message::Records { scope, records: Vec::new() });
+        if self.is_leaving(id) {
+            // The others pass it on.
+            self.leave(id);
+        }
     }
 
     fn records(&mut self, now: &Now, peer: PeerId, scope: ScopeTag, records: Vec<Bytes>) {
         let Some(id) = self.shared_space(peer, &scope) else {
-            return self.candidate_records(peer, scope, records);
+            return self.not_shared(peer, &scope);
         };
         let is_last = records.is_empty();
         let Some(space) = self.spaces.get_mut(&id) else { return };
-        let mut admitted = Vec::new();
-        for bytes in records {
-            // A record that is refused stays out alone; the others are taken.
-            if let Ok(Admit::New { admitted: hashes }) = space.roster.admit(bytes) {
-                admitted.extend(hashes);
-            }
-        }
+        // A record that is refused stays out alone; the others are taken.
+        let admitted = space.roster.admit_all(records);
         let writes: Vec<Write> = admitted
             .iter()
             .filter_map(|hash| space.roster.record(hash).map(|bytes| (*hash, bytes.clone())))
@@ -263,7 +294,7 @@ impl Engine {
             .collect();
         if !writes.is_empty() {
             writes.into_iter().for_each(|write| self.write(write));
-            self.then(Then::Records { space: id, records: admitted });
+            self.then(Then::Records { space: id, records: admitted, token: None });
         }
         let is_awaited = self.session(peer, id).is_some_and(|session| session.is_roster_awaited);
         if is_last && is_awaited {
@@ -277,15 +308,17 @@ impl Engine {
 
     /// New records are durable: who may connect has changed, and others want to know.
     pub(super) fn records_stored(&mut self, now: &Now, space: SpaceId) {
+        self.part_with_removed(space);
         self.notice(Notice::Roster { space });
         self.keep_early_acks(now, space);
+        self.enforce(space);
         let Some(state) = self.spaces.get(&space) else { return };
         let (tag, digest) = (state.tag, state.roster.digest());
         let all = state.roster.missing_from(&[]);
         for peer in self.peers.keys().copied().collect::<Vec<_>>() {
             let Some(connection) = self.peers.get(&peer) else { continue };
             let is_member = self.shared_space(peer, &tag).is_some();
-            let was_member = connection.said.contains_key(&space);
+            let was_member = connection.said.contains(&space);
             if is_member && !was_member {
                 self.greet(now, peer);
                 self.reopen(now, peer, space);
@@ -297,30 +330,67 @@ impl Engine {
                     self.send(peer, &message);
                 }
             }
+            if is_member {
+                self.ask_keys(peer, space);
+            }
+        }
+        if self.is_leaving(space) {
+            let is_told = self.peers.values().any(|peer| peer.spaces.contains_key(&space));
+            let is_alone = self.spaces.get(&space).is_some_and(|state| state.roster.member_count() == 0);
+            if is_told || is_alone {
+                self.delegate(space, None);
+                return self.leave(space);
+            }
+        }
+        self.plan_rotation(now, space);
+        if let Some(state) = self.spaces.get_mut(&space) {
+            let epoch = state.roster.epoch();
+            if std::mem::replace(&mut state.epoch_told, epoch) != epoch {
+                self.notice(Notice::Rotated { space });
+            }
+        }
+        if self.is_awaited(space) {
+            // A contested epoch may have found its successor.
+            self.seal_drafts(space);
         }
         self.acknowledge(now, space);
     }
 
-    /// Greets peers again that are in another personal space, once there is more to say for the own
-    /// one: which of the two gives way is weighed by what was said last.
-    pub(super) fn greet_apart(&mut self, now: &Now) {
-        let Some(personal) = self.personal() else { return };
-        let is_apart = |peer: &Peer| {
-            peer.is_greeted && peer.said.contains_key(&personal) && !peer.hello.contains_key(&personal)
-        };
-        let apart: Vec<PeerId> =
-            self.peers.iter().filter(|(_, peer)| is_apart(peer)).map(|(id, _)| *id).collect();
-        if apart.is_empty() {
-            return;
+    /// Ends what goes on with devices that are no members any more, and tells them why.
+    fn part_with_removed(&mut self, space: SpaceId) {
+        let own = self.identity.device();
+        let Some(state) = self.spaces.get_mut(&space) else { return };
+        let roster = &state.roster;
+        state.acks.retain(|device, _| roster.role_of(device).is_some());
+        let is_removed = roster.removal_of(&own).is_some();
+        let is_news = is_removed && !std::mem::replace(&mut state.is_removal_told, is_removed);
+        let removed: BTreeSet<DeviceId> = roster.removed().map(|removed| removed.device).collect();
+        let (tag, all) = (state.tag, roster.missing_from(&[]));
+        if is_news {
+            self.notice(Notice::Removed { space });
         }
-        let Some(standing) = self.spaces.get(&personal).map(|space| space.standing(self.device())) else {
-            return;
-        };
-        for peer in apart {
-            if self.peers.get(&peer).is_some_and(|peer| peer.said.get(&personal) != Some(&standing)) {
-                self.greet(now, peer);
+        for peer in self.peers.keys().copied().collect::<Vec<_>>() {
+            let Some(connection) = self.peers.get_mut(&peer) else { continue };
+            if !removed.contains(&connection.device) || connection.spaces.remove(&space).is_none() {
+                continue;
+            }
+            connection.said.remove(&space);
+            let is_idle = connection.spaces.is_empty();
+            for message in Message::records(tag, all.clone()) {
+                self.send(peer, &message);
+            }
+            if is_idle {
+                self.close(peer, Refusal::NotInRoster);
             }
         }
+    }
+
+    /// Whether this device has removed itself from a space and still has to tell the others.
+    fn is_leaving(&self, space: SpaceId) -> bool {
+        let own = self.identity.device();
+        self.spaces.get(&space).is_some_and(|state| {
+            state.is_active && state.roster.removal_of(&own).is_some_and(|removed| removed.by == own)
+        })
     }
 
     /// Opens the session of a space from what the peer said of it before this device took part.
@@ -502,9 +572,18 @@ impl Engine {
     pub(super) fn tick(&mut self, now: &Now) {
         for space in self.spaces.keys().copied().collect::<Vec<_>>() {
             let Some(state) = self.spaces.get_mut(&space) else { continue };
+            if state.rotate_at.is_some_and(|at| at <= now.uptime) {
+                self.rotate(now, space, None);
+            }
+            let Some(state) = self.spaces.get_mut(&space) else { continue };
+            if state.rotation.as_ref().is_some_and(|rotation| rotation.commit_at <= now.uptime) {
+                self.commit_rotation(now, space);
+            }
+            let Some(state) = self.spaces.get_mut(&space) else { continue };
             if state.store_again_at.take_if(|at| *at <= now.uptime).is_none() {
                 continue;
             }
+            self.enforce(space);
             if self.is_awaited(space) {
                 self.seal_drafts(space);
             }

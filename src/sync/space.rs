@@ -3,12 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::effect::Token;
+use super::effect::{PeerId, Token};
+use super::keys::Rotation;
 use crate::crypto::EpochKey;
-use crate::model::{DeviceId, Frontier, KeyId, LogId, RecordHash, Root, Scope, ScopeTag, Seq, SpaceId, Tip};
+use crate::model::{
+    DeviceId, Dot, Frontier, KeyId, LogId, RecordHash, Root, Scope, ScopeTag, Seq, SpaceId, Tip,
+};
 use crate::oplog::{Author, ForkProof, LogChain};
-use crate::roster::Roster;
-use crate::wire::{Ack, Standing};
+use crate::roster::{Epoch, Proposal, Roster};
+use crate::wire::Ack;
 
 /// A space: its roster, its keys, the ends of its logs, what others acknowledged.
 pub(super) struct SpaceState {
@@ -28,13 +31,27 @@ pub(super) struct SpaceState {
     pub acks: BTreeMap<DeviceId, HeldAck>,
     pub ack_number: u64,
     pub proofs: BTreeMap<LogId, ForkProof>,
-    /// The greatest count of proven devices a peer has said for this space: more than this device
-    /// knows of where it has only just joined.
-    pub proven_floor: u32,
     /// When to try again what the store refused.
     pub store_again_at: Option<Duration>,
     pub skewed_count: u64,
     pub parked_count: u64,
+    /// Ops ever dropped here: acks are numbered by what was ever held.
+    pub dropped: u64,
+    /// Own logs of which the history after a place is written again, and then dropped.
+    pub reissues: BTreeMap<LogId, Tip>,
+    /// Keys that are on their way to the store.
+    pub keys_arriving: BTreeSet<KeyId>,
+    /// Peers that have asked for a key this device does not hold yet.
+    pub wanted: BTreeMap<KeyId, BTreeSet<PeerId>>,
+    /// Keys that were proposed here, to be confirmed once they are durable.
+    pub proposed: BTreeMap<KeyId, (PeerId, Proposal)>,
+    pub rotation: Option<Rotation>,
+    /// When this device is to rotate by itself.
+    pub rotate_at: Option<Duration>,
+    /// Whether this device has been told that it is no member any more.
+    pub is_removal_told: bool,
+    /// The epoch that was spoken of last.
+    pub epoch_told: Epoch,
 }
 
 /// One log of another device (or of an earlier life of this one).
@@ -42,8 +59,25 @@ pub(super) struct LogState {
     pub chain: LogChain,
     /// What its author did wrong at the place after the tip; nothing is taken from there on.
     pub blocked: Option<BlockedBy>,
-    /// A batch is held that cannot be opened yet, so the fold has stopped here.
-    pub is_parked: bool,
+    /// Keys that batches held here wait for; the fold has stopped at the first of them.
+    pub parked: BTreeSet<KeyId>,
+    /// Batches that wait.
+    pub parked_count: u64,
+    /// The end of the history that stands, once what is held is known to be on it.
+    pub branch: Option<Tip>,
+}
+
+impl LogState {
+    /// A log held up to `tip`.
+    pub const fn at(tip: Tip) -> Self {
+        Self {
+            chain: LogChain::at(tip),
+            blocked: None,
+            parked: BTreeSet::new(),
+            parked_count: 0,
+            branch: None,
+        }
+    }
 }
 
 /// What an author did wrong.
@@ -70,33 +104,67 @@ pub(super) struct HeldAck {
     pub is_stored: bool,
 }
 
-/// A space that is about to take the place of the own personal one.
-pub(super) struct Candidate {
-    pub roster: Roster,
-    pub scope: Scope,
-}
-
 impl SpaceState {
+    /// A space this device has nothing of yet but the roster.
+    pub fn new(scope: Scope, roster: Roster, own_log: LogId) -> Self {
+        let (id, epoch_told) = (roster.space(), roster.epoch());
+        Self {
+            id,
+            tag: id.tag(),
+            scope,
+            is_active: true,
+            carried: Seq::ZERO,
+            roster,
+            keys: BTreeMap::new(),
+            author: Author::new(own_log, Tip::NONE),
+            logs: BTreeMap::new(),
+            durable: Frontier::new(),
+            folded: None,
+            acks: BTreeMap::new(),
+            ack_number: 0,
+            proofs: BTreeMap::new(),
+            store_again_at: None,
+            skewed_count: 0,
+            parked_count: 0,
+            dropped: 0,
+            reissues: BTreeMap::new(),
+            keys_arriving: BTreeSet::new(),
+            wanted: BTreeMap::new(),
+            proposed: BTreeMap::new(),
+            rotation: None,
+            rotate_at: None,
+            is_removal_told: false,
+            epoch_told,
+        }
+    }
+
     /// The chain of a log, created where this device has nothing of it.
     pub fn log(&mut self, log: LogId) -> &mut LogState {
         let durable = &self.durable;
-        self.logs.entry(log).or_insert_with(|| LogState {
-            chain: LogChain::at(durable.tip(&log)),
-            blocked: None,
-            is_parked: false,
-        })
+        self.logs.entry(log).or_insert_with(|| LogState::at(durable.tip(&log)))
     }
 
     /// The key new batches are sealed under.
     pub fn sealing_key(&self) -> Option<&EpochKey> {
-        self.keys.get(&self.roster.genesis_key_id())
+        match self.roster.epoch() {
+            Epoch::Current { key_id, .. } => self.keys.get(&key_id),
+            // A device that was removed holds one of the keys, whichever it is.
+            Epoch::Contested { .. } => None,
+        }
+    }
+
+    /// How many batches wait for a key.
+    pub fn recount_parked(&mut self) {
+        for log in self.logs.values_mut().filter(|log| log.parked.is_empty()) {
+            log.parked_count = 0;
+        }
+        self.parked_count = self.logs.values().map(|log| log.parked_count).sum();
     }
 
     /// Whether the fold shows exactly what is sealed and durable.
     pub fn is_folded(&self) -> bool {
         let Some(folded) = &self.folded else { return false };
         self.author.drafts().is_empty()
-            && self.parked_count == 0
             && folded.applied.iter().filter(|(_, seq)| **seq > Seq::ZERO).count() == self.durable.log_count()
             && self.durable.iter().all(|(log, tip)| folded.applied.get(log) == Some(&tip.seq))
     }
@@ -104,25 +172,7 @@ impl SpaceState {
     /// How much an ack of now speaks of: ops and roster records. Both only grow, also over a crash
     /// that takes the last ack away, so an ack numbered by it is newer than every one before.
     pub fn acknowledged_count(&self) -> u64 {
-        self.durable.op_count().saturating_add(self.roster.generation())
-    }
-
-    /// What is said for this space where two are weighed against each other.
-    pub fn standing(&self, own: DeviceId) -> Standing {
-        let member_count = u32::try_from(self.roster.member_count()).unwrap_or(u32::MAX);
-        Standing {
-            proven_count: self.proven_count(own).max(self.proven_floor).min(member_count),
-            member_count,
-            founded: self.roster.founded(),
-        }
-    }
-
-    /// Devices that have written or acknowledged something here, this one included.
-    fn proven_count(&self, own: DeviceId) -> u32 {
-        let mut devices: BTreeSet<DeviceId> = self.durable.iter().map(|(log, _)| log.device).collect();
-        devices.extend(self.acks.keys());
-        devices.insert(own);
-        u32::try_from(devices.len()).unwrap_or(u32::MAX)
+        self.durable.op_count().saturating_add(self.dropped).saturating_add(self.roster.generation())
     }
 
     /// Forgets chain ends that did not become durable, and a mistake found beyond them: it will be
@@ -145,15 +195,17 @@ pub(super) enum Then {
     /// Drafts were sealed.
     Sealed { space: SpaceId, tips: Vec<SealedTip>, runs: Vec<super::effect::FoldRun> },
     /// Roster records were stored.
-    Records { space: SpaceId, records: Vec<RecordHash> },
-    /// A device was added.
-    Added { space: SpaceId, token: Token, records: Vec<RecordHash> },
+    Records { space: SpaceId, records: Vec<RecordHash>, token: Option<Token> },
     /// A key was stored.
     Key { space: SpaceId, key: EpochKey },
-    /// Another space took the place of the own one.
-    Adopted { from: SpaceId, to: SpaceId, before: Option<(Roster, Seq)> },
+    /// A space was founded or joined, perhaps in the place of another.
+    Begun { space: SpaceId, left: Option<SpaceId>, token: Token },
+    /// This device takes part in a space no more.
+    Left { space: SpaceId },
     /// The own log was begun anew.
-    NewLog { space: SpaceId, log: LogId, old: Author },
+    NewLog { space: SpaceId, log: LogId, old: Author, moved: Vec<(Dot, Dot)> },
+    /// The end of a log was dropped.
+    Truncated { space: SpaceId, log: LogId, to: Tip, held: Tip },
 }
 
 /// See [`Then::Ingested`].
@@ -168,13 +220,15 @@ pub(super) struct Ingested {
 /// See [`Then::Appended`].
 pub(super) struct Appended {
     pub space: SpaceId,
-    pub token: Token,
+    pub token: Option<Token>,
     pub placed: Vec<super::effect::Placed>,
     pub first: Seq,
     pub runs: Vec<super::effect::FoldRun>,
     pub tips: Vec<SealedTip>,
     /// How far a space that was left is carried over with this.
     pub carried: Option<(SpaceId, Seq)>,
+    /// How far a log whose history is dropped is written again with this.
+    pub reissued: Option<(LogId, Seq)>,
 }
 
 /// A batch this device sealed and what goes out of it.

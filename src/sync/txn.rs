@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::crypto::{EpochKey, SealedBatch};
-use crate::model::{DeviceId, Frontier, LogId, RecordHash, Scope, Seq, SpaceId};
+use crate::model::{DeviceId, Frontier, LogId, RecordHash, Scope, Seq, SpaceId, Tip};
 
 /// Names one [`Txn`] of one run.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -42,9 +42,23 @@ pub enum Write {
         own_log: LogId,
         /// Whether it still takes part: a space this device has left is kept but no longer synced.
         is_active: bool,
-        /// How far the own log of a space that was left has been carried over into the one that
-        /// took its place.
+        /// How many ops of this device in a space that was left have been carried over into the one
+        /// that took its place.
         carried: Seq,
+        /// How many ops were ever dropped here by [`Write::Truncate`]: it rises with every one.
+        dropped: u64,
+    },
+    /// Drops the batches of a log after the end of one, or all of them ([`Tip::NONE`]): another
+    /// history of it stands. Drafts of the log go too. Later writes of the same transaction may
+    /// continue it from there.
+    Truncate {
+        /// The space; a [`Write::Space`] with a greater `dropped` goes along in the transaction, so
+        /// that no index snapshot brings back what is dropped.
+        space: SpaceId,
+        /// The log.
+        log: LogId,
+        /// Where it ends from now on.
+        to: Tip,
     },
     /// Batches of one log that continue it: chain-checked, in order, without a gap.
     ///
@@ -145,8 +159,10 @@ pub struct LoadedSpace {
     pub own_log: LogId,
     /// Whether it takes part in syncing.
     pub is_active: bool,
-    /// How far its own log has been carried over, where it is not active.
+    /// How far its own logs have been carried over, where it is not active.
     pub carried: Seq,
+    /// How many ops were ever dropped.
+    pub dropped: u64,
     /// Sealed batches held, per log.
     pub frontier: Frontier,
     /// Drafts beyond the own log's tip, in order.

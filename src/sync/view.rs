@@ -64,8 +64,10 @@ pub struct PeerView {
 /// Own ops of a space that was left, to be written into the one that took its place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Carry {
-    /// The log.
+    /// The log: this device's own logs come one after the other.
     pub log: LogId,
+    /// How many ops the logs before this one have.
+    pub before: u64,
     /// The first op that is not carried over.
     pub next: Seq,
     /// The last op of the log.
@@ -129,8 +131,15 @@ impl Engine {
     /// What is still to be carried over from a space that was left.
     pub fn carry(&self, from: SpaceId) -> Option<Carry> {
         let state = self.spaces.get(&from).filter(|state| !state.is_active)?;
-        let last = Seq::new(state.author.next_seq().get() - 1);
-        Some(Carry { log: state.author.log(), next: state.carried.next(), last })
+        let mut before = 0;
+        for (log, last) in state.logs_of(&self.identity.device()) {
+            let done = state.carried.get().saturating_sub(before);
+            if done < last.get() {
+                return Some(Carry { log, before, next: Seq::new(done + 1), last });
+            }
+            before += last.get();
+        }
+        None
     }
 
     /// The connections.

@@ -8,15 +8,16 @@
 //! | 2 `Delete` | surface str, key str, preds |
 //! | 3 `Fact` | surface str, key str, payload bytes |
 //! | 4 `Event` | surface str, stream str, payload bytes |
+//! | 6 `Reissue` | log 40, seq u64, hlc u64, kind u16, flags u8, body bytes: an op of another log |
 //!
 //! `preds` is a count and, for each, an option of the 40-byte log (absent: the op's own log) and
-//! the seq. Naming the log in full keeps an op's bytes the same wherever it is written again.
+//! the seq. In a reissue they are relative to the log it names: the body is the op's own, to the byte.
 
 use bincode::{BorrowDecode, Encode};
 
 use super::codec;
 use crate::model::limits::{KEY_BYTES_MAX, PAYLOAD_BYTES_MAX, PREDS_MAX, SURFACE_BYTES_MAX};
-use crate::model::{Dot, LogId, Op, OpKind, Payload, Seq};
+use crate::model::{Dot, Hlc, LogId, Op, OpKind, Payload, Seq};
 
 /// Why an op is kept but not folded. Deterministic: every device says the same of the same bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,6 +47,47 @@ impl Pred {
         Self { log: (dot.log != *own).then(|| dot.log.to_bytes()), seq: dot.seq.get() }
     }
 }
+
+/// An op under its original identity, written again into another log of its device.
+///
+/// It counts as the op it holds: where both are present, or two copies, they count once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Original<'a> {
+    /// The log it was first written to, which its predecessors are relative to.
+    pub log: LogId,
+    /// Its position there.
+    pub seq: Seq,
+    /// Its stamp.
+    pub hlc: Hlc,
+    /// Its kind number, known here or not.
+    pub kind: u16,
+    /// Its flags.
+    pub flags: u8,
+    /// Its bytes, as its author wrote them.
+    pub body: &'a [u8],
+}
+
+impl<'a> Original<'a> {
+    /// The place that is its name.
+    pub const fn dot(&self) -> Dot {
+        Dot { log: self.log, seq: self.seq }
+    }
+
+    /// The op itself.
+    ///
+    /// # Errors
+    /// Every variant of [`OpProblem`].
+    pub fn op(&self) -> Result<OpView<'a>, OpProblem> {
+        // Never nested: what is written again once more is written under its first identity.
+        if self.kind == REISSUE {
+            return Err(OpProblem::Malformed);
+        }
+        OpView::decode(self.kind, self.flags, self.body)
+    }
+}
+
+/// The kind number of a re-issued op.
+pub const REISSUE: u16 = 6;
 
 /// An op read in place.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -88,6 +130,8 @@ pub enum OpView<'a> {
         /// Canonical JSON.
         payload: &'a str,
     },
+    /// An op of another log. Its own bytes are read by [`Original::op`].
+    Reissue(Original<'a>),
 }
 
 impl<'a> OpView<'a> {
@@ -96,6 +140,9 @@ impl<'a> OpView<'a> {
     /// # Errors
     /// Every variant of [`OpProblem`].
     pub fn decode(kind: u16, flags: u8, body: &'a [u8]) -> Result<Self, OpProblem> {
+        if kind == REISSUE && flags == 0 {
+            return read_original(body).map(Self::Reissue);
+        }
         let Some(kind) = OpKind::from_number(kind) else { return Err(OpProblem::Unknown) };
         if flags != 0 {
             return Err(OpProblem::Unknown);
@@ -121,50 +168,60 @@ impl<'a> OpView<'a> {
         if view.keeps_limits() { Ok(view) } else { Err(OpProblem::Malformed) }
     }
 
-    /// The surface text.
-    pub const fn surface(&self) -> &'a str {
+    /// The surface text, also of a re-issued op; `None` where that is not readable here.
+    pub fn surface(&self) -> Option<&'a str> {
         match self {
             Self::Put { surface, .. }
             | Self::Delete { surface, .. }
             | Self::Fact { surface, .. }
-            | Self::Event { surface, .. } => surface,
+            | Self::Event { surface, .. } => Some(surface),
+            Self::Reissue(original) => original.op().ok()?.surface(),
         }
     }
 
-    /// The row, entity or stream.
-    pub const fn key(&self) -> &'a str {
+    /// The row, entity or stream, also of a re-issued op; `None` where that is not readable here.
+    pub fn key(&self) -> Option<&'a str> {
         match self {
-            Self::Put { key, .. } | Self::Delete { key, .. } | Self::Fact { key, .. } => key,
-            Self::Event { stream, .. } => stream,
+            Self::Put { key, .. } | Self::Delete { key, .. } | Self::Fact { key, .. } => Some(key),
+            Self::Event { stream, .. } => Some(stream),
+            Self::Reissue(original) => original.op().ok()?.key(),
         }
     }
 
-    /// The payload; `None` for a delete.
-    pub const fn payload(&self) -> Option<&'a str> {
+    /// The payload, also of a re-issued op; `None` for a delete.
+    pub fn payload(&self) -> Option<&'a str> {
         match self {
             Self::Put { payload, .. } | Self::Fact { payload, .. } | Self::Event { payload, .. } => {
                 Some(payload)
             }
             Self::Delete { .. } => None,
+            Self::Reissue(original) => original.op().ok()?.payload(),
         }
     }
 
     /// The op as a value of its own, its predecessors resolved; `None` where its surface or
-    /// payload is not one this version would write.
+    /// payload is not one this version would write. Of a re-issued op it is the op within.
     pub fn to_op(&self, own: &LogId) -> Option<Op> {
-        let surface = self.surface().parse().ok()?;
-        let key = self.key().into();
+        if let Self::Reissue(original) = self {
+            return original.op().ok()?.to_op(&original.log);
+        }
+        let surface = self.surface()?.parse().ok()?;
+        let key = self.key()?.into();
         let resolve = |preds: &[Pred]| preds.iter().map(|pred| pred.dot(own)).collect();
-        Some(match self {
+        match self {
             Self::Put { preds, payload, .. } => {
-                Op::Put { surface, key, preds: resolve(preds), payload: Payload::parse(payload).ok()? }
+                let payload = Payload::parse(payload).ok()?;
+                Some(Op::Put { surface, key, preds: resolve(preds), payload })
             }
-            Self::Delete { preds, .. } => Op::Delete { surface, key, preds: resolve(preds) },
-            Self::Fact { payload, .. } => Op::Fact { surface, key, payload: Payload::parse(payload).ok()? },
+            Self::Delete { preds, .. } => Some(Op::Delete { surface, key, preds: resolve(preds) }),
+            Self::Fact { payload, .. } => {
+                Some(Op::Fact { surface, key, payload: Payload::parse(payload).ok()? })
+            }
             Self::Event { payload, .. } => {
-                Op::Event { surface, stream: key, payload: Payload::parse(payload).ok()? }
+                Some(Op::Event { surface, stream: key, payload: Payload::parse(payload).ok()? })
             }
-        })
+            Self::Reissue(_) => None,
+        }
     }
 
     fn keeps_limits(&self) -> bool {
@@ -172,13 +229,13 @@ impl<'a> OpView<'a> {
             Self::Put { preds, .. } | Self::Delete { preds, .. } => {
                 preds.len() <= PREDS_MAX && preds.iter().all(|pred| pred.seq > 0)
             }
-            Self::Fact { .. } | Self::Event { .. } => true,
+            Self::Fact { .. } | Self::Event { .. } | Self::Reissue(_) => true,
         };
         let payload_ok = self.payload().is_none_or(|payload| payload.len() <= PAYLOAD_BYTES_MAX);
         preds_ok
             && payload_ok
-            && self.surface().len() <= SURFACE_BYTES_MAX
-            && (1..=KEY_BYTES_MAX).contains(&self.key().len())
+            && self.surface().is_some_and(|surface| surface.len() <= SURFACE_BYTES_MAX)
+            && self.key().is_some_and(|key| (1..=KEY_BYTES_MAX).contains(&key.len()))
     }
 }
 
@@ -194,6 +251,20 @@ pub fn encode_op(op: &Op, own: &LogId) -> Vec<u8> {
         Op::Fact { key, payload, .. } => codec::encode((surface.as_str(), &**key, payload.as_str())),
         Op::Event { stream, payload, .. } => codec::encode((surface.as_str(), &**stream, payload.as_str())),
     }
+}
+
+/// Encodes the body of the op that writes `original` again.
+pub fn encode_reissue(original: &Original<'_>) -> Vec<u8> {
+    let Original { log, seq, hlc, kind, flags, body } = original;
+    codec::encode((log.to_bytes(), seq.get(), hlc.get(), *kind, *flags, *body))
+}
+
+fn read_original(body: &[u8]) -> Result<Original<'_>, OpProblem> {
+    let (log, seq, hlc, kind, flags, body): ([u8; 40], u64, u64, u16, u8, &[u8]) = read(body)?;
+    if seq == 0 || kind == REISSUE {
+        return Err(OpProblem::Malformed);
+    }
+    Ok(Original { log: LogId::from_bytes(&log), seq: Seq::new(seq), hlc: Hlc::new(hlc), kind, flags, body })
 }
 
 fn read<'a, T: BorrowDecode<'a, ()>>(body: &'a [u8]) -> Result<T, OpProblem> {
@@ -249,7 +320,76 @@ mod tests {
         assert_eq!(OpView::decode(2, 0, &pred_zero), Err(OpProblem::Malformed));
     }
 
+    fn reissue<'a>(body: &'a [u8]) -> Original<'a> {
+        Original { log: log(1), seq: Seq::new(301), hlc: Hlc::new(9_000), kind: 1, flags: 0, body }
+    }
+
+    #[test]
+    fn a_reissued_op_reads_back_as_it_was_with_the_predecessors_of_its_own_log() {
+        let inner = encode_op(&put(), &log(1));
+        let original = reissue(&inner);
+
+        let body = encode_reissue(&original);
+        let view = OpView::decode(REISSUE, 0, &body).unwrap();
+
+        assert_eq!(view, OpView::Reissue(original));
+        assert_eq!(view.to_op(&log(7)), Some(put()), "whatever log carries it");
+        assert_eq!((view.surface(), view.key()), (Some("registry:note"), Some("today")));
+        assert_eq!(view.payload(), Some(r#"{"text":"x"}"#));
+        assert_eq!(original.dot(), Dot { log: log(1), seq: Seq::new(301) });
+        assert!(body.len() <= inner.len() + REISSUE_OVERHEAD_MAX);
+    }
+
+    #[test]
+    fn a_reissue_holds_an_op_of_any_kind_but_no_reissue() {
+        let inner = encode_op(&put(), &log(1));
+        let decode = |original: &Original<'_>| {
+            let body = encode_reissue(original);
+            OpView::decode(REISSUE, 0, &body).map(|view| match view {
+                OpView::Reissue(original) => original.op().map(drop),
+                other => panic!("a reissue was written, not {other:?}"),
+            })
+        };
+        let nested = encode_reissue(&reissue(&inner));
+
+        assert_eq!(decode(&reissue(&inner)), Ok(Ok(())));
+        assert_eq!(decode(&Original { kind: 999, ..reissue(&inner) }), Ok(Err(OpProblem::Unknown)));
+        assert_eq!(decode(&Original { flags: 1, ..reissue(&inner) }), Ok(Err(OpProblem::Unknown)));
+        assert_eq!(decode(&reissue(b"")), Ok(Err(OpProblem::Malformed)));
+        assert_eq!(decode(&Original { kind: REISSUE, ..reissue(&nested) }), Err(OpProblem::Malformed));
+        assert_eq!(Original { kind: REISSUE, ..reissue(&nested) }.op(), Err(OpProblem::Malformed));
+        assert_eq!(decode(&Original { seq: Seq::ZERO, ..reissue(&inner) }), Err(OpProblem::Malformed));
+        assert_eq!(OpView::decode(REISSUE, 1, &nested), Err(OpProblem::Unknown));
+        assert_eq!(OpView::decode(REISSUE, 0, &nested[1..]), Err(OpProblem::Malformed));
+        let unreadable = encode_reissue(&reissue(b""));
+        let view = OpView::decode(REISSUE, 0, &unreadable).unwrap();
+        assert_eq!(
+            (view.surface(), view.key(), view.payload(), view.to_op(&log(1))),
+            (None, None, None, None)
+        );
+    }
+
+    /// Log, seq, hlc, kind, flags and the length of the body at their longest.
+    const REISSUE_OVERHEAD_MAX: usize = 40 + 9 + 9 + 3 + 1 + 9;
+
     proptest! {
+        #[test]
+        fn any_original_reads_back(
+            device in any::<[u8; 32]>(), incarnation in any::<u64>(), seq in 1..=u64::MAX, hlc in any::<u64>(),
+            kind in any::<u16>(), flags in any::<u8>(), body in proptest::collection::vec(any::<u8>(), 0..200),
+        ) {
+            let log = LogId { device: DeviceId::from_bytes(device), incarnation: Incarnation::new(incarnation) };
+            let kind = if kind == REISSUE { 1 } else { kind };
+            let original = Original { log, seq: Seq::new(seq), hlc: Hlc::new(hlc), kind, flags, body: &body };
+
+            let bytes = encode_reissue(&original);
+
+            prop_assert_eq!(OpView::decode(REISSUE, 0, &bytes), Ok(OpView::Reissue(original)));
+            for end in 0..bytes.len() {
+                prop_assert_eq!(OpView::decode(REISSUE, 0, &bytes[..end]), Err(OpProblem::Malformed));
+            }
+        }
+
         #[test]
         fn any_bytes_decode_or_are_refused(kind in 0u16..8, body in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = OpView::decode(kind, 0, &body);

@@ -18,7 +18,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::kin::{Home, command, run};
-use crate::pair::{PATIENCE, device, introduce};
+use crate::pair::{PATIENCE, device, introduce, invite};
 use crate::peers::until_status;
 
 #[test]
@@ -75,8 +75,7 @@ async fn three_nodes_that_deal_out_a_history_end_with_one_root() {
     let nodes: Vec<&Node> = devices.iter().map(|device| &device.node).collect();
     introduce(nodes[0], nodes[1]).await;
     until_status(nodes[1], |status| status.devices.iter().any(|device| device.root.is_some())).await;
-    nodes[0].add_device(nodes[2].device(), "c", Role::Admin).await.unwrap();
-    nodes[2].add_device(nodes[0].device(), "a", Role::Admin).await.unwrap();
+    invite(nodes[0], nodes[2], "c", Role::Admin).await;
     nodes[2].start().await.unwrap();
     for node in [nodes[0], nodes[1]] {
         nodes[2].add_peer(node.local_addr().unwrap().to_string()).await.unwrap();

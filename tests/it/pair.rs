@@ -30,11 +30,16 @@ pub async fn device(name: &str) -> Device {
 }
 
 pub async fn introduce(a: &Node, b: &Node) {
-    a.add_device(b.device(), "b", Role::Admin).await.unwrap();
-    b.add_device(a.device(), "a", Role::Admin).await.unwrap();
+    invite(a, b, "b", Role::Admin).await;
     a.start().await.unwrap();
     b.start().await.unwrap();
     b.add_peer(a.local_addr().unwrap().to_string()).await.unwrap();
+}
+
+/// Hands an invitation over as a pairing does, without the channel.
+pub async fn invite(by: &Node, joiner: &Node, name: &str, role: Role) {
+    let welcome = by.personal().enrol(joiner.device(), name, role).await.unwrap();
+    joiner.adopt(welcome).await.unwrap();
 }
 
 pub async fn until<T>(node: &Node, mut check: impl FnMut() -> Option<T>) -> T {

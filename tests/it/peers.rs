@@ -169,7 +169,7 @@ impl World {
         timeout(PATIENCE, victim.wait_all(Custody::on(1))).await.unwrap().unwrap();
         let secret = [7; 32];
         let rogue = Identity::from_secret(&secret).device();
-        victim.add_device(rogue, "rogue", Role::Member).await.unwrap();
+        victim.personal().enrol(rogue, "rogue", Role::Member).await.unwrap();
         let world = Self { victim, honest, secret, _homes: [a, b] };
         world.goes_on().await;
         until_status(&world.honest, |status| status.devices.len() == 3).await;

@@ -185,22 +185,8 @@ pub enum Conflicts {
 pub enum Devices {
     /// Lists them
     List,
-    /// Shows this device's id, to be added on another device
+    /// Shows this device's id
     Id,
-    /// Adds a device by its id; do the same over there
-    Add(AddDevice),
-}
-
-#[derive(Debug, ClapArgs)]
-pub struct AddDevice {
-    /// What `kinfold devices id` shows on that device
-    pub id: String,
-    /// What to call it
-    #[arg(long)]
-    pub name: Option<String>,
-    /// What it may do
-    #[arg(long, value_enum, default_value_t = Role::Member)]
-    pub role: Role,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -3,14 +3,14 @@
 use std::path::Path;
 
 use kinfold::control::Method;
-use kinfold::control::forms::{AddedForm, DeviceForm, RosterForm};
-use kinfold::control::params::{AddDeviceParams, NoParams, RoleParam};
+use kinfold::control::forms::{DeviceForm, RosterForm};
+use kinfold::control::params::{NoParams, RoleParam};
 use kinfold::node::Node;
 use serde_json::json;
 
-use crate::args::{AddDevice, Devices};
+use crate::args::Devices;
 use crate::failure::Failure;
-use crate::output::{Output, Tone, short_device};
+use crate::output::{Output, short_device};
 use crate::target::Target;
 
 pub async fn run(home: &Path, command: Option<Devices>, output: &Output) -> Result<(), Failure> {
@@ -22,22 +22,12 @@ pub async fn run(home: &Path, command: Option<Devices>, output: &Output) -> Resu
             target.close().await?;
             list(&roster?, output)
         }
-        Devices::Add(add) => {
-            let target = Target::open(home).await?;
-            let added = target.call(Method::AddDevice, &params(add)).await;
-            target.close().await?;
-            tell(&added?, output)
-        }
     }
 }
 
 /// Works beside a running node too: the identity is a file.
 fn tell_id(device_id: &str, output: &Output) -> Result<(), Failure> {
     if output.is_json() { output.json(&json!({ "device_id": device_id })) } else { output.line(device_id) }
-}
-
-fn params(add: AddDevice) -> AddDeviceParams {
-    AddDeviceParams { device_id: add.id, name: add.name, role: add.role.into() }
 }
 
 fn list(roster: &RosterForm, output: &Output) -> Result<(), Failure> {
@@ -55,13 +45,4 @@ fn list(roster: &RosterForm, output: &Output) -> Result<(), Failure> {
         [short_device(&device.device_id), name, role.into(), this.into(), device.device_id.clone()]
     };
     output.table(["device", "name", "role", "", "id"], roster.devices.iter().map(cells).collect())
-}
-
-fn tell(added: &AddedForm, output: &Output) -> Result<(), Failure> {
-    if output.is_json() {
-        return output.json(added);
-    }
-    output.line(format!("{} {}", output.paint(Tone::Good, "added"), added.added))?;
-    output.note("hint: add this device over there too (`kinfold devices id` shows its id)");
-    Ok(())
 }

@@ -5,9 +5,9 @@ use bytes::Bytes;
 use zeroize::Zeroizing;
 
 use super::super::codec;
-use super::{AckFrame, Hello, Message, MessageError, SpaceHello, Standing};
+use super::{AckFrame, Hello, Message, MessageError, SpaceHello};
 use crate::crypto::{EpochKey, ForkWitness};
-use crate::model::{Hlc, KeyId, LogId, RecordHash, ScopeTag, Seq, SpaceId, Tip, TipHash, Wall};
+use crate::model::{KeyId, LogId, RecordHash, ScopeTag, Seq, SpaceId, Tip, TipHash, Wall};
 
 #[derive(Encode, BorrowDecode)]
 struct HelloForm {
@@ -22,10 +22,6 @@ struct HelloForm {
 struct SpaceForm {
     scope: [u8; 16],
     space: [u8; 32],
-    kind: String,
-    proven_count: u32,
-    member_count: u32,
-    founded: u64,
     roster_digest: [u8; 32],
     frontier_digest: [u8; 32],
     echo: Vec<TipForm>,
@@ -87,6 +83,21 @@ struct ForkProofForm {
     witnesses: [[u8; ForkWitness::BYTES]; 2],
 }
 
+#[derive(Encode, BorrowDecode)]
+struct LocateForm {
+    scope: [u8; 16],
+    log: [u8; 40],
+    points: Vec<(u64, [u8; 32])>,
+}
+
+#[derive(Encode, BorrowDecode)]
+struct PartingForm {
+    scope: [u8; 16],
+    log: [u8; 40],
+    common: (u64, [u8; 32]),
+    ends: Vec<[u8; ForkWitness::BYTES]>,
+}
+
 /// Kind and body.
 pub(super) fn write(message: &Message) -> Vec<u8> {
     let mut out = message.kind().to_be_bytes().to_vec();
@@ -124,7 +135,39 @@ pub(super) fn write(message: &Message) -> Vec<u8> {
             codec::encode_into((*scope.as_bytes(), log.to_bytes()), &mut out);
             out.extend_from_slice(bytes);
         }
-        Message::Done { scope } => codec::encode_into(*scope.as_bytes(), &mut out),
+        Message::Locate { scope, log, points } => {
+            let points = points.iter().map(|tip| (tip.seq.get(), *tip.hash.as_bytes())).collect();
+            codec::encode_into(
+                LocateForm { scope: *scope.as_bytes(), log: log.to_bytes(), points },
+                &mut out,
+            );
+        }
+        Message::Parting { scope, log, common, ends } => {
+            let form = PartingForm {
+                scope: *scope.as_bytes(),
+                log: log.to_bytes(),
+                common: (common.seq.get(), *common.hash.as_bytes()),
+                ends: ends.iter().flat_map(|ends| ends.iter().copied()).collect(),
+            };
+            codec::encode_into(form, &mut out);
+        }
+        Message::RotatePropose { scope, n, key, parents } => {
+            // Exactly sized: growing would leave copies of the key behind.
+            out.reserve_exact(16 + 9 + 32 + 9 + 32 * parents.len());
+            codec::encode_into((*scope.as_bytes(), *n), &mut out);
+            out.extend_from_slice(key.expose());
+            let parents: Vec<[u8; 32]> = parents.iter().map(|hash| *hash.as_bytes()).collect();
+            codec::encode_into(parents, &mut out);
+        }
+        Message::RotateConfirm { scope, key_id, signature } => {
+            codec::encode_into((*scope.as_bytes(), *key_id.as_bytes(), **signature), &mut out);
+        }
+        Message::Delegate { scope, digest } => {
+            codec::encode_into((*scope.as_bytes(), *digest), &mut out);
+        }
+        Message::Receipt { scope, digest, signature } => {
+            codec::encode_into((*scope.as_bytes(), *digest, **signature), &mut out);
+        }
         Message::Ping { nonce } | Message::Pong { nonce } => codec::encode_into(*nonce, &mut out),
         Message::Unknown(_) => {}
     }
@@ -134,7 +177,7 @@ pub(super) fn write(message: &Message) -> Vec<u8> {
 /// The message of a kind and body, its rules not yet checked.
 pub(super) fn read(kind: u16, body: &[u8]) -> Result<Message, MessageError> {
     Ok(match kind {
-        HELLO => Message::Hello(decode::<HelloForm>(kind, body)?.try_into()?),
+        HELLO => Message::Hello(decode::<HelloForm>(kind, body)?.into()),
         ROSTER_HAVE => {
             let form: RosterHaveForm = decode(kind, body)?;
             let hashes = form.hashes.into_iter().map(RecordHash::from_bytes).collect();
@@ -175,7 +218,41 @@ pub(super) fn read(kind: u16, body: &[u8]) -> Result<Message, MessageError> {
             let (scope, log) = (ScopeTag::from_bytes(scope), LogId::from_bytes(&log));
             Message::ForkProof { scope, log, bytes: witnesses.concat().into() }
         }
-        DONE => Message::Done { scope: ScopeTag::from_bytes(decode(kind, body)?) },
+        LOCATE => {
+            let LocateForm { scope, log, points } = decode(kind, body)?;
+            let (scope, log) = (ScopeTag::from_bytes(scope), LogId::from_bytes(&log));
+            Message::Locate { scope, log, points: points.into_iter().map(point).collect() }
+        }
+        PARTING => {
+            let PartingForm { scope, log, common, ends } = decode(kind, body)?;
+            let (scope, log) = (ScopeTag::from_bytes(scope), LogId::from_bytes(&log));
+            let ends = match <[_; 2]>::try_from(ends) {
+                Ok(ends) => Some(Box::new(ends)),
+                Err(ends) if ends.is_empty() => None,
+                Err(ends) => return Err(MessageError::TooMany { found: ends.len(), limit: 2 }),
+            };
+            Message::Parting { scope, log, common: point(common), ends }
+        }
+        ROTATE_PROPOSE => {
+            let (scope, n, key, parents): ([u8; 16], u64, [u8; 32], Vec<[u8; 32]>) = decode(kind, body)?;
+            let key = Zeroizing::new(key);
+            let parents = parents.into_iter().map(RecordHash::from_bytes).collect();
+            let scope = ScopeTag::from_bytes(scope);
+            Message::RotatePropose { scope, n, key: EpochKey::from_bytes(*key), parents }
+        }
+        ROTATE_CONFIRM => {
+            let (scope, key_id, signature): ([u8; 16], [u8; 16], [u8; 64]) = decode(kind, body)?;
+            let (scope, key_id) = (ScopeTag::from_bytes(scope), KeyId::from_bytes(key_id));
+            Message::RotateConfirm { scope, key_id, signature: Box::new(signature) }
+        }
+        DELEGATE => {
+            let (scope, digest): ([u8; 16], [u8; 32]) = decode(kind, body)?;
+            Message::Delegate { scope: ScopeTag::from_bytes(scope), digest }
+        }
+        RECEIPT => {
+            let (scope, digest, signature): ([u8; 16], [u8; 32], [u8; 64]) = decode(kind, body)?;
+            Message::Receipt { scope: ScopeTag::from_bytes(scope), digest, signature: Box::new(signature) }
+        }
         PING => Message::Ping { nonce: decode(kind, body)? },
         PONG => Message::Pong { nonce: decode(kind, body)? },
         _ => Message::Unknown(kind),
@@ -198,17 +275,15 @@ impl From<&Hello> for HelloForm {
     }
 }
 
-impl TryFrom<HelloForm> for Hello {
-    type Error = MessageError;
-
-    fn try_from(form: HelloForm) -> Result<Self, MessageError> {
-        Ok(Self {
+impl From<HelloForm> for Hello {
+    fn from(form: HelloForm) -> Self {
+        Self {
             version: form.version,
             features: form.features,
             store_instance: form.store_instance,
             wall: Wall::from_millis(form.wall_ms),
-            spaces: form.spaces.into_iter().map(SpaceHello::try_from).collect::<Result<_, _>>()?,
-        })
+            spaces: form.spaces.into_iter().map(SpaceHello::from).collect(),
+        }
     }
 }
 
@@ -217,10 +292,6 @@ impl From<&SpaceHello> for SpaceForm {
         Self {
             scope: *space.scope.as_bytes(),
             space: *space.space.as_bytes(),
-            kind: space.kind.to_string(),
-            proven_count: space.standing.proven_count,
-            member_count: space.standing.member_count,
-            founded: space.standing.founded.get(),
             roster_digest: space.roster_digest,
             frontier_digest: space.frontier_digest,
             echo: tip_forms(&space.echo),
@@ -229,24 +300,16 @@ impl From<&SpaceHello> for SpaceForm {
     }
 }
 
-impl TryFrom<SpaceForm> for SpaceHello {
-    type Error = MessageError;
-
-    fn try_from(form: SpaceForm) -> Result<Self, MessageError> {
-        Ok(Self {
+impl From<SpaceForm> for SpaceHello {
+    fn from(form: SpaceForm) -> Self {
+        Self {
             scope: ScopeTag::from_bytes(form.scope),
             space: SpaceId::from_bytes(form.space),
-            kind: form.kind.parse().map_err(MessageError::Scope)?,
-            standing: Standing {
-                proven_count: form.proven_count,
-                member_count: form.member_count,
-                founded: Hlc::new(form.founded),
-            },
             roster_digest: form.roster_digest,
             frontier_digest: form.frontier_digest,
             echo: tips(form.echo),
             max_epoch: form.max_epoch,
-        })
+        }
     }
 }
 
@@ -281,6 +344,10 @@ fn tips(forms: Vec<TipForm>) -> Vec<(LogId, Tip)> {
     forms.into_iter().map(tip).collect()
 }
 
+fn point((seq, link): (u64, [u8; 32])) -> Tip {
+    Tip { seq: Seq::new(seq), hash: TipHash::from_bytes(link) }
+}
+
 pub(super) const HELLO: u16 = 1;
 pub(super) const ROSTER_HAVE: u16 = 2;
 pub(super) const RECORDS: u16 = 3;
@@ -291,9 +358,14 @@ pub(super) const KEY_GRANT: u16 = 7;
 pub(super) const KEY_REFUSED: u16 = 8;
 pub(super) const FORK: u16 = 9;
 pub(super) const FORK_PROOF: u16 = 10;
-pub(super) const DONE: u16 = 11;
+pub(super) const LOCATE: u16 = 11;
 pub(super) const PING: u16 = 12;
 pub(super) const PONG: u16 = 13;
+pub(super) const PARTING: u16 = 14;
+pub(super) const ROTATE_PROPOSE: u16 = 15;
+pub(super) const ROTATE_CONFIRM: u16 = 16;
+pub(super) const DELEGATE: u16 = 17;
+pub(super) const RECEIPT: u16 = 18;
 
 #[cfg(test)]
 pub(super) mod tests {
@@ -323,8 +395,6 @@ pub(super) mod tests {
         SpaceHello {
             scope: scope(),
             space: space(),
-            kind: "shared:acme".parse().unwrap(),
-            standing: Standing { proven_count: 2, member_count: 300, founded: Hlc::new(70_000) },
             roster_digest: [0x22; 32],
             frontier_digest: [0x33; 32],
             echo: vec![(log(1), tip(5))],
@@ -364,9 +434,24 @@ pub(super) mod tests {
                 log: log(3),
                 bytes: Bytes::from_static(&[0x99; 2 * ForkWitness::BYTES]),
             },
-            Message::Done { scope: scope() },
+            Message::Locate { scope: scope(), log: log(3), points: vec![tip(4), tip(70_000)] },
             Message::Ping { nonce: 1 },
             Message::Pong { nonce: u64::MAX },
+            Message::Parting {
+                scope: scope(),
+                log: log(3),
+                common: tip(4),
+                ends: Some(Box::new([[0x88; ForkWitness::BYTES], [0x99; ForkWitness::BYTES]])),
+            },
+            Message::RotatePropose {
+                scope: scope(),
+                n: 300,
+                key: EpochKey::from_bytes([0x5b; 32]),
+                parents: vec![RecordHash::from_bytes([1; 32]), RecordHash::from_bytes([2; 32])],
+            },
+            Message::RotateConfirm { scope: scope(), key_id, signature: Box::new([0x66; 64]) },
+            Message::Delegate { scope: scope(), digest: [0x22; 32] },
+            Message::Receipt { scope: scope(), digest: [0x22; 32], signature: Box::new([0x66; 64]) },
         ]
     }
 
@@ -384,7 +469,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_kind_of_a_later_version_is_told_apart_from_a_broken_message() {
-        for kind in [0, 14, u16::MAX] {
+        for kind in [0, 19, u16::MAX] {
             let frame = [&kind.to_be_bytes()[..], b"whatever"].concat();
             let message = Message::decode(&frame).unwrap();
 
@@ -450,22 +535,12 @@ pub(super) mod tests {
     }
 
     fn space_of_any() -> impl Strategy<Value = SpaceHello> {
-        let kind = prop_oneof![Just("personal"), Just("shared:acme"), Just("shared:a.b-c_9")];
-        (any::<[u8; 32]>(), kind, any::<(u32, u32, u64)>(), any::<([u8; 32], [u8; 32], u64)>(), tips_of_any())
-            .prop_map(|(space, kind, standing, (roster_digest, frontier_digest, max_epoch), echo)| {
+        (any::<[u8; 32]>(), any::<([u8; 32], [u8; 32], u64)>(), tips_of_any()).prop_map(
+            |(space, (roster_digest, frontier_digest, max_epoch), echo)| {
                 let space = SpaceId::from_bytes(space);
-                let (proven_count, member_count, founded) = standing;
-                SpaceHello {
-                    scope: space.tag(),
-                    space,
-                    kind: kind.parse().unwrap(),
-                    standing: Standing { proven_count, member_count, founded: Hlc::new(founded) },
-                    roster_digest,
-                    frontier_digest,
-                    echo,
-                    max_epoch,
-                }
-            })
+                SpaceHello { scope: space.tag(), space, roster_digest, frontier_digest, echo, max_epoch }
+            },
+        )
     }
 
     fn message_of_any() -> impl Strategy<Value = Message> {
@@ -510,14 +585,14 @@ pub(super) mod tests {
         }
 
         #[test]
-        fn any_bytes_read_or_are_refused(kind in 0u16..16, body in proptest::collection::vec(any::<u8>(), 0..700)) {
+        fn any_bytes_read_or_are_refused(kind in 0u16..20, body in proptest::collection::vec(any::<u8>(), 0..700)) {
             let _ = Message::decode(&[&kind.to_be_bytes()[..], &body].concat());
         }
 
         /// What is read from a spoiled message keeps the rules, so it can be written again.
         #[test]
         fn a_spoiled_message_reads_by_the_rules_or_is_refused(
-            which in 0usize..13,
+            which in 0usize..18,
             spoils in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..4),
             cut in proptest::option::of(any::<proptest::sample::Index>()),
         ) {

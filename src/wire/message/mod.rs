@@ -5,7 +5,7 @@
 //!
 //! | kind | message | body |
 //! |---|---|---|
-//! | 1 | `Hello` | version u16, features u64, store instance 16, wall ms u64, spaces\[scope 16, space 32, kind str, proven u32, members u32, founded u64, roster digest 32, frontier digest 32, echo tips, max epoch u64\] |
+//! | 1 | `Hello` | version u16, features u64, store instance 16, wall ms u64, spaces\[scope 16, space 32, roster digest 32, frontier digest 32, echo tips, max epoch u64\] |
 //! | 2 | `RosterHave` | scope 16, record hashes\[32\], rising |
 //! | 3 | `Records` | scope 16, records\[bytes\] |
 //! | 4 | `Frontier` | scope 16, tips, is full bool |
@@ -15,9 +15,14 @@
 //! | 8 | `KeyRefused` | scope 16, key id 16 |
 //! | 9 | `Fork` | scope 16, log 40, witness 294 |
 //! | 10 | `ForkProof` | scope 16, log 40, two witnesses 588 |
-//! | 11 | `Done` | scope 16 |
+//! | 11 | `Locate` | scope 16, log 40, points\[seq u64, link 32\], rising |
 //! | 12 | `Ping` | nonce u64 |
 //! | 13 | `Pong` | nonce u64 |
+//! | 14 | `Parting` | scope 16, log 40, common seq u64, common link 32, witnesses\[294\]: none, or the first batch after it and the last |
+//! | 15 | `RotatePropose` | scope 16, n u64, key 32, record hashes\[32\], rising |
+//! | 16 | `RotateConfirm` | scope 16, key id 16, signature 64 |
+//! | 17 | `Delegate` | scope 16, roster digest 32 |
+//! | 18 | `Receipt` | scope 16, roster digest 32, signature 64 |
 //!
 //! `tips` is a list of `log 40, seq u64, link 32`, strictly rising by log; seq 0 goes with a zero
 //! link. `[…]` is a count and the items; integers inside a body are bincode's little-endian
@@ -33,7 +38,7 @@ use thiserror::Error;
 use super::codec::DecodeError;
 use crate::crypto::{EpochKey, ForkWitness};
 use crate::model::limits::{FRAME_BYTES_MAX, LOGS_MAX, RECORD_BYTES_MAX, RECORDS_MAX};
-use crate::model::{Blame, Hlc, KeyId, LogId, RecordHash, Scope, ScopeError, ScopeTag, SpaceId, Tip, Wall};
+use crate::model::{Blame, KeyId, LogId, RecordHash, ScopeTag, SpaceId, Tip, Wall};
 
 /// A frame that is no message, or a message that is no frame.
 #[derive(Debug, Error)]
@@ -92,9 +97,6 @@ pub enum MessageError {
         /// Bytes found.
         found: usize,
     },
-    /// A space whose kind is no scope.
-    #[error("a space was announced with a kind that is no scope")]
-    Scope(#[source] ScopeError),
     /// A space announced under a tag that is not its own.
     #[error("space {space:?} was announced under the tag {found:?}, its own is {expected:?}")]
     ScopeTag {
@@ -184,10 +186,15 @@ pub enum Message {
         /// Two witnesses, one after the other.
         bytes: Bytes,
     },
-    /// I have sent all that you lacked when I last heard of your frontier.
-    Done {
+    /// Ends of my batches of a log of yours or mine: which of them are on your history of it?
+    /// Answered with [`Message::Parting`].
+    Locate {
         /// The space.
         scope: ScopeTag,
+        /// The log.
+        log: LogId,
+        /// Strictly rising by position, at most [`POINTS_MAX`].
+        points: Vec<Tip>,
     },
     /// Answer with a [`Message::Pong`] of the same nonce.
     Ping {
@@ -198,6 +205,54 @@ pub enum Message {
     Pong {
         /// The number asked with.
         nonce: u64,
+    },
+    /// The answer to [`Message::Locate`].
+    Parting {
+        /// The space.
+        scope: ScopeTag,
+        /// The log.
+        log: LogId,
+        /// The greatest of the points that is on my history; [`Tip::NONE`] where none is.
+        common: Tip,
+        /// The signed headers of my first batch after it and of my last one; `None` where I hold
+        /// nothing beyond it.
+        ends: Option<Box<[[u8; ForkWitness::BYTES]; 2]>>,
+    },
+    /// A new key for an epoch, to be confirmed once it is durable.
+    RotatePropose {
+        /// The space.
+        scope: ScopeTag,
+        /// The number of the epoch.
+        n: u64,
+        /// Its key; prints as its id.
+        key: EpochKey,
+        /// The roster heads the proposal is made over, strictly rising.
+        parents: Vec<RecordHash>,
+    },
+    /// I hold the proposed key durably.
+    RotateConfirm {
+        /// The space.
+        scope: ScopeTag,
+        /// The key proposed.
+        key_id: KeyId,
+        /// Over the hash of the proposal.
+        signature: Box<[u8; 64]>,
+    },
+    /// Take over the rotation that is due in this space.
+    Delegate {
+        /// The space.
+        scope: ScopeTag,
+        /// The roster it is due for.
+        digest: [u8; 32],
+    },
+    /// I have taken it over.
+    Receipt {
+        /// The space.
+        scope: ScopeTag,
+        /// The roster it is due for.
+        digest: [u8; 32],
+        /// Over both and the device that asked.
+        signature: Box<[u8; 64]>,
     },
     /// A kind that a later version defines; to be ignored.
     Unknown(u16),
@@ -225,10 +280,6 @@ pub struct SpaceHello {
     pub scope: ScopeTag,
     /// The space.
     pub space: SpaceId,
-    /// What the space is for.
-    pub kind: Scope,
-    /// How established it is: decides between two spaces of one scope.
-    pub standing: Standing,
     /// Digest of the roster held.
     pub roster_digest: [u8; 32],
     /// Digest of the frontier held durably.
@@ -237,17 +288,6 @@ pub struct SpaceHello {
     pub echo: Vec<(LogId, Tip)>,
     /// The greatest lease epoch seen.
     pub max_epoch: u64,
-}
-
-/// How established a space is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Standing {
-    /// Devices that have proven themselves in it.
-    pub proven_count: u32,
-    /// Devices in its roster.
-    pub member_count: u32,
-    /// The stamp of its genesis.
-    pub founded: Hlc,
 }
 
 /// The content of [`Message::Ack`].
@@ -278,9 +318,14 @@ impl Message {
             Self::KeyRefused { .. } => form::KEY_REFUSED,
             Self::Fork { .. } => form::FORK,
             Self::ForkProof { .. } => form::FORK_PROOF,
-            Self::Done { .. } => form::DONE,
+            Self::Locate { .. } => form::LOCATE,
             Self::Ping { .. } => form::PING,
             Self::Pong { .. } => form::PONG,
+            Self::Parting { .. } => form::PARTING,
+            Self::RotatePropose { .. } => form::ROTATE_PROPOSE,
+            Self::RotateConfirm { .. } => form::ROTATE_CONFIRM,
+            Self::Delegate { .. } => form::DELEGATE,
+            Self::Receipt { .. } => form::RECEIPT,
             Self::Unknown(kind) => *kind,
         }
     }
@@ -298,9 +343,14 @@ impl Message {
             Self::KeyRefused { .. } => "key-refused",
             Self::Fork { .. } => "fork",
             Self::ForkProof { .. } => "fork-proof",
-            Self::Done { .. } => "done",
+            Self::Locate { .. } => "locate",
             Self::Ping { .. } => "ping",
             Self::Pong { .. } => "pong",
+            Self::Parting { .. } => "parting",
+            Self::RotatePropose { .. } => "rotate-propose",
+            Self::RotateConfirm { .. } => "rotate-confirm",
+            Self::Delegate { .. } => "delegate",
+            Self::Receipt { .. } => "receipt",
             Self::Unknown(_) => "unknown",
         }
     }
@@ -308,8 +358,8 @@ impl Message {
     /// The frame body; [`Message::Unknown`] gets an empty one.
     ///
     /// # Errors
-    /// Every variant of [`MessageError`] but [`MessageError::TooShort`], [`MessageError::Body`]
-    /// and [`MessageError::Scope`]: what would be refused on the other side is not sent.
+    /// Every variant of [`MessageError`] but [`MessageError::TooShort`] and [`MessageError::Body`]:
+    /// what would be refused on the other side is not sent.
     pub fn encode(&self) -> Result<Bytes, MessageError> {
         self.check()?;
         let bytes = form::write(self);
@@ -354,6 +404,9 @@ impl Message {
         messages
     }
 }
+
+/// Points in one [`Message::Locate`]: a thousand batches part in two questions, a million in four.
+pub const POINTS_MAX: usize = 32;
 
 /// Greatest ack in bytes: leaves a later version room to say more.
 pub const ACK_BYTES_MAX: usize = 1024;

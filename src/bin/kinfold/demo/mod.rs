@@ -16,9 +16,7 @@ use std::time::{Duration, Instant};
 use indicatif::ProgressBar;
 use kinfold::control::Method;
 use kinfold::control::forms::{AddedForm, StatusForm, WaitForm};
-use kinfold::control::params::{
-    AddDeviceParams, AddPeerParams, AppendParams, NoParams, RoleParam, WaitParams,
-};
+use kinfold::control::params::{AddPeerParams, AppendParams, NoParams, WaitParams};
 use thiserror::Error;
 
 use crate::args::Demo;
@@ -149,14 +147,6 @@ impl Running<'_> {
 
     /// Each side adds the other; beta already dials alpha.
     async fn introduce(&self) -> Result<(), Failure> {
-        for (node, other) in [(self.nodes[0], self.nodes[1]), (self.nodes[1], self.nodes[0])] {
-            let params = AddDeviceParams {
-                device_id: other.device_id.clone(),
-                name: Some(other.name.to_owned()),
-                role: RoleParam::Admin,
-            };
-            let _: AddedForm = node.call(Method::AddDevice, &params).await?;
-        }
         let address = AddPeerParams { address: self.nodes[1].listening.clone() };
         let _: AddedForm = self.nodes[0].call(Method::AddPeer, &address).await?;
         Ok(())

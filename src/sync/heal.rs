@@ -1,0 +1,458 @@
+//! Histories of one log that part: where they do, which one stands, what becomes of the other.
+//!
+//! A device whose disk came back from a backup, or of which two copies run, writes places of its log
+//! a second time. When it meets a peer that holds the other history, it asks where the two part
+//! ([`Message::Locate`]), and what it gets is signed by itself, so a peer cannot make it up. It
+//! writes in a new log from then on, signs which history stands (the one it cannot write again,
+//! [`Branch`]), writes its own one again as reissued ops, and drops it. Whoever else holds the
+//! dropped history cuts it off when the record arrives. A removed device's logs are cut the same way.
+
+use super::effect::{Effect, Notice, PeerId, Stored};
+use super::engine::{Engine, STORE_AGAIN_AFTER};
+use super::fork::LookUpReason;
+use super::join::space_write;
+use super::space::{Appended, Then};
+use super::txn::Write;
+use crate::crypto::{BatchHeader, ForkWitness, SealedBatch};
+use crate::model::{LogId, Now, ScopeTag, Seq, SpaceId, Tip, TipHash};
+use crate::oplog::LogChain;
+use crate::roster::{Allowance, Branch, Change};
+use crate::wire::message::POINTS_MAX;
+use crate::wire::op::Original;
+use crate::wire::{Message, SpaceHello};
+
+/// A search for the place where two histories of an own log part.
+pub(super) struct Locating {
+    /// The greatest place known to be on both.
+    low: Tip,
+    /// What was asked last.
+    points: Vec<Tip>,
+    /// Questions left: a peer that answers in circles is not asked for ever.
+    rounds_left: u32,
+}
+
+impl Engine {
+    /// Compares what a peer says it holds of this device's logs with what is here.
+    pub(super) fn doubt_own_logs(&mut self, peer: PeerId, hello: &SpaceHello) {
+        let own = self.identity.device();
+        let Some(state) = self.spaces.get(&hello.space) else { return };
+        let current = state.author.log();
+        let echo: Vec<(LogId, Tip, Tip)> = hello
+            .echo
+            .iter()
+            .filter(|(log, _)| log.device == own)
+            .map(|(log, theirs)| {
+                let ours = if *log == current { state.author.tip() } else { state.durable.tip(log) };
+                (*log, *theirs, ours)
+            })
+            .collect();
+        for (log, theirs, ours) in echo {
+            if theirs.seq > ours.seq {
+                // An old log of this device is fetched like any other.
+                if log == current {
+                    self.locate(peer, hello.space, log);
+                }
+            } else if theirs.seq == ours.seq {
+                if theirs.hash != ours.hash {
+                    self.locate(peer, hello.space, log);
+                }
+            } else if theirs.seq > Seq::ZERO {
+                let why = LookUpReason::Echo { peer, theirs };
+                self.look_up(hello.space, log, vec![theirs.seq], why);
+            }
+        }
+    }
+
+    /// Asks a peer where its history of an own log parts from the one here.
+    pub(super) fn locate(&mut self, peer: PeerId, space: SpaceId, log: LogId) {
+        if log.device != self.identity.device() {
+            return;
+        }
+        let Some(session) = self.session(peer, space) else { return };
+        if session.locating.contains_key(&log) {
+            return;
+        }
+        let locating = Locating { low: Tip::NONE, points: Vec::new(), rounds_left: ROUNDS_MAX };
+        session.locating.insert(log, locating);
+        self.look_for_points(peer, space, log, Seq::ZERO, None);
+    }
+
+    /// Gathers the next points to ask about: spread evenly over what is after `low` and before `high`.
+    fn look_for_points(&mut self, peer: PeerId, space: SpaceId, log: LogId, low: Seq, high: Option<Seq>) {
+        let Some(state) = self.spaces.get(&space) else { return };
+        let end = high.map_or(state.durable.tip(&log).seq, |high| Seq::new(high.get().saturating_sub(1)));
+        let span = end.get().saturating_sub(low.get());
+        let count = span.min(POINTS_MAX as u64);
+        let seqs = (1..=count).map(|index| Seq::new(low.get() + span * index / count)).collect();
+        self.look_up(space, log, seqs, LookUpReason::Points { peer, low });
+    }
+
+    pub(super) fn points_found(
+        &mut self,
+        peer: PeerId,
+        space: SpaceId,
+        log: LogId,
+        low: Seq,
+        batches: &[Option<SealedBatch>],
+    ) {
+        let Some(scope) = self.spaces.get(&space).map(|state| state.tag) else { return };
+        let mut points: Vec<Tip> = batches.iter().flatten().map(end_of).filter(|tip| tip.seq > low).collect();
+        points.dedup();
+        let Some(locating) = self.session(peer, space).and_then(|session| session.locating.get_mut(&log))
+        else {
+            return;
+        };
+        locating.points.clone_from(&points);
+        self.send(peer, &Message::Locate { scope, log, points });
+    }
+
+    /// A peer asks which of these ends of its own log are on the history here.
+    pub(super) fn located(&mut self, peer: PeerId, scope: ScopeTag, log: LogId, points: Vec<Tip>) {
+        let Some(space) = self.shared_space(peer, &scope) else {
+            return self.not_shared(peer, &scope);
+        };
+        let seqs = points.iter().map(|tip| tip.seq).collect();
+        self.look_up(space, log, seqs, LookUpReason::Common { peer, points });
+    }
+
+    pub(super) fn common_found(
+        &mut self,
+        peer: PeerId,
+        space: SpaceId,
+        log: LogId,
+        points: &[Tip],
+        batches: &[Option<SealedBatch>],
+    ) {
+        let shared = points
+            .iter()
+            .zip(batches)
+            .filter(|(point, batch)| batch.as_ref().is_some_and(|batch| end_of(batch) == **point));
+        let common = shared.map(|(point, _)| *point).last().unwrap_or(Tip::NONE);
+        let Some(state) = self.spaces.get(&space) else { return };
+        let end = state.durable.tip(&log).seq;
+        if end > common.seq {
+            let seqs = vec![common.seq.next(), end];
+            self.look_up(space, log, seqs, LookUpReason::Ends { peer, common });
+        } else {
+            let scope = state.tag;
+            self.send(peer, &Message::Parting { scope, log, common, ends: None });
+        }
+    }
+
+    pub(super) fn ends_found(
+        &mut self,
+        peer: PeerId,
+        space: SpaceId,
+        log: LogId,
+        common: Tip,
+        batches: &[Option<SealedBatch>],
+    ) {
+        let Some(scope) = self.spaces.get(&space).map(|state| state.tag) else { return };
+        let [Some(first), Some(last)] = batches else { return };
+        let ends = Some(Box::new([first.witness().to_bytes(), last.witness().to_bytes()]));
+        self.send(peer, &Message::Parting { scope, log, common, ends });
+    }
+
+    /// A peer says where its history of an own log goes on.
+    pub(super) fn parting(
+        &mut self,
+        peer: PeerId,
+        scope: ScopeTag,
+        log: LogId,
+        common: Tip,
+        ends: Option<&[[u8; ForkWitness::BYTES]; 2]>,
+    ) {
+        let Some(space) = self.shared_space(peer, &scope) else {
+            return self.not_shared(peer, &scope);
+        };
+        let Some(session) = self.session(peer, space) else { return };
+        let Some(locating) = session.locating.get_mut(&log) else { return };
+        let is_asked = common == Tip::NONE || locating.points.contains(&common);
+        let common = if common == Tip::NONE { locating.low } else { common };
+        let (true, Some(ends)) = (is_asked, ends) else {
+            // Nothing beyond what is shared: the peer is behind, and that is all.
+            session.locating.remove(&log);
+            return;
+        };
+        locating.low = common;
+        let high = locating.points.iter().map(|tip| tip.seq).find(|seq| *seq > common.seq);
+        let Some([first, last]) = own_witnesses(ends, log, scope, common) else {
+            session.locating.remove(&log);
+            return;
+        };
+        let their_end = Tip { seq: last.0.last(), hash: last.1 };
+        let why = LookUpReason::Judge { peer, common, first: first.1, their_end, high };
+        self.look_up(space, log, vec![common.seq.next()], why);
+    }
+
+    /// Knows now what is here at the place where the peer's history goes on.
+    #[expect(clippy::too_many_arguments, reason = "one answer with everything it was asked for")]
+    pub(super) fn judge(
+        &mut self,
+        now: &Now,
+        peer: PeerId,
+        space: SpaceId,
+        log: LogId,
+        common: Tip,
+        first: TipHash,
+        their_end: Tip,
+        high: Option<Seq>,
+        held: Option<&SealedBatch>,
+    ) {
+        let held = held.filter(|batch| batch.header().first == common.seq.next());
+        if let Some(held) = held.filter(|batch| batch.link() == first) {
+            // The same here: they part further on.
+            let low = end_of(held);
+            let Some(locating) = self.session(peer, space).and_then(|session| session.locating.get_mut(&log))
+            else {
+                return;
+            };
+            locating.low = low;
+            locating.rounds_left = locating.rounds_left.saturating_sub(1);
+            if locating.rounds_left > 0 {
+                return self.look_for_points(peer, space, log, low.seq, high);
+            }
+        }
+        if let Some(session) = self.session(peer, space) {
+            session.locating.remove(&log);
+        }
+        if self.spaces.get(&space).is_some_and(|state| state.author.log() == log) {
+            // Signed by this device, and not in its memory.
+            self.begin_new_log(space);
+        }
+        if held.is_some_and(|batch| batch.link() != first) {
+            self.select(now, space, Branch { log, base: common, tip: their_end });
+        } else if held.is_none() {
+            // What is to come is fetched like any other log.
+            self.tell_frontier(peer, space);
+        }
+    }
+
+    /// Signs which history of an own log stands, unless that is decided already.
+    fn select(&mut self, now: &Now, space: SpaceId, branch: Branch) {
+        let Some(state) = self.spaces.get(&space) else { return };
+        let is_decided =
+            state.roster.branch(&branch.log).is_some_and(|decided| decided.tip.seq > branch.base.seq);
+        if is_decided {
+            return self.enforce(space);
+        }
+        if let Err(why) = self.write_record(now, space, &Change::SelectBranch(branch)) {
+            self.notice(Notice::RecordRefused { space, why: std::sync::Arc::new(why) });
+        }
+    }
+
+    /// Holds every log to what the roster lets stand of it.
+    pub(super) fn enforce(&mut self, space: SpaceId) {
+        let own = self.identity.device();
+        let Some(state) = self.spaces.get(&space).filter(|state| state.is_active) else { return };
+        let mut drops = Vec::new();
+        let mut looks = Vec::new();
+        for (log, tip) in state.durable.iter().map(|(log, tip)| (*log, *tip)) {
+            let allowance = state.roster.allowance(&log);
+            match allowance {
+                // What a removed device wrote stays on its own disk.
+                _ if log.device == own => {}
+                Allowance::All => {}
+                Allowance::UpTo(cut) if tip.seq < cut.seq || tip == cut => {}
+                Allowance::UpTo(cut) if tip.seq == cut.seq => drops.push(log),
+                Allowance::UpTo(cut) => looks.push((log, vec![cut.seq], LookUpReason::Cut { cut })),
+                Allowance::Nothing(_) => drops.push(log),
+            }
+            let Some(branch) = state.roster.branch(&log).filter(|branch| tip.seq > branch.base.seq) else {
+                continue;
+            };
+            let is_seen = state.logs.get(&log).is_some_and(|log| log.branch == Some(branch.tip));
+            if !is_seen && !drops.contains(&log) && !state.reissues.contains_key(&log) {
+                let seqs = vec![branch.base.seq, branch.tip.seq];
+                looks.push((log, seqs, LookUpReason::OnBranch { branch }));
+            }
+        }
+        for log in drops {
+            self.truncate(space, log, Tip::NONE);
+        }
+        for (log, seqs, why) in looks {
+            self.look_up(space, log, seqs, why);
+        }
+    }
+
+    /// Knows now what is here at the end of a removed device's log.
+    pub(super) fn cut_found(&mut self, space: SpaceId, log: LogId, cut: Tip, batch: Option<&SealedBatch>) {
+        let Some(batch) = batch else { return };
+        let (header, end) = (batch.header(), end_of(batch));
+        let to = if end == cut {
+            cut
+        } else if end.seq == cut.seq {
+            // Another history: the right one is fetched.
+            Tip::NONE
+        } else {
+            // An admin's cut is where a batch ends; in the middle of one, all of it goes.
+            Tip { seq: Seq::new(header.first.get() - 1), hash: header.prev }
+        };
+        self.truncate(space, log, to);
+    }
+
+    /// Knows now whether what is here is on the history that stands.
+    pub(super) fn on_branch_found(
+        &mut self,
+        space: SpaceId,
+        branch: Branch,
+        batches: &[Option<SealedBatch>],
+    ) {
+        let own = self.identity.device();
+        let [at_base, at_tip] = batches else { return };
+        let Some(state) = self.spaces.get_mut(&space) else { return };
+        let log = branch.log;
+        let held = state.durable.tip(&log);
+        if state.roster.branch(&log) != Some(branch) || held.seq <= branch.base.seq {
+            return;
+        }
+        state.log(log).branch = Some(branch.tip);
+        if at_tip.as_ref().is_some_and(|batch| end_of(batch) == branch.tip) {
+            return;
+        }
+        let is_base_here = at_base.as_ref().is_some_and(|batch| end_of(batch) == branch.base);
+        // Where not even the base is here, it is a third history.
+        let to = if is_base_here { branch.base } else { Tip::NONE };
+        if log.device == own && log != state.author.log() {
+            state.reissues.insert(log, to);
+            self.emit(Effect::Reissue { space, log, after: to.seq, through: held.seq });
+        } else if log.device != own {
+            self.truncate(space, log, to);
+        }
+    }
+
+    /// Own logs of which a history is dropped that has to be written again first: what a shell asks
+    /// for once it has the state of the space.
+    pub fn to_reissue(&self, space: SpaceId) -> Vec<(LogId, Seq, Seq)> {
+        let Some(state) = self.spaces.get(&space) else { return Vec::new() };
+        state.reissues.iter().map(|(log, to)| (*log, to.seq, state.durable.tip(log).seq)).collect()
+    }
+
+    /// Writes ops of a history that is dropped again, under their original identities.
+    pub(super) fn reissue(&mut self, space: SpaceId, log: LogId, ops: &[Stored], through: Seq) {
+        let Some(state) = self.spaces.get_mut(&space) else { return };
+        if !state.reissues.contains_key(&log) {
+            return;
+        }
+        let first = state.author.next_seq();
+        let drafts: Vec<_> = ops
+            .iter()
+            .map(|op| {
+                state.author.reissue(&Original {
+                    log,
+                    seq: op.seq,
+                    hlc: op.hlc,
+                    kind: op.kind,
+                    flags: op.flags,
+                    body: &op.body,
+                })
+            })
+            .collect();
+        let (tips, runs) = self.store_drafts(space, &drafts);
+        self.then(Then::Appended(Appended {
+            space,
+            token: None,
+            placed: Vec::new(),
+            first,
+            runs,
+            tips,
+            carried: None,
+            reissued: Some((log, through)),
+        }));
+    }
+
+    /// Ops were written again as far as `through`; the rest follows, then the old history is dropped.
+    pub(super) fn reissued(&mut self, space: SpaceId, log: LogId, through: Seq) {
+        let Some(state) = self.spaces.get_mut(&space) else { return };
+        let end = state.durable.tip(&log).seq;
+        if through < end {
+            return self.emit(Effect::Reissue { space, log, after: through, through: end });
+        }
+        if let Some(to) = state.reissues.remove(&log) {
+            self.truncate(space, log, to);
+        }
+    }
+
+    /// A batch does not continue what is held: another history, on one of the two sides.
+    pub(super) fn other_branch(&mut self, peer: PeerId, space: SpaceId, log: LogId, shared: Seq) {
+        let Some(state) = self.spaces.get_mut(&space) else { return };
+        let decided = state.roster.branch(&log);
+        if decided.is_some_and(|branch| shared > branch.base.seq && shared < branch.tip.seq) {
+            // What is held between the two was taken on trust.
+            state.log(log).branch = None;
+            self.enforce(space);
+        }
+        self.ask_fork(peer, space, log, shared);
+    }
+
+    /// Drops what is held of a log after a batch end.
+    pub(super) fn truncate(&mut self, space: SpaceId, log: LogId, to: Tip) {
+        let Some(state) = self.spaces.get_mut(&space) else { return };
+        let held = state.durable.tip(&log);
+        if held.seq <= to.seq || log == state.author.log() {
+            return;
+        }
+        let entry = state.log(log);
+        entry.chain = LogChain::at(to);
+        entry.blocked = None;
+        state.dropped += held.seq.get() - to.seq.get();
+        let row = space_write(state);
+        // Acks are numbered by what is held, which falls now: the greatest number so far is kept.
+        let acks = self.unstored_acks();
+        acks.into_iter().for_each(|ack| self.write(ack));
+        self.write(row);
+        self.write(Write::Truncate { space, log, to });
+        self.then(Then::Truncated { space, log, to, held });
+    }
+
+    /// The end of the log is gone for good: the state is folded anew and everybody is told.
+    pub(super) fn truncated(&mut self, space: SpaceId, log: LogId, to: Tip) {
+        let Some(state) = self.spaces.get_mut(&space) else { return };
+        if state.durable.tip(&log).seq > to.seq {
+            state.durable.set(log, to);
+        }
+        state.folded = None;
+        self.notice(Notice::Truncated { space, log });
+        self.emit(Effect::Refold { space });
+        for peer in self.peers.keys().copied().collect::<Vec<_>>() {
+            let Some(session) = self.session(peer, space) else { continue };
+            session.forget_log(&log);
+            self.tell_frontier(peer, space);
+        }
+    }
+
+    /// The truncation did not become durable: the log is held to its end, and it is tried again.
+    pub(super) fn untruncated(&mut self, now: &Now, space: SpaceId, log: LogId, to: Tip, held: Tip) {
+        let Some(state) = self.spaces.get_mut(&space) else { return };
+        let entry = state.log(log);
+        entry.chain = LogChain::at(held);
+        entry.branch = None;
+        state.dropped -= held.seq.get() - to.seq.get();
+        state.store_again_at = Some(now.uptime + STORE_AGAIN_AFTER);
+    }
+}
+
+/// The end of a batch.
+pub(super) fn end_of(batch: &SealedBatch) -> Tip {
+    Tip { seq: batch.header().last(), hash: batch.link() }
+}
+
+/// The two signed headers of a history of an own log, where they are what they have to be.
+fn own_witnesses(
+    ends: &[[u8; ForkWitness::BYTES]; 2],
+    log: LogId,
+    scope: ScopeTag,
+    common: Tip,
+) -> Option<[(BatchHeader, TipHash); 2]> {
+    let read = |bytes: &[u8; ForkWitness::BYTES]| {
+        let (witness, header) = ForkWitness::parse(bytes).ok()?;
+        let is_good = header.log == log && header.scope == scope && witness.verify().is_ok();
+        is_good.then(|| (header, witness.link()))
+    };
+    let (first, last) = (read(&ends[0])?, read(&ends[1])?);
+    let continues = first.0.first == common.seq.next() && first.0.prev == common.hash;
+    (continues && last.0.last() >= first.0.last()).then_some([first, last])
+}
+
+/// Questions until the place is found: each divides what is left by [`POINTS_MAX`].
+const ROUNDS_MAX: u32 = 16;

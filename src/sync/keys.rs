@@ -1,0 +1,339 @@
+//! Epoch keys: asked for, granted, and rotated.
+//!
+//! A rotation is proposed, confirmed and committed. The coordinator, an admin, hands a fresh key to
+//! every member it reaches, over the authenticated connection; each makes it durable before it
+//! confirms, with its own signature over the hash of the proposal; the record that commits names
+//! who has confirmed. Whoever was away gets the record with the roster and asks for the key.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::effect::{Effect, Notice, PeerId, RequestError, Token};
+use super::engine::Engine;
+use super::space::Then;
+use super::txn::Write;
+use crate::crypto::{EpochKey, verify};
+use crate::model::{DeviceId, Hlc, KeyId, Now, RecordHash, ScopeTag, SpaceId};
+use crate::roster::{Author as RosterAuthor, Confirmation, Proposal, Role};
+use crate::wire::Message;
+
+/// A rotation this device coordinates.
+pub(super) struct Rotation {
+    proposal: Proposal,
+    key: EpochKey,
+    /// Who has been handed the key and has not confirmed.
+    asked: BTreeSet<DeviceId>,
+    confirmations: BTreeMap<DeviceId, [u8; 64]>,
+    /// When it is committed with the confirmations there are.
+    pub commit_at: Duration,
+    token: Option<Token>,
+}
+
+impl Engine {
+    /// Hands a key to a member that may hold it, over this authenticated connection only.
+    pub(super) fn key_request(&mut self, peer: PeerId, scope: ScopeTag, key_id: KeyId) {
+        let Some(space) = self.shared_space(peer, &scope) else {
+            return self.not_shared(peer, &scope);
+        };
+        let Some(state) = self.spaces.get_mut(&space) else { return };
+        let Some(connection) = self.peers.get(&peer) else { return };
+        let may_hold = state.roster.role_of(&connection.device).is_some_and(Role::holds_keys);
+        let is_known = state.roster.knows_key(&key_id);
+        let answer = match state.keys.get(&key_id) {
+            Some(key) if may_hold && is_known => Message::KeyGrant { scope, key: key.clone() },
+            _ => {
+                if may_hold && is_known {
+                    // It is handed on when it arrives.
+                    state.wanted.entry(key_id).or_default().insert(peer);
+                }
+                Message::KeyRefused { scope, key_id }
+            }
+        };
+        self.send(peer, &answer);
+    }
+
+    pub(super) fn key_grant(&mut self, peer: PeerId, scope: ScopeTag, key: EpochKey) {
+        let Some(space) = self.shared_space(peer, &scope) else {
+            return self.not_shared(peer, &scope);
+        };
+        let own = self.identity.device();
+        let Some(state) = self.spaces.get(&space) else { return };
+        let may_hold = state.roster.role_of(&own).is_some_and(Role::holds_keys);
+        if may_hold && state.roster.knows_key(&key.id()) {
+            self.take_key(space, key);
+        }
+    }
+
+    /// Makes a key durable; it counts from then on.
+    pub(super) fn take_key(&mut self, space: SpaceId, key: EpochKey) {
+        let Some(state) = self.spaces.get_mut(&space) else { return };
+        if state.keys.contains_key(&key.id()) || !state.keys_arriving.insert(key.id()) {
+            return;
+        }
+        self.write(Write::Key { space, key: key.clone() });
+        self.then(Then::Key { space, key });
+    }
+
+    /// A key is durable: what it opens is opened, who asked for it gets it, and what waited to be
+    /// sealed is sealed.
+    pub(super) fn key_stored(&mut self, now: &Now, space: SpaceId, key: EpochKey) {
+        let Some(state) = self.spaces.get_mut(&space) else { return };
+        let (id, tag) = (key.id(), state.tag);
+        state.keys_arriving.remove(&id);
+        state.keys.insert(id, key.clone());
+        for log in state.logs.values_mut() {
+            log.parked.remove(&id);
+        }
+        state.recount_parked();
+        let wanted = state.wanted.remove(&id).unwrap_or_default();
+        self.notice(Notice::Key { space, key });
+        self.emit(Effect::CatchUp { space });
+        for peer in wanted {
+            self.key_request(peer, tag, id);
+        }
+        self.confirm_held(space, id);
+        if self.is_awaited(space) {
+            self.seal_drafts(space);
+        }
+        self.acknowledge(now, space);
+    }
+
+    /// Asks a peer for the keys that the roster names and this device lacks.
+    pub(super) fn ask_keys(&mut self, peer: PeerId, space: SpaceId) {
+        let own = self.identity.device();
+        let Some(state) = self.spaces.get(&space) else { return };
+        let Some(device) = self.peers.get(&peer).map(|peer| peer.device) else { return };
+        let holds_keys = |device: &DeviceId| state.roster.role_of(device).is_some_and(Role::holds_keys);
+        if !holds_keys(&own) || !holds_keys(&device) {
+            return;
+        }
+        let scope = state.tag;
+        let missing: Vec<KeyId> = state.roster.key_ids().filter(|id| !state.keys.contains_key(id)).collect();
+        for key_id in missing {
+            self.send(peer, &Message::KeyRequest { scope, key_id });
+        }
+    }
+
+    /// Begins a rotation with everybody who is connected.
+    pub(super) fn rotate(&mut self, now: &Now, space: SpaceId, token: Option<Token>) {
+        let own = self.identity.device();
+        let key = EpochKey::from_bytes(self.entropy());
+        let Some(state) = self.spaces.get_mut(&space).filter(|state| state.is_active) else {
+            return self.fail(token, RequestError::NoSuchSpace);
+        };
+        state.rotate_at = None;
+        let earlier = state.rotation.take();
+        let token = token.or(earlier.and_then(|rotation| rotation.token));
+        let proposal = match state.roster.propose(&own, key.id()) {
+            Ok(proposal) => proposal,
+            Err(why) => return self.fail(token, RequestError::Roster(Arc::new(why))),
+        };
+        let (scope, n, parents) = (state.tag, proposal.n, proposal.parents.clone());
+        let holders: BTreeSet<DeviceId> = state
+            .roster
+            .members()
+            .filter(|member| member.role.holds_keys() && member.device != own)
+            .map(|member| member.device)
+            .collect();
+        let mut asked = BTreeSet::new();
+        for peer in self.peers.keys().copied().collect::<Vec<_>>() {
+            let Some(connection) = self.peers.get(&peer) else { continue };
+            let device = connection.device;
+            if connection.spaces.contains_key(&space) && holders.contains(&device) && asked.insert(device) {
+                let (key, parents) = (key.clone(), parents.clone());
+                self.send(peer, &Message::RotatePropose { scope, n, key, parents });
+            }
+        }
+        let is_alone = asked.is_empty();
+        let commit_at = now.uptime + CONFIRM_WITHIN;
+        let confirmations = BTreeMap::new();
+        if let Some(state) = self.spaces.get_mut(&space) {
+            state.rotation = Some(Rotation { proposal, key, asked, confirmations, commit_at, token });
+        }
+        if is_alone {
+            self.commit_rotation(now, space);
+        }
+    }
+
+    /// An admin hands over a key for the next epoch: it is made durable before it is confirmed.
+    pub(super) fn rotation_proposed(
+        &mut self,
+        peer: PeerId,
+        scope: ScopeTag,
+        n: u64,
+        key: EpochKey,
+        parents: Vec<RecordHash>,
+    ) {
+        let Some(space) = self.shared_space(peer, &scope) else {
+            return self.not_shared(peer, &scope);
+        };
+        let own = self.identity.device();
+        let Some(coordinator) = self.peers.get(&peer).map(|peer| peer.device) else { return };
+        let Some(state) = self.spaces.get_mut(&space) else { return };
+        let proposal = Proposal { n, key_id: key.id(), coordinator, parents };
+        let may_hold = state.roster.role_of(&own).is_some_and(Role::holds_keys);
+        // Another roster there than here: the coordinator goes on without this confirmation.
+        if !may_hold || state.roster.check_proposal(&proposal).is_err() {
+            return;
+        }
+        state.proposed.insert(key.id(), (peer, proposal));
+        if state.keys.contains_key(&key.id()) {
+            return self.confirm_held(space, key.id());
+        }
+        self.take_key(space, key);
+    }
+
+    /// Confirms a proposal whose key is durable here.
+    fn confirm_held(&mut self, space: SpaceId, key_id: KeyId) {
+        let Some(state) = self.spaces.get_mut(&space) else { return };
+        let Some((peer, proposal)) = state.proposed.remove(&key_id) else { return };
+        let scope = state.tag;
+        let signature = Box::new(proposal.confirm(space, &self.identity));
+        self.send(peer, &Message::RotateConfirm { scope, key_id, signature });
+    }
+
+    pub(super) fn rotation_confirmed(
+        &mut self,
+        now: &Now,
+        peer: PeerId,
+        scope: ScopeTag,
+        key_id: KeyId,
+        signature: [u8; 64],
+    ) {
+        let Some(space) = self.shared_space(peer, &scope) else {
+            return self.not_shared(peer, &scope);
+        };
+        let Some(device) = self.peers.get(&peer).map(|peer| peer.device) else { return };
+        let Some(state) = self.spaces.get_mut(&space) else { return };
+        let Some(rotation) = state.rotation.as_mut().filter(|rotation| rotation.proposal.key_id == key_id)
+        else {
+            return;
+        };
+        // Counted once per device, by its own signature over this very proposal.
+        if rotation.asked.remove(&device) {
+            rotation.confirmations.insert(device, signature);
+        }
+        if rotation.asked.is_empty() {
+            self.commit_rotation(now, space);
+        }
+    }
+
+    /// Signs the record with the confirmations there are.
+    pub(super) fn commit_rotation(&mut self, now: &Now, space: SpaceId) {
+        let entropy = self.entropy();
+        let Some(state) = self.spaces.get_mut(&space) else { return };
+        let Some(rotation) = state.rotation.take() else { return };
+        let Rotation { proposal, key, confirmations, token, .. } = rotation;
+        if state.roster.check_proposal(&proposal).is_err() {
+            // The roster has changed meanwhile, perhaps by a removal: the key must not reach whom
+            // it was proposed to before.
+            state.rotation = None;
+            return self.rotate(now, space, token);
+        }
+        let confirmations: Vec<Confirmation> =
+            confirmations.into_iter().map(|(device, signature)| Confirmation { device, signature }).collect();
+        let author = RosterAuthor { identity: &self.identity, key: &key, hlc: Hlc::at(now.wall), entropy };
+        match state.roster.rotate(&author, &proposal, &confirmations) {
+            Ok(bytes) => {
+                self.take_key(space, key);
+                self.admit_own(space, bytes, token);
+            }
+            Err(why) => self.fail(token, RequestError::Roster(Arc::new(why))),
+        }
+    }
+
+    /// Sees whether a rotation is due that this device is to coordinate, and when: the admin that
+    /// was enrolled first goes first, the others wait for it, each a little longer.
+    pub(super) fn plan_rotation(&mut self, now: &Now, space: SpaceId) {
+        let own = self.identity.device();
+        let Some(state) = self.spaces.get_mut(&space).filter(|state| state.is_active) else { return };
+        let age = now.wall.as_millis().saturating_sub(state.roster.rotated_at().millis());
+        let is_due = state.roster.is_rotation_due() || age > EPOCH_AGE_MAX.as_millis() as u64;
+        state.rotate_at = match state.roster.admin_rank(&own) {
+            Some(rank) if is_due && state.rotation.is_none() => {
+                let rank = u32::try_from(rank).unwrap_or(u32::MAX).min(RANK_MAX);
+                Some(state.rotate_at.unwrap_or(now.uptime + ROTATE_AFTER + ROTATE_APART * rank))
+            }
+            _ => None,
+        };
+    }
+
+    /// Asks an admin to coordinate the rotation that is due instead of this device.
+    pub(super) fn delegate(&mut self, space: SpaceId, except: Option<DeviceId>) {
+        let Some(state) = self.spaces.get(&space) else { return };
+        let (scope, digest) = (state.tag, state.roster.digest());
+        let admins: BTreeSet<DeviceId> = state
+            .roster
+            .members()
+            .filter(|member| member.role == Role::Admin && Some(member.device) != except)
+            .map(|member| member.device)
+            .collect();
+        let peer = self.peers.iter().find(|(_, peer)| {
+            peer.is_greeted && peer.spaces.contains_key(&space) && admins.contains(&peer.device)
+        });
+        if let Some(peer) = peer.map(|(id, _)| *id) {
+            self.send(peer, &Message::Delegate { scope, digest });
+        }
+    }
+
+    pub(super) fn delegated(&mut self, now: &Now, peer: PeerId, scope: ScopeTag, digest: [u8; 32]) {
+        let Some(space) = self.shared_space(peer, &scope) else {
+            return self.not_shared(peer, &scope);
+        };
+        let own = self.identity.device();
+        let Some(asker) = self.peers.get(&peer).map(|peer| peer.device) else { return };
+        let Some(state) = self.spaces.get(&space) else { return };
+        let is_ours = state.roster.digest() == digest && state.roster.admin_rank(&own).is_some();
+        if !is_ours || !state.roster.is_rotation_due() {
+            return;
+        }
+        let signature = Box::new(self.identity.sign(&receipt_hash(&space, &digest, &asker)));
+        self.send(peer, &Message::Receipt { scope, digest, signature });
+        self.rotate(now, space, None);
+    }
+
+    pub(super) fn receipt(&mut self, peer: PeerId, scope: ScopeTag, digest: [u8; 32], signature: &[u8; 64]) {
+        let Some(space) = self.shared_space(peer, &scope) else {
+            return self.not_shared(peer, &scope);
+        };
+        let own = self.identity.device();
+        let Some(device) = self.peers.get(&peer).map(|peer| peer.device) else { return };
+        if verify(&device, &receipt_hash(&space, &digest, &own), signature).is_ok() {
+            // Somebody else has it in hand, and has signed so; should it fail, the plan takes over.
+            if let Some(state) = self.spaces.get_mut(&space) {
+                state.rotate_at = state.rotate_at.map(|at| at + CONFIRM_WITHIN);
+            }
+            self.notice(Notice::RotationTaken { space, by: device });
+        }
+    }
+
+    fn fail(&mut self, token: Option<Token>, why: RequestError) {
+        if let Some(token) = token {
+            self.emit(Effect::Failed { token, why });
+        }
+    }
+}
+
+fn receipt_hash(space: &SpaceId, digest: &[u8; 32], asker: &DeviceId) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"kinfold rotation receipt v1");
+    hasher.update(space.as_bytes()).update(digest).update(asker.as_bytes());
+    *hasher.finalize().as_bytes()
+}
+
+/// How long members have to make a proposed key durable and say so.
+const CONFIRM_WITHIN: Duration = Duration::from_secs(3);
+
+/// How long the first admin waits before it rotates by itself: whoever has just removed a device
+/// rotates at once.
+const ROTATE_AFTER: Duration = Duration::from_millis(500);
+
+/// How much longer each further admin waits.
+const ROTATE_APART: Duration = Duration::from_secs(4);
+
+/// Admins whose turns are told apart.
+const RANK_MAX: u32 = 64;
+
+/// How long an epoch lasts where nothing else ends it.
+const EPOCH_AGE_MAX: Duration = Duration::from_secs(90 * 86_400);
