@@ -8,7 +8,7 @@
 //! | 1 | `Hello` | version u8, invite id 2, kind of secret u8 (1 code, 2 link), nonce 32, `pA` 33, name |
 //! | 2 | `Answer` | nonce 32, `pB` 33, role u8, name length u8, name, scope |
 //! | 3 | `Confirm` | 32 |
-//! | 4 | `Grant` | confirm 32, bytes of the sealed welcome u32; the welcome follows outside of frames |
+//! | 4 | `Grant` | confirm 32, port u16, bytes of the sealed welcome u32; the welcome follows outside of frames |
 //! | 5 | `Done` | nothing |
 //!
 //! The last text of a body fills it. What the parts mean is in [`crate::crypto::pairing`].
@@ -85,6 +85,9 @@ pub enum PairFrame {
     Grant {
         /// Its proof.
         confirm: Confirm,
+        /// The UDP port at which it listens for members, on the address of this connection; 0 where
+        /// it does not. A hint: whoever is there must prove to be the inviter.
+        port: u16,
         /// How long the sealed welcome is.
         sealed_bytes: u32,
     },
@@ -118,9 +121,10 @@ impl PairFrame {
                 frame.push(CONFIRM);
                 frame.extend(confirm.as_bytes());
             }
-            Self::Grant { confirm, sealed_bytes } => {
+            Self::Grant { confirm, port, sealed_bytes } => {
                 frame.push(GRANT);
                 frame.extend(confirm.as_bytes());
+                frame.extend(port.to_be_bytes());
                 frame.extend(sealed_bytes.to_be_bytes());
             }
             Self::Done => frame.push(DONE),
@@ -198,6 +202,7 @@ fn read_answer(body: &[u8], malformed: PairFrameError) -> Result<PairFrame, Pair
 fn read_grant(body: &[u8], malformed: PairFrameError) -> Result<PairFrame, PairFrameError> {
     let mut body = Body { bytes: body, malformed };
     let confirm = Confirm::from_bytes(body.take()?);
+    let port = u16::from_be_bytes(body.take()?);
     let sealed_bytes = u32::from_be_bytes(body.take()?);
     if !body.bytes.is_empty() {
         return Err(body.malformed);
@@ -205,7 +210,7 @@ fn read_grant(body: &[u8], malformed: PairFrameError) -> Result<PairFrame, PairF
     if usize::try_from(sealed_bytes).map_or(true, |bytes| bytes > WELCOME_SEALED_BYTES_MAX) {
         return Err(PairFrameError::WelcomeLength { found: sealed_bytes, limit: WELCOME_SEALED_BYTES_MAX });
     }
-    Ok(PairFrame::Grant { confirm, sealed_bytes })
+    Ok(PairFrame::Grant { confirm, port, sealed_bytes })
 }
 
 /// What is left of a body.
@@ -306,7 +311,7 @@ mod tests {
         assert_eq!(spoiled(4, 3), malformed(1));
         let name = PairFrameError::Name(NameError::Control { found: '\u{1b}' });
         assert_eq!(spoiled(hello.len() - 1, 0x1b), name);
-        let grant = [&[GRANT][..], &[0; 32], &[0xff; 4]].concat();
+        let grant = [&[GRANT][..], &[0; 34], &[0xff; 4]].concat();
         let limit = WELCOME_SEALED_BYTES_MAX;
         assert_eq!(
             PairFrame::decode(&grant).unwrap_err(),
@@ -355,7 +360,7 @@ mod tests {
             PairFrame::Hello(hello),
             PairFrame::Answer(answer),
             PairFrame::Confirm(confirm),
-            PairFrame::Grant { confirm, sealed_bytes: 6 },
+            PairFrame::Grant { confirm, port: 7, sealed_bytes: 6 },
             PairFrame::Done,
         ]
     }

@@ -125,6 +125,7 @@ pub struct OpenInvite {
     ttl: Duration,
     events: mpsc::Receiver<InviteEvent>,
     tasks: TaskTracker,
+    cancel: CancellationToken,
     _withdraw_on_drop: DropGuard,
 }
 
@@ -149,14 +150,39 @@ impl OpenInvite {
         self.events.recv().await
     }
 
-    /// Withdraws the invite where it still runs and waits until its port is closed, at most about
-    /// two seconds.
+    /// Withdraws the invite where it still runs and waits until its port is closed.
     pub async fn end(self) {
-        let Self { tasks, _withdraw_on_drop: withdraw, .. } = self;
-        drop(withdraw);
-        if tokio::time::timeout(STOP_WITHIN, tasks.wait()).await.is_err() {
+        self.withdrawal().now().await;
+    }
+
+    /// A way to withdraw it from elsewhere.
+    pub fn withdrawal(&self) -> Withdrawal {
+        Withdrawal { cancel: self.cancel.clone(), tasks: self.tasks.clone() }
+    }
+}
+
+/// Withdraws one invite; clones mean the same one.
+#[derive(Clone, Debug)]
+pub struct Withdrawal {
+    cancel: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Withdrawal {
+    /// Whether the invite is over and its port closed.
+    pub fn is_over(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
+    /// Withdraws it where it still runs and waits until its port is closed, at most two seconds.
+    /// Answers whether there was anything to withdraw.
+    pub async fn now(self) -> bool {
+        let is_running = !self.cancel.is_cancelled();
+        self.cancel.cancel();
+        if tokio::time::timeout(STOP_WITHIN, self.tasks.wait()).await.is_err() {
             debug!("pairing tasks outlived the invite");
         }
+        is_running
     }
 }
 
@@ -206,7 +232,8 @@ pub async fn open_invite(
     let tasks = TaskTracker::new();
     tasks.spawn(run(shared, endpoint, announcement, drivers));
     tasks.close();
-    Ok(OpenInvite { code, link, ttl, events, tasks, _withdraw_on_drop: cancel.drop_guard() })
+    let withdraw_on_drop = cancel.clone().drop_guard();
+    Ok(OpenInvite { code, link, ttl, events, tasks, cancel, _withdraw_on_drop: withdraw_on_drop })
 }
 
 /// What the tasks of one invite share.
@@ -381,7 +408,8 @@ async fn deliver(
     let Ok(sealed_bytes) = u32::try_from(sealed.len()) else { return Err(TurnedAway::NotRecorded) };
 
     let hand_over = async {
-        frames.write(&PairFrame::Grant { confirm, sealed_bytes }).await?;
+        let port = shared.host.port().unwrap_or(0);
+        frames.write(&PairFrame::Grant { confirm, port, sealed_bytes }).await?;
         frames.write_welcome(&sealed).await?;
         match frames.read().await? {
             PairFrame::Done => Ok(()),

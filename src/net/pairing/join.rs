@@ -171,6 +171,8 @@ pub struct Joined {
     pub role: Role,
     /// In which space.
     pub scope: Scope,
+    /// Where the inviter listens for members, if it does.
+    pub address: Option<SocketAddr>,
     /// What the inviter's screen shows too.
     pub phrase: Phrase,
     /// The welcome ([`crate::wire::Welcome`]); wiped when its last clone is dropped.
@@ -244,9 +246,9 @@ pub async fn join(
     }
     match outcome {
         Ok(Arrived { granted, welcome, frames, connection }) => {
-            let Granted { inviter, inviter_name, role, scope, phrase } = granted;
+            let Granted { inviter, inviter_name, role, scope, address, phrase } = granted;
             let receipt = Receipt { frames, connection, endpoint, drivers };
-            Ok(Joined { inviter, inviter_name, role, scope, phrase, welcome, receipt })
+            Ok(Joined { inviter, inviter_name, role, scope, address, phrase, welcome, receipt })
         }
         Err(error) => {
             close(endpoint, drivers).await;
@@ -355,12 +357,18 @@ async fn prove(
     let (waiting, confirm) = joiner.answered(&answer)?;
     frames.write(&PairFrame::Confirm(confirm)).await?;
     *stage = Stage::Confirmed;
-    let PairFrame::Grant { confirm, sealed_bytes } = frames.read().await? else {
+    let PairFrame::Grant { confirm, port, sealed_bytes } = frames.read().await? else {
         return Err(JoinError::OutOfTurn);
     };
     let paired = waiting.check(&confirm)?;
-    let granted =
-        Granted { inviter: found.device, inviter_name: answer.name, role, scope, phrase: paired.phrase() };
+    let granted = Granted {
+        inviter: found.device,
+        inviter_name: answer.name,
+        role,
+        scope,
+        address: (port != 0).then(|| SocketAddr::new(found.address.ip(), port)),
+        phrase: paired.phrase(),
+    };
     Ok(Proven { frames, granted, paired, sealed_bytes })
 }
 
@@ -443,6 +451,7 @@ struct Granted {
     inviter_name: PairingName,
     role: Role,
     scope: Scope,
+    address: Option<SocketAddr>,
     phrase: Phrase,
 }
 

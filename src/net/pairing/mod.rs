@@ -28,7 +28,7 @@ use bytes::Bytes;
 use thiserror::Error;
 
 pub use close::TurnedAway;
-pub use invite::{Delivery, InviteError, InviteEvent, InviteOptions, OpenInvite, open_invite};
+pub use invite::{Delivery, InviteError, InviteEvent, InviteOptions, OpenInvite, Withdrawal, open_invite};
 pub use join::{JoinError, JoinOptions, JoinStep, Joined, Receipt, Target, join};
 pub use link::{Link, LinkProblem};
 
@@ -41,6 +41,9 @@ pub trait PairHost: Send + Sync + 'static {
     /// Records the device durably and answers with its welcome. Asked again for the same device, it
     /// answers again.
     fn enrol(&self, joiner: DeviceId, name: String) -> Enrolling<'_>;
+
+    /// The port at which members reach this device, where it listens for them.
+    fn port(&self) -> Option<u16>;
 }
 
 /// A device being enrolled.

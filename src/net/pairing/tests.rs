@@ -53,6 +53,7 @@ async fn a_typed_code_pairs_two_devices() {
     assert_eq!(joined.inviter, device(INVITER));
     assert_eq!(joined.inviter_name.as_str(), "laptop");
     assert_eq!((joined.role, &joined.scope), (Role::Admin, &Scope::Personal));
+    assert_eq!(joined.address, Some(SocketAddr::new(inviter.address().ip(), MEMBER_PORT)));
     assert_eq!(&joined.welcome[..], WELCOME);
     let phrase = joined.phrase;
     let Some(InviteEvent::Enrolled { device: enrolled, name }) = inviter.open.next().await else { panic!() };
@@ -143,6 +144,7 @@ const JOINER: u8 = 2;
 const RELAY: u8 = 3;
 const OTHER: u8 = 4;
 const WELCOME: &[u8] = b"records and keys";
+const MEMBER_PORT: u16 = 4_433;
 
 /// Records who is enrolled, and refuses when told to.
 pub(super) struct Recorder {
@@ -176,6 +178,10 @@ impl PairHost for Recorder {
             self.enrolled.lock().unwrap().push((joiner, name));
             Ok(self.welcome.clone())
         })
+    }
+
+    fn port(&self) -> Option<u16> {
+        Some(MEMBER_PORT)
     }
 }
 

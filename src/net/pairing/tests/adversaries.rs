@@ -179,7 +179,7 @@ async fn a_rival_that_answers_first_does_not_keep_the_joiner_from_the_inviter() 
         frames.write(&PairFrame::Answer(answer)).await.unwrap();
         frames.read().await.unwrap();
         let confirm = Confirm::from_bytes([0; 32]);
-        frames.write(&PairFrame::Grant { confirm, sealed_bytes: 1 }).await.unwrap();
+        frames.write(&PairFrame::Grant { confirm, port: 0, sealed_bytes: 1 }).await.unwrap();
         connection.closed().await;
         // Refuses whatever comes after.
         rival.endpoint.close(quinn::VarInt::from_u32(0), b"");

@@ -123,11 +123,11 @@ async fn every_way_an_inviter_can_go_wrong_has_its_name() {
     let error = answered(PairFrame::Done, |_| terms()).await;
     assert!(matches!(error, JoinError::OutOfTurn), "{error:?}");
 
-    let unproven = PairFrame::Grant { confirm: Confirm::from_bytes([0; 32]), sealed_bytes: 1 };
+    let unproven = PairFrame::Grant { confirm: Confirm::from_bytes([0; 32]), port: 0, sealed_bytes: 1 };
     let error = answered(unproven, |_| terms()).await;
     assert!(matches!(error, JoinError::Unproven(PairingError::Unproven)), "{error:?}");
 
-    let huge = PairFrame::Grant { confirm: Confirm::from_bytes([0; 32]), sealed_bytes: u32::MAX };
+    let huge = PairFrame::Grant { confirm: Confirm::from_bytes([0; 32]), port: 0, sealed_bytes: u32::MAX };
     let error = answered(huge, |_| terms()).await;
     assert!(matches!(error, JoinError::Frame(PairFrameError::WelcomeLength { .. })), "{error:?}");
 
@@ -197,7 +197,7 @@ async fn grant(fake: &Fake, change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> (Connect
     let (paired, confirm) = inviter.check(&theirs).unwrap();
     let sealed = change(paired.seal(WELCOME, &[8; 32]));
     let sealed_bytes = u32::try_from(sealed.len()).unwrap();
-    frames.write(&PairFrame::Grant { confirm, sealed_bytes }).await.unwrap();
+    frames.write(&PairFrame::Grant { confirm, port: 0, sealed_bytes }).await.unwrap();
     frames.write_welcome(&sealed).await.unwrap();
     (connection, frames)
 }
