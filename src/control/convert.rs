@@ -335,7 +335,7 @@ impl EventCursor {
     }
 }
 
-fn scope_param(scope: &Scope) -> ScopeParam {
+pub(super) fn scope_param(scope: &Scope) -> ScopeParam {
     match scope {
         Scope::Personal => ScopeParam::Personal,
         Scope::Shared(org) => ScopeParam::Org(org.to_string()),

@@ -11,6 +11,7 @@ use super::convert::{EventCursor, event_form, health_form, new_op, peer_forms};
 use super::error::ControlError;
 use super::forms::*;
 use super::method::Method;
+use super::pairing::CancelledForm;
 use super::params::*;
 use super::{APPEND_OPS_MAX, PAGE_BYTES, PAGE_ITEMS_MAX};
 use crate::model::{DeviceId, Dot, Hlc, OpId, Surface, Tier};
@@ -18,8 +19,8 @@ use crate::node::{Custody, NewOp, Node, NodeError, Row, Space};
 
 /// Answers one request.
 ///
-/// `sync.subscribe` and `sync.unsubscribe` need a place to send notices to: call them through a
-/// [`Session`](super::Session).
+/// `sync.subscribe`, `sync.unsubscribe`, `pair.invite` and `pair.join` need a place to send notices
+/// to: call them through a [`Session`](super::Session).
 ///
 /// # Errors
 /// [`ControlError`]: an unknown method, parameters that do not fit, or what the node refused.
@@ -106,8 +107,14 @@ async fn answer(
             let NoParams {} = read_params(method, params)?;
             Ok(to_raw(&version(node)))
         }
+        Method::CancelInvite => {
+            let NoParams {} = read_params(method, params)?;
+            Ok(to_raw(&CancelledForm { cancelled: node.withdraw_invite().await }))
+        }
         // Without a session there is nowhere to send notices to.
-        Method::Subscribe | Method::Unsubscribe => Err(unknown_method(method.name())),
+        Method::Subscribe | Method::Unsubscribe | Method::Invite | Method::Join => {
+            Err(unknown_method(method.name()))
+        }
     }
 }
 

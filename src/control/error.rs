@@ -8,8 +8,11 @@ use serde_json::Value;
 use thiserror::Error;
 
 use super::method::Method;
+use super::pairing::{pair_hint, pair_kind};
+use crate::crypto::pairing::CodeError;
 use crate::model::{Blame, IdError, PayloadError, ScopeError, Surface, SurfaceError};
-use crate::node::NodeError;
+use crate::net::pairing::LinkProblem;
+use crate::node::{NodeError, PairError};
 use crate::store::LockError;
 use crate::sync::{JoinError, RequestError};
 
@@ -123,6 +126,15 @@ pub enum ControlError {
         /// The most.
         limit: usize,
     },
+    /// Text that is no pairing code.
+    #[error(transparent)]
+    BadCode(#[from] CodeError),
+    /// Text that is no invite's link.
+    #[error(transparent)]
+    BadLink(#[from] LinkProblem),
+    /// A pairing was refused or failed.
+    #[error(transparent)]
+    Pair(Box<PairError>),
     /// The node refused.
     #[error(transparent)]
     Node(Box<NodeError>),
@@ -152,6 +164,9 @@ impl ControlError {
             Self::BadCursor { .. } => "BadCursor",
             Self::PageLimit { .. } => "PageLimit",
             Self::TooManySubscriptions { .. } => "TooManySubscriptions",
+            Self::BadCode(_) => "BadCode",
+            Self::BadLink(_) => "BadLink",
+            Self::Pair(error) => pair_kind(error),
             Self::Node(error) => node_kind(error),
             Self::Lost => "Lost",
         }
@@ -160,6 +175,7 @@ impl ControlError {
     /// Who is to change something.
     pub fn blame(&self) -> Blame {
         match self {
+            Self::Pair(error) => error.blame(),
             Self::Node(error) => error.blame(),
             _ => Blame::Local,
         }
@@ -180,6 +196,8 @@ impl ControlError {
             Self::Payload(PayloadError::DuplicateKey { .. }) => {
                 Some("keep one of the two members, readers would disagree about the value".into())
             }
+            Self::BadCode(_) => Some("the other device shows it as XXX-XXX-XXX".into()),
+            Self::Pair(error) => pair_hint(error),
             Self::Node(error) => node_hint(error),
             _ => None,
         }
@@ -273,7 +291,18 @@ pub struct RpcErrorData {
 impl RpcError {
     /// Whether the same request may succeed later without anything being changed by the caller.
     pub fn is_temporary(&self) -> bool {
-        matches!(self.data.kind.as_str(), "TimedOut" | "HomeLocked" | "Lost" | "Stopped")
+        matches!(
+            self.data.kind.as_str(),
+            "TimedOut"
+                | "HomeLocked"
+                | "Lost"
+                | "Stopped"
+                | "InviteNotFound"
+                | "ConnectionLost"
+                | "Busy"
+                | "TooSlow"
+                | "Locked"
+        )
     }
 }
 
@@ -330,7 +359,7 @@ fn surface_kind(error: &SurfaceError) -> &'static str {
     }
 }
 
-fn node_kind(error: &NodeError) -> &'static str {
+pub(super) fn node_kind(error: &NodeError) -> &'static str {
     match error {
         NodeError::NotInitialised { .. } => "NotInitialised",
         NodeError::StoreEmpty { .. } => "StoreEmpty",
@@ -378,7 +407,7 @@ fn node_kind(error: &NodeError) -> &'static str {
     }
 }
 
-fn node_hint(error: &NodeError) -> Option<String> {
+pub(super) fn node_hint(error: &NodeError) -> Option<String> {
     match error {
         NodeError::IdMissing { .. } => Some("add the member, or name the row with \"key\"".into()),
         NodeError::StoreEmpty { .. } => Some(

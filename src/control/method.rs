@@ -35,6 +35,12 @@ pub enum Method {
     AddPeer,
     /// `roster.list` {} → {devices}.
     Roster,
+    /// `pair.invite` {scope?, role?, ttl_ms?} → [`InviteForm`](super::pairing::InviteForm); then notices `pair.event`.
+    Invite,
+    /// `pair.join` {code_or_uri, name?, peer?} → [`JoinedForm`](super::pairing::JoinedForm), after notices `pair.progress`.
+    Join,
+    /// `pair.cancel` {} → {cancelled}, once the invite's port is closed.
+    CancelInvite,
     /// `health.get` {} → [`HealthForm`](super::forms::HealthForm).
     Health,
     /// `node.version` {} → [`VersionForm`](super::forms::VersionForm).
@@ -43,7 +49,7 @@ pub enum Method {
 
 impl Method {
     /// Every method.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 21] = [
         Self::Status,
         Self::Append,
         Self::AppendMany,
@@ -60,6 +66,9 @@ impl Method {
         Self::Peers,
         Self::AddPeer,
         Self::Roster,
+        Self::Invite,
+        Self::Join,
+        Self::CancelInvite,
         Self::Health,
         Self::Version,
     ];
@@ -83,6 +92,9 @@ impl Method {
             Self::Peers => "peers.list",
             Self::AddPeer => "peers.add",
             Self::Roster => "roster.list",
+            Self::Invite => "pair.invite",
+            Self::Join => "pair.join",
+            Self::CancelInvite => "pair.cancel",
             Self::Health => "health.get",
             Self::Version => "node.version",
         }

@@ -14,6 +14,7 @@ pub mod error;
 pub mod forms;
 pub mod line;
 pub mod method;
+pub mod pairing;
 pub mod params;
 #[cfg(unix)]
 pub mod server;

@@ -6,13 +6,14 @@ use std::sync::{Mutex, PoisonError};
 use serde_json::value::RawValue;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::convert::change_form;
 use super::dispatch::{dispatch, read_params, space, to_raw};
 use super::error::{ControlError, RpcError};
 use super::forms::{LaggedForm, SubscribedForm, UnsubscribedForm};
 use super::method::Method;
+use super::pairing;
 use super::params::{SubscribeParams, UnsubscribeParams};
 use super::{NOTICES_MAX, SUBSCRIPTIONS_MAX};
 use crate::model::Surface;
@@ -21,7 +22,7 @@ use crate::node::{Change, Node};
 /// Something a caller asked to be told of.
 #[derive(Clone, Debug)]
 pub struct Notice {
-    /// `sync.changed` or `sync.lagged`.
+    /// `sync.changed`, `sync.lagged`, `pair.event` or `pair.progress`.
     pub method: String,
     /// What happened.
     pub params: Box<RawValue>,
@@ -29,19 +30,26 @@ pub struct Notice {
 
 /// One caller: a connection to the socket, or the command line itself.
 ///
-/// Dropping it ends its subscriptions.
+/// Dropping it ends its subscriptions and withdraws its invite.
 pub struct Session {
     node: Node,
     notices: mpsc::Sender<Notice>,
     subscriptions: Mutex<Vec<(u64, AbortHandle)>>,
     last: AtomicU64,
+    invites: Mutex<JoinSet<()>>,
 }
 
 impl Session {
     /// A caller of `node`, and where its notices arrive: at most [`NOTICES_MAX`] wait there.
     pub fn new(node: Node) -> (Self, mpsc::Receiver<Notice>) {
         let (notices, arriving) = mpsc::channel(NOTICES_MAX);
-        let session = Self { node, notices, subscriptions: Mutex::new(Vec::new()), last: AtomicU64::new(0) };
+        let session = Self {
+            node,
+            notices,
+            subscriptions: Mutex::new(Vec::new()),
+            last: AtomicU64::new(0),
+            invites: Mutex::new(JoinSet::new()),
+        };
         (session, arriving)
     }
 
@@ -58,6 +66,8 @@ impl Session {
         let answer = match Method::from_name(method) {
             Some(Method::Subscribe) => self.subscribe(params).await,
             Some(Method::Unsubscribe) => self.unsubscribe(params),
+            Some(Method::Invite) => self.invite(params).await,
+            Some(Method::Join) => self.join(params).await,
             _ => dispatch(&self.node, method, params).await,
         };
         answer.map_err(RpcError::from)
@@ -75,6 +85,21 @@ impl Session {
         let task = tokio::spawn(forward(subscription, space.changes(), surface, self.notices.clone()));
         subscriptions.push((subscription, task.abort_handle()));
         Ok(to_raw(&SubscribedForm { subscription }))
+    }
+
+    async fn invite(&self, params: Option<&RawValue>) -> Result<Box<RawValue>, ControlError> {
+        let params = read_params(Method::Invite, params)?;
+        let (invite, form) = pairing::invite(&self.node, params).await?;
+        let mut invites = self.invites.lock().unwrap_or_else(PoisonError::into_inner);
+        while invites.try_join_next().is_some() {}
+        invites.spawn(pairing::tell_events(invite, self.notices.clone()));
+        Ok(to_raw(&form))
+    }
+
+    async fn join(&self, params: Option<&RawValue>) -> Result<Box<RawValue>, ControlError> {
+        let params = read_params(Method::Join, params)?;
+        let joined = pairing::join(&self.node, params, self.notices.clone()).await?;
+        Ok(to_raw(&joined))
     }
 
     fn unsubscribe(&self, params: Option<&RawValue>) -> Result<Box<RawValue>, ControlError> {

@@ -7,6 +7,7 @@ pub mod batch;
 pub mod beacon;
 pub mod identity;
 pub mod key;
+pub mod pairing;
 pub mod seal;
 pub mod vault;
 

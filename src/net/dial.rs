@@ -407,7 +407,7 @@ async fn attempt(
     match tokio::time::timeout(ATTEMPT_TIMEOUT, connecting).await {
         Err(_) => Err(DialError::TimedOut),
         Ok(Err(error)) => Err(DialError::of(error, verdict.get())),
-        Ok(Ok(connection)) => match tls::authenticated(&connection) {
+        Ok(Ok(connection)) => match tls::authenticated(&connection, tls::ALPN) {
             Some(device) => Ok((connection, device)),
             None => Err(DialError::Handshake(quinn::ConnectionError::LocallyClosed)),
         },

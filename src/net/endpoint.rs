@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 use zeroize::Zeroizing;
 
-use super::tls::{self, Credentials, Pins};
+use super::tls::{self, Credentials, Pins, Trust};
 use super::{Congestion, NetConfig, NetError};
 use crate::crypto::identity::Identity;
 
@@ -60,7 +60,7 @@ pub(super) fn bind(
     transports: &Transports,
     drivers: TaskTracker,
 ) -> Result<Bound, NetError> {
-    let crypto = tls::server(credentials, pins).map_err(NetError::Tls)?;
+    let crypto = tls::server(credentials, Trust::Pinned(pins)).map_err(NetError::Tls)?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     let mut tokens = ValidationTokenConfig::default();
     // A token outlives the connection and would let an observer link two places.
@@ -205,7 +205,7 @@ fn endpoint_config(identity: &Identity) -> Result<EndpointConfig, NetError> {
     Ok(endpoint)
 }
 
-fn socket(address: SocketAddr) -> Result<UdpSocket, NetError> {
+pub(super) fn socket(address: SocketAddr) -> Result<UdpSocket, NetError> {
     match open(address) {
         Ok(socket) => Ok(socket),
         // A machine without IPv6 still listens where "everywhere" was asked for.
@@ -235,7 +235,7 @@ fn open(address: SocketAddr) -> io::Result<UdpSocket> {
 
 /// Tokio, with quinn's own tasks counted: the socket is free only once they have ended.
 #[derive(Debug)]
-struct TrackedRuntime(TaskTracker);
+pub(super) struct TrackedRuntime(pub(super) TaskTracker);
 
 impl Runtime for TrackedRuntime {
     fn new_timer(&self, at: Instant) -> Pin<Box<dyn AsyncTimer>> {

@@ -139,30 +139,11 @@ impl Discovery {
     }
 
     fn open(&self) -> Result<ServiceDaemon, DiscoveryError> {
-        let daemon =
-            ServiceDaemon::new_with_port(self.shared.config.mdns_port).map_err(DiscoveryError::Responder)?;
-        let (rules, loopback) = (self.shared.config.interfaces.clone(), self.loopback);
-        let is_skipped = IfPredicate::new(move |interface| {
-            interface.is_loopback() && loopback == Loopback::Skip || !rules.permit(&interface.name)
-        });
-        daemon.disable_interface(IfKind::Predicate(is_skipped)).map_err(DiscoveryError::Responder)?;
-        Ok(daemon)
+        responder(self.shared.config.mdns_port, self.shared.config.interfaces.clone(), self.loopback)
     }
 
     fn browse(&self, daemon: ServiceDaemon) -> Result<Session, DiscoveryError> {
-        let local = self.shared.local;
-        let host = format!("{}.local.", self.instance);
-        let properties = self.beacons.properties();
-        let addresses = if local.ip().is_unspecified() { String::new() } else { local.ip().to_string() };
-        let service =
-            ServiceInfo::new(SERVICE, &self.instance, &host, addresses, local.port(), &properties[..]);
-        let mut service = service.map_err(DiscoveryError::Responder)?;
-        if local.ip().is_unspecified() {
-            service = service.enable_addr_auto();
-        }
-        // The name is random: nobody else has it.
-        service.set_requires_probe(false);
-        daemon.register(service).map_err(DiscoveryError::Responder)?;
+        announce(&daemon, SERVICE, &self.instance, self.shared.local, &self.beacons.properties())?;
         // Browsing anew repeats what is known, so that new tags meet old announcements.
         let _ = daemon.stop_browse(SERVICE);
         let events = daemon.browse(SERVICE).map_err(DiscoveryError::Responder)?;
@@ -197,13 +178,7 @@ impl Discovery {
             return debug!(peer = ?device, "too many candidates, announcement ignored");
         }
         self.heard.insert(instance.to_owned(), device);
-        let addresses: Vec<SocketAddr> = service
-            .get_addresses()
-            .iter()
-            .filter(|ip| is_local(&ip.to_ip_addr(), self.loopback))
-            .filter_map(|ip| socket_address(ip, service.get_port()))
-            .take(ADDRESSES_MAX)
-            .collect();
+        let addresses = dialable(service, self.loopback);
         if addresses.is_empty() {
             return;
         }
@@ -238,12 +213,62 @@ impl Discovery {
 
     async fn close(&mut self) {
         self.heard.clear();
-        let Some(session) = self.session.take() else { return };
-        // Says goodbye to the network; a thread that does not answer is left behind.
-        if let Ok(ended) = session.daemon.shutdown() {
-            let _ = tokio::time::timeout(GOODBYE_WITHIN, ended.recv_async()).await;
+        if let Some(session) = self.session.take() {
+            goodbye(session.daemon).await;
         }
     }
+}
+
+/// Starts a responder on the interfaces that may be used.
+pub(super) fn responder(
+    port: u16,
+    rules: InterfaceRules,
+    loopback: Loopback,
+) -> Result<ServiceDaemon, DiscoveryError> {
+    let daemon = ServiceDaemon::new_with_port(port).map_err(DiscoveryError::Responder)?;
+    let is_skipped = IfPredicate::new(move |interface| {
+        interface.is_loopback() && loopback == Loopback::Skip || !rules.permit(&interface.name)
+    });
+    daemon.disable_interface(IfKind::Predicate(is_skipped)).map_err(DiscoveryError::Responder)?;
+    Ok(daemon)
+}
+
+/// Announces `service` at `local` under a random instance name.
+pub(super) fn announce(
+    daemon: &ServiceDaemon,
+    service: &str,
+    instance: &str,
+    local: SocketAddr,
+    properties: &[(String, String)],
+) -> Result<(), DiscoveryError> {
+    let host = format!("{instance}.local.");
+    let addresses = if local.ip().is_unspecified() { String::new() } else { local.ip().to_string() };
+    let info = ServiceInfo::new(service, instance, &host, addresses, local.port(), properties);
+    let mut info = info.map_err(DiscoveryError::Responder)?;
+    if local.ip().is_unspecified() {
+        info = info.enable_addr_auto();
+    }
+    // The name is random: nobody else has it.
+    info.set_requires_probe(false);
+    daemon.register(info).map_err(DiscoveryError::Responder)
+}
+
+/// Says goodbye to the network; a thread that does not answer is left behind.
+pub(super) async fn goodbye(daemon: ServiceDaemon) {
+    if let Ok(ended) = daemon.shutdown() {
+        let _ = tokio::time::timeout(GOODBYE_WITHIN, ended.recv_async()).await;
+    }
+}
+
+/// The addresses of an announcement that may be dialled.
+pub(super) fn dialable(service: &ResolvedService, loopback: Loopback) -> Vec<SocketAddr> {
+    service
+        .get_addresses()
+        .iter()
+        .filter(|ip| is_local(&ip.to_ip_addr(), loopback))
+        .filter_map(|ip| socket_address(ip, service.get_port()))
+        .take(ADDRESSES_MAX)
+        .collect()
 }
 
 /// The next event; waits for ever where there is no session.
@@ -274,7 +299,7 @@ fn is_any_usable(rules: &InterfaceRules, loopback: Loopback) -> bool {
 }
 
 /// Random per start: a name that stays would let an observer follow the device.
-fn instance_name() -> String {
+pub(super) fn instance_name() -> String {
     let mut bytes = [0; 8];
     // The endpoint has drawn entropy before; without it the name would merely be shared.
     let _ = getrandom::fill(&mut bytes);

@@ -15,6 +15,7 @@ mod frame;
 mod interfaces;
 mod link;
 mod mdns;
+pub mod pairing;
 mod peers;
 #[cfg(test)]
 mod tests;
@@ -52,7 +53,7 @@ use dial::Report;
 use endpoint::{Bound, Door, Entry, Transports};
 use mdns::Word;
 use peers::Peers;
-use tls::{Credentials, Verdict};
+use tls::{Credentials, Trust, Verdict};
 
 /// How the network is used. The default suits a desk and a laptop.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -505,7 +506,7 @@ impl Shared {
     }
 
     fn client_config(&self, address: SocketAddr, expect: Option<DeviceId>) -> (quinn::ClientConfig, Verdict) {
-        let (crypto, verdict) = tls::client(&self.credentials, self.pins.clone(), expect)
+        let (crypto, verdict) = tls::client(&self.credentials, Trust::Pinned(self.pins.clone()), expect)
             .expect("the listening side was made of the same parts");
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
         config.transport_config(self.transports.to(address));
@@ -575,7 +576,7 @@ async fn receive(shared: Arc<Shared>, incoming: quinn::Incoming, pass: endpoint:
         () = shared.cancel.cancelled() => return,
     };
     drop(pass);
-    let Some(device) = tls::authenticated(&connection) else {
+    let Some(device) = tls::authenticated(&connection, ALPN) else {
         return connection.close(CloseCode::Violation.into(), b"no protocol agreed");
     };
     shared.enter(connection, device).await;

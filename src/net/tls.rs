@@ -1,6 +1,7 @@
 //! The TLS profile: TLS 1.3, one post-quantum key exchange, both sides pinned, nothing resumed.
 //!
-//! Everything here is stricter than the defaults of rustls and quinn, each by a line of its own.
+//! Pairing uses the same profile with one difference: no device is pinned yet, so every other one is
+//! let in, under another protocol name, and must then prove the code. Everything here is stricter than the defaults of rustls and quinn, each by a line of its own.
 //! Must never accept a certificate without the signature over the handshake: a certificate is
 //! public, and a verifier that skips the signature lets in whoever copied one. See manual/threats.md.
 
@@ -25,6 +26,9 @@ use crate::model::DeviceId;
 /// The application protocol both sides must name.
 pub const ALPN: &[u8] = b"kinfold/1";
 
+/// The application protocol of a pairing.
+pub const PAIR_ALPN: &[u8] = b"kinfold-pair/1";
+
 /// Which devices may connect right now. Clones share one set.
 #[derive(Clone, Debug, Default)]
 pub struct Pins(Arc<RwLock<BTreeSet<DeviceId>>>);
@@ -47,6 +51,24 @@ impl Pins {
     }
 }
 
+/// Whom a side of a handshake lets in, and by that for which protocol.
+#[derive(Clone, Debug)]
+pub(super) enum Trust {
+    /// Devices of a roster: [`ALPN`].
+    Pinned(Pins),
+    /// Every device but this one: [`PAIR_ALPN`], and nothing is granted for having connected.
+    Anyone,
+}
+
+impl Trust {
+    const fn alpn(&self) -> &'static [u8] {
+        match self {
+            Self::Pinned(_) => ALPN,
+            Self::Anyone => PAIR_ALPN,
+        }
+    }
+}
+
 /// A device's key and certificate in the form TLS takes them.
 #[derive(Debug)]
 pub(super) struct Credentials {
@@ -63,13 +85,14 @@ impl Credentials {
 }
 
 /// The listening side: client certificates mandatory, no tickets, no stored sessions, no early data.
-pub(super) fn server(credentials: &Credentials, pins: Pins) -> Result<QuicServerConfig, Error> {
-    let verifier = Arc::new(Verifier::new(credentials.device, pins, None));
+pub(super) fn server(credentials: &Credentials, trust: Trust) -> Result<QuicServerConfig, Error> {
+    let alpn = trust.alpn();
+    let verifier = Arc::new(Verifier::new(credentials.device, trust, None));
     let mut config = rustls::ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
         .with_single_cert(vec![credentials.certificate.clone()], credentials.key.clone_key())?;
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = vec![alpn.to_vec()];
     // Resumption skips the verifiers, so a device removed meanwhile would be let in again.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
@@ -80,17 +103,18 @@ pub(super) fn server(credentials: &Credentials, pins: Pins) -> Result<QuicServer
 /// The dialling side, for one dial: `verdict` tells afterwards why the other side was refused.
 pub(super) fn client(
     credentials: &Credentials,
-    pins: Pins,
+    trust: Trust,
     expect: Option<DeviceId>,
 ) -> Result<(QuicClientConfig, Verdict), Error> {
-    let verifier = Verifier::new(credentials.device, pins, expect);
+    let alpn = trust.alpn();
+    let verifier = Verifier::new(credentials.device, trust, expect);
     let verdict = verifier.verdict.clone();
     let mut config = rustls::ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_client_auth_cert(vec![credentials.certificate.clone()], credentials.key.clone_key())?;
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = vec![alpn.to_vec()];
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;
     config.enable_sni = false;
@@ -98,11 +122,12 @@ pub(super) fn client(
     Ok((config, verdict))
 }
 
-/// The device on the other side of a finished handshake; `None` where TLS left anything open.
-pub(super) fn authenticated(connection: &quinn::Connection) -> Option<DeviceId> {
+/// The device on the other side of a finished handshake; `None` where TLS left anything open or
+/// agreed on another protocol than `alpn`.
+pub(super) fn authenticated(connection: &quinn::Connection, alpn: &[u8]) -> Option<DeviceId> {
     let handshake = connection.handshake_data()?.downcast::<HandshakeData>().ok()?;
     // Two sides that both name no protocol would connect.
-    if handshake.protocol.as_deref() != Some(ALPN) {
+    if handshake.protocol.as_deref() != Some(alpn) {
         return None;
     }
     let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
@@ -130,17 +155,17 @@ impl Verdict {
 #[derive(Debug)]
 struct Verifier {
     own: DeviceId,
-    pins: Pins,
+    trust: Trust,
     expect: Option<DeviceId>,
     verdict: Verdict,
 }
 
 impl Verifier {
-    fn new(own: DeviceId, pins: Pins, expect: Option<DeviceId>) -> Self {
-        Self { own, pins, expect, verdict: Verdict::default() }
+    fn new(own: DeviceId, trust: Trust, expect: Option<DeviceId>) -> Self {
+        Self { own, trust, expect, verdict: Verdict::default() }
     }
 
-    fn pinned(
+    fn trusted(
         &self,
         certificate: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
@@ -152,8 +177,11 @@ impl Verifier {
         if found == self.own {
             return Err(PeerRefused::Itself);
         }
-        if !self.pins.contains(&found) {
-            return Err(PeerRefused::NotPinned { device: found });
+        match &self.trust {
+            Trust::Pinned(pins) if !pins.contains(&found) => {
+                return Err(PeerRefused::NotPinned { device: found });
+            }
+            Trust::Pinned(_) | Trust::Anyone => {}
         }
         match self.expect {
             Some(expected) if expected != found => Err(PeerRefused::AnotherDevice { expected, found }),
@@ -195,7 +223,7 @@ impl ServerCertVerifier for Verifier {
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.pinned(end_entity, intermediates).map_err(|why| self.verdict.refuse(why))?;
+        self.trusted(end_entity, intermediates).map_err(|why| self.verdict.refuse(why))?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -237,7 +265,7 @@ impl ClientCertVerifier for Verifier {
         intermediates: &[CertificateDer<'_>],
         _now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.pinned(end_entity, intermediates).map_err(|why| self.verdict.refuse(why))?;
+        self.trusted(end_entity, intermediates).map_err(|why| self.verdict.refuse(why))?;
         Ok(ClientCertVerified::assertion())
     }
 
@@ -288,20 +316,34 @@ mod tests {
         let certificate = |seed| cert::certificate(&Identity::from_secret(&[seed; 32])).expect("signs");
         let device = |seed| Identity::from_secret(&[seed; 32]).device();
         let pins = Pins::new(BTreeSet::from([device(1), device(2), device(3)]));
-        let verifier = Verifier::new(device(1), pins.clone(), Some(device(2)));
+        let verifier = Verifier::new(device(1), Trust::Pinned(pins.clone()), Some(device(2)));
 
-        assert_eq!(verifier.pinned(&certificate(2), &[]), Ok(()));
+        assert_eq!(verifier.trusted(&certificate(2), &[]), Ok(()));
         let chain = [certificate(3), certificate(4)];
-        assert_eq!(verifier.pinned(&certificate(2), &chain), Err(PeerRefused::Intermediates { found: 2 }));
-        assert_eq!(verifier.pinned(&certificate(1), &[]), Err(PeerRefused::Itself));
+        assert_eq!(verifier.trusted(&certificate(2), &chain), Err(PeerRefused::Intermediates { found: 2 }));
+        assert_eq!(verifier.trusted(&certificate(1), &[]), Err(PeerRefused::Itself));
         let another = PeerRefused::AnotherDevice { expected: device(2), found: device(3) };
-        assert_eq!(verifier.pinned(&certificate(3), &[]), Err(another));
-        assert_eq!(verifier.pinned(&certificate(4), &[]), Err(PeerRefused::NotPinned { device: device(4) }));
+        assert_eq!(verifier.trusted(&certificate(3), &[]), Err(another));
+        assert_eq!(verifier.trusted(&certificate(4), &[]), Err(PeerRefused::NotPinned { device: device(4) }));
         pins.set(BTreeSet::new());
         assert_eq!(
-            verifier.pinned(&certificate(2), &[]),
+            verifier.trusted(&certificate(2), &[]),
             Err(PeerRefused::NotPinned { device: device(2) }),
             "clones share one set"
         );
+    }
+
+    #[test]
+    fn pairing_trusts_every_lone_certificate_but_this_device_s_own() {
+        let certificate = |seed| cert::certificate(&Identity::from_secret(&[seed; 32])).expect("signs");
+        let device = |seed| Identity::from_secret(&[seed; 32]).device();
+        let anyone = Verifier::new(device(1), Trust::Anyone, None);
+        let named = Verifier::new(device(1), Trust::Anyone, Some(device(2)));
+
+        assert_eq!(anyone.trusted(&certificate(2), &[]), Ok(()));
+        assert_eq!(anyone.trusted(&certificate(1), &[]), Err(PeerRefused::Itself));
+        assert_eq!(named.trusted(&certificate(2), &[]), Ok(()));
+        let another = PeerRefused::AnotherDevice { expected: device(2), found: device(3) };
+        assert_eq!(named.trusted(&certificate(3), &[]), Err(another));
     }
 }

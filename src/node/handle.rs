@@ -13,6 +13,7 @@ use super::core::{Core, Indexes, Job, Parts, RecentOps};
 use super::error::NodeError;
 use super::home;
 use super::index::Index;
+use super::pairing::Pairing;
 use super::space::{Place, Space};
 use super::types::{Custody, Round, SafeToSleep, Status};
 use crate::clock;
@@ -45,6 +46,7 @@ struct Inner {
     pins: Pins,
     version: watch::Receiver<u64>,
     recent: RecentOps,
+    pairing: Pairing,
 }
 
 /// The network's own threads: an application's blocking task does not stall a handshake, and each
@@ -367,6 +369,21 @@ impl Node {
         &self.0.identity
     }
 
+    pub(super) fn pairing(&self) -> &Pairing {
+        &self.0.pairing
+    }
+
+    pub(super) fn net_config(&self) -> NetConfig {
+        self.0.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Dials `device` there, once the network runs.
+    pub(super) fn dial(&self, address: SocketAddr, device: DeviceId) {
+        if let Some(net) = self.0.net.read().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            net.dial(vec![address], Some(device));
+        }
+    }
+
     /// Asks the engine for something that has no result but its end.
     pub(super) async fn request(
         &self,
@@ -505,6 +522,7 @@ fn open(builder: NodeBuilder) -> Result<Node, NodeError> {
         pins,
         version,
         recent,
+        pairing: Pairing::default(),
     })))
 }
 

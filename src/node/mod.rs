@@ -10,6 +10,7 @@ mod handle;
 mod home;
 mod index;
 mod members;
+mod pairing;
 mod read;
 mod space;
 mod status;
@@ -18,6 +19,7 @@ mod types;
 pub use error::NodeError;
 pub use handle::{Node, NodeBuilder};
 pub use members::Welcome;
+pub use pairing::{Membership, PairError};
 pub use space::Space;
 pub use types::{
     Appended, Change, ConnectionRefusal, Custody, DeviceStatus, HealthReason, NewOp, Round, Row, RowValue,

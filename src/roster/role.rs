@@ -33,7 +33,7 @@ impl Role {
         }
     }
 
-    pub(super) const fn to_byte(self) -> u8 {
+    pub(crate) const fn to_byte(self) -> u8 {
         match self {
             Self::Admin => 1,
             Self::Member => 2,
@@ -41,7 +41,7 @@ impl Role {
         }
     }
 
-    pub(super) const fn from_byte(byte: u8) -> Option<Self> {
+    pub(crate) const fn from_byte(byte: u8) -> Option<Self> {
         match byte {
             1 => Some(Self::Admin),
             2 => Some(Self::Member),

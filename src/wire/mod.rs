@@ -1,4 +1,4 @@
-//! Byte forms: ops, batch bodies, acks, messages. The only module that names bincode.
+//! Byte forms: ops, batch bodies, acks, messages, pairing. The only module that names bincode.
 //!
 //! Every decoder takes bytes whose length a caller has bounded, demands that all of them are
 //! used, and allocates no more than a small multiple of what it was given. What is hashed or
@@ -10,9 +10,13 @@ pub mod body;
 pub mod codec;
 pub mod message;
 pub mod op;
+pub mod pairing;
+pub mod welcome;
 
 pub use ack::{Ack, AckError, AckFields};
 pub use body::{BodyError, BodyReader, BodyWriter, FrameView};
 pub use codec::DecodeError;
 pub use message::{AckFrame, Hello, Message, MessageError, SpaceHello};
 pub use op::{OpProblem, OpView, Original, Pred, REISSUE};
+pub use pairing::{PairFrame, PairFrameError};
+pub use welcome::{Welcome, WelcomeError};

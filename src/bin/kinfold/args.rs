@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
-use kinfold::control::params::RoleParam;
+use kinfold::control::params::{RoleParam, ScopeParam};
 
 /// Your devices, one state: peer-to-peer sync without a server.
 #[derive(Debug, Parser)]
@@ -27,6 +27,10 @@ pub enum Command {
     Init(Init),
     /// Runs the node in the foreground until Ctrl-C or SIGTERM
     Up(Up),
+    /// Shows a code that lets another device into a space
+    Invite(Invite),
+    /// Joins with the code or link that another device shows
+    Join(Join),
     /// Sets a row, or states a fact
     Put(Put),
     /// Shows a row's value
@@ -83,6 +87,32 @@ pub struct Up {
     /// Dials this HOST:PORT whenever it is not connected; may be given again
     #[arg(long, value_name = "ADDR")]
     pub peer: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Invite {
+    /// What the other device may do [default: admin in the personal space, else member]
+    #[arg(long, value_enum)]
+    pub role: Option<Role>,
+    /// Into which space: personal, or an organisation's name [default: personal]
+    #[arg(long, value_name = "SPACE", value_parser = scope)]
+    pub space: Option<ScopeParam>,
+    /// Leaves the QR code out
+    #[arg(long)]
+    pub no_qr: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Join {
+    /// XXX-XXX-XXX, or the link that begins with kinfold:
+    #[arg(value_name = "CODE|LINK")]
+    pub code_or_uri: String,
+    /// What the other devices call this one [default: its name, or the host's]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Looks for the invite at this HOST:PORT too
+    #[arg(long, value_name = "ADDR")]
+    pub peer: Option<String>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -230,6 +260,14 @@ fn duration(text: &str) -> Result<Duration, humantime::DurationError> {
     }
 }
 
+fn scope(text: &str) -> Result<ScopeParam, kinfold::model::ScopeError> {
+    let scope = match text {
+        "personal" => ScopeParam::Personal,
+        name => ScopeParam::Org(name.strip_prefix("shared:").unwrap_or(name).to_owned()),
+    };
+    scope.to_scope().map(|_| scope)
+}
+
 fn listen_address(text: &str) -> Result<SocketAddr, std::net::AddrParseError> {
     match text.trim_start_matches(':').parse::<u16>() {
         Ok(port) => Ok(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port)),
@@ -254,6 +292,14 @@ mod tests {
         assert_eq!(listen_address(":4433"), "[::]:4433".parse());
         assert_eq!(listen_address("127.0.0.1:0"), "127.0.0.1:0".parse());
         assert!(listen_address("localhost").is_err());
+    }
+
+    #[test]
+    fn a_space_is_personal_or_an_organisation_s() {
+        assert_eq!(scope("personal"), Ok(ScopeParam::Personal));
+        assert_eq!(scope("acme"), Ok(ScopeParam::Org("acme".into())));
+        assert_eq!(scope("shared:acme"), scope("acme"));
+        assert!(scope("Not A Name").is_err());
     }
 
     #[test]

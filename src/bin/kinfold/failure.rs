@@ -59,6 +59,10 @@ pub enum Failure {
     NobodyReached { seconds: u64 },
     #[error("not safe yet: {unheld} ops are on no other device")]
     NotSafe { unheld: u64 },
+    #[error("{message}")]
+    InviteEnded { message: String },
+    #[error("the invite was withdrawn, nobody joined")]
+    InviteWithdrawn,
     #[error("the terminal or file cannot be written")]
     Output(#[source] io::Error),
     /// The reader of the output has gone.
@@ -144,6 +148,8 @@ impl Failure {
             | Self::Output(_)
             | Self::Pipe
             | Self::Interrupted { .. }
+            | Self::InviteEnded { .. }
+            | Self::InviteWithdrawn
             | Self::StopCutShort
             | Self::Runtime { .. } => return None,
         })

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use kinfold::model::DeviceId;
 use kinfold::node::Node;
 use serde::Serialize;
 
@@ -20,22 +21,33 @@ pub fn resolve(named: Option<PathBuf>) -> Result<PathBuf, Failure> {
 /// Makes a device in an empty or absent directory.
 pub fn init(home: &Path, name: Option<String>, output: &Output) -> Result<(), Failure> {
     #[derive(Serialize)]
-    struct Made<'a> {
+    struct Report<'a> {
         device_id: String,
         name: &'a str,
         home: &'a Path,
     }
+    let made = make(home, name)?;
+    if output.is_json() {
+        let device_id = made.device.to_string();
+        return output.json(&Report { device_id, name: &made.name, home });
+    }
+    output.line(format!("{} {} in {}", output.paint(Tone::Good, "made"), made.name, home.display()))?;
+    output.line(format!("device {}", made.device))?;
+    output.note("hint: `kinfold invite` here and `kinfold join CODE` on the other device pair the two");
+    Ok(())
+}
+
+/// A new device.
+pub struct Made {
+    pub device: DeviceId,
+    pub name: String,
+}
+
+/// Makes a device, called like the host where no name is given.
+pub fn make(home: &Path, name: Option<String>) -> Result<Made, Failure> {
     let name = name.unwrap_or_else(host_name);
     let device = Node::init(home, &name)?;
-    if output.is_json() {
-        return output.json(&Made { device_id: device.to_string(), name: &name, home });
-    }
-    output.line(format!("{} {name} in {}", output.paint(Tone::Good, "made"), home.display()))?;
-    output.line(format!("device {device}"))?;
-    output.note(
-        "hint: `kinfold devices add ID` on this device and on the other one, then `kinfold up` on both",
-    );
-    Ok(())
+    Ok(Made { device, name })
 }
 
 fn platform(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {

@@ -11,6 +11,8 @@ mod demo;
 mod devices;
 mod failure;
 mod home;
+mod invite;
+mod join;
 mod output;
 mod rows;
 mod state;
@@ -65,6 +67,8 @@ async fn run(args: Args, output: &Output) -> Result<(), Failure> {
     match args.command {
         Command::Init(init) => home::init(&home()?, init.name, output),
         Command::Up(up) => up::run(&home()?, up, output).await,
+        Command::Invite(invite) => invite::run(&home()?, invite, output).await,
+        Command::Join(join) => join::run(&home()?, join, output).await,
         Command::Put(put) => rows::put(&home()?, put, output).await,
         Command::Get(get) => rows::get(&home()?, get, output).await,
         Command::List(list) => rows::list(&home()?, list, output).await,

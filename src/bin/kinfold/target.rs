@@ -1,6 +1,7 @@
 //! Where a command goes: to the node that runs in this home, or to one opened for the moment.
 
 use std::path::Path;
+use std::pin::pin;
 use std::time::Duration;
 
 use kinfold::control::{Client, Method, Notice, Session};
@@ -74,10 +75,27 @@ impl Target {
     /// Calls a method and leaves its answer as text.
     pub async fn call_raw(&self, method: Method, params: &impl Serialize) -> Result<Box<RawValue>, Failure> {
         let params = to_raw_value(params).map_err(Failure::Answer)?;
-        match &self.place {
-            Place::Running(client) => Ok(client.call(method.name(), &params).await?),
-            Place::Own(session) => Ok(session.call(method.name(), Some(&params)).await?),
-        }
+        self.place.call(method, &params).await
+    }
+
+    /// Calls a method and passes on the notices that arrive until it answers.
+    pub async fn call_heard<R: DeserializeOwned>(
+        &mut self,
+        method: Method,
+        params: &impl Serialize,
+        hear: impl Fn(Notice),
+    ) -> Result<R, Failure> {
+        let params = to_raw_value(params).map_err(Failure::Answer)?;
+        let mut call = pin!(self.place.call(method, &params));
+        let answer = loop {
+            tokio::select! {
+                biased;
+                // Losing the race leaves the notice in its channel; the call goes on where it was.
+                Some(notice) = self.notices.recv() => hear(notice),
+                answer = &mut call => break answer?,
+            }
+        };
+        serde_json::from_str(answer.get()).map_err(Failure::Answer)
     }
 
     /// The next notice of a subscription; `None` once the node has gone.
@@ -90,6 +108,15 @@ impl Target {
         match self.place {
             Place::Running(_) => Ok(()),
             Place::Own(session) => Ok(session.node().stop().await?),
+        }
+    }
+}
+
+impl Place {
+    async fn call(&self, method: Method, params: &RawValue) -> Result<Box<RawValue>, Failure> {
+        match self {
+            Self::Running(client) => Ok(client.call(method.name(), params).await?),
+            Self::Own(session) => Ok(session.call(method.name(), Some(params)).await?),
         }
     }
 }

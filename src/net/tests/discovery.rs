@@ -56,7 +56,7 @@ fn space(n: u8) -> BeaconSpace {
 }
 
 /// Whether a datagram to the group comes back on loopback.
-fn multicast_is_available() -> bool {
+pub(in crate::net) fn multicast_is_available() -> bool {
     let group = std::net::Ipv4Addr::new(224, 0, 0, 251);
     let here = std::net::Ipv4Addr::LOCALHOST;
     let probe = || -> std::io::Result<usize> {

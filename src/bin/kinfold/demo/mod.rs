@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use indicatif::ProgressBar;
 use kinfold::control::Method;
 use kinfold::control::forms::{AddedForm, StatusForm, WaitForm};
+use kinfold::control::pairing::{InviteForm, InviteParams, JoinParams, JoinedForm};
 use kinfold::control::params::{AddPeerParams, AppendParams, NoParams, WaitParams};
 use thiserror::Error;
 
@@ -145,8 +146,14 @@ impl Running<'_> {
         Ok(Report { phases, handovers, alpha, beta, addresses, tree })
     }
 
-    /// Each side adds the other; beta already dials alpha.
+    /// Pairs the two as people do: one shows a code, the other types it. Discovery is the only thing
+    /// left out, so beta is told where the invite listens; it already dials alpha.
     async fn introduce(&self) -> Result<(), Failure> {
+        let [alpha, beta] = self.nodes;
+        let invite: InviteForm = alpha.call(Method::Invite, &InviteParams::default()).await?;
+        let peer = invite.addresses.into_iter().next();
+        let params = JoinParams { code_or_uri: invite.code, name: None, peer };
+        let _: JoinedForm = beta.call(Method::Join, &params).await?;
         let address = AddPeerParams { address: self.nodes[1].listening.clone() };
         let _: AddedForm = self.nodes[0].call(Method::AddPeer, &address).await?;
         Ok(())
