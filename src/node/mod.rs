@@ -9,6 +9,8 @@ mod error;
 mod handle;
 mod home;
 mod index;
+#[cfg_attr(not(test), expect(dead_code, reason = "asked when opening a home can begin new logs"))]
+mod marker;
 mod read;
 mod status;
 mod types;
