@@ -93,7 +93,7 @@ impl Bench {
         let mut sealed = Vec::new();
         for group in self.ops.chunks(2_048) {
             for op in group {
-                author.draft(op.clone(), Seen::default(), None, &now);
+                author.draft(op.clone(), Seen::default(), &now);
             }
             let batches =
                 author.seal(&self.identity, &mut sealer, &self.key, self.space.tag(), 1, &mut || {

@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot, watch};
+use tracing::warn;
 
 use super::core::{Core, Indexes, Job, Parts, RecentOps};
 use super::error::NodeError;
 use super::home;
 use super::index::Index;
+use super::marker::{self, Past};
 use super::pairing::Pairing;
 use super::space::{Place, Space};
 use super::types::{Custody, Round, SafeToSleep, Status};
@@ -21,7 +23,7 @@ use crate::crypto::Identity;
 use crate::model::{DeviceId, Dot, LogId, OpId, Scope, Seq, SpaceId};
 use crate::net::{BatchSource, Loopback, Mdns, Net, NetConfig, NetEvent, Pins, SourceError};
 use crate::store::{Blocks, HomeLock, KeyRing, Store, StoreError};
-use crate::sync::{Counters, Engine, Input, Loaded, Token};
+use crate::sync::{Counters, Effect, Engine, Input, Loaded, Token};
 
 /// A node: one device, its store, and (once started) its network.
 ///
@@ -462,8 +464,15 @@ fn open(builder: NodeBuilder) -> Result<Node, NodeError> {
         Some(open_store) => open_store(&local_key)?,
         None => Store::open(&home.join("store"), &local_key)?,
     };
-    let instance = *clock::entropy().first_chunk().expect("32 bytes hold 16");
-    let engine = Engine::new(Arc::clone(&identity), instance, loaded)?;
+    let past = marker::check(&home, &store)?;
+    let unmarked = *clock::entropy().first_chunk().expect("32 bytes hold 16");
+    let instance = store.mark()?.map_or(unmarked, |mark| mark.instance);
+    let mut engine = Engine::new(Arc::clone(&identity), instance, loaded)?;
+    if let Past::InDoubt(why) = past {
+        warn!(%why, "this home was restored or copied; writing new logs from here on");
+        begin_anew(&mut engine, &store)?;
+        marker::renew(&home, &store)?;
+    }
     let personal = engine.personal().ok_or_else(|| NodeError::StoreEmpty { home: home.clone() })?;
 
     let runtime = NetRuntime::new().map_err(|source| NodeError::HomeFile { path: home.clone(), source })?;
@@ -524,6 +533,21 @@ fn open(builder: NodeBuilder) -> Result<Node, NodeError> {
         recent,
         pairing: Pairing::default(),
     })))
+}
+
+/// Begins a new log in every space, before anything is written: what was written since the backup
+/// may lie with others, in the places that would come next.
+fn begin_anew(engine: &mut Engine, store: &Store) -> Result<(), NodeError> {
+    let effects = engine.step(&clock::now(), Input::Doubt);
+    for effect in effects {
+        if let Effect::Persist(txn) = effect {
+            let id = txn.id;
+            store.commit(&[txn])?;
+            // What it asks for beside is done by the loop when it begins.
+            drop(engine.step(&clock::now(), Input::Persisted(id)));
+        }
+    }
+    Ok(())
 }
 
 /// The store as the network reads from it.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use super::error::NodeError;
+use super::marker;
 use crate::clock;
 use crate::crypto::{EpochKey, Identity};
 use crate::model::{DeviceId, Hlc, Incarnation, LogId, RecordHash, Scope, Seq};
@@ -37,12 +38,14 @@ pub(super) fn init(home: &Path, name: &str) -> Result<DeviceId, NodeError> {
     create_private_dir(&store_dir).map_err(file_error(&store_dir))?;
     let (store, _) = Store::open(&store_dir, &local_key(&identity))?;
     store.commit(&[found_personal(&identity, name)?])?;
+    marker::renew(home, &store)?;
 
     // The identity comes last: a home without one is a home that was never finished.
     let certificate = net::certificate(&identity).map_err(net::NetError::Certificate)?;
     write_private(&home.join("identity.cert"), &certificate).map_err(file_error(home))?;
     let key_path = identity_path(home);
     write_private(&key_path, &identity.to_pkcs8()).map_err(file_error(&key_path))?;
+    marker::exclude_from_backups(&key_path);
     Ok(identity.device())
 }
 

@@ -9,6 +9,7 @@ mod error;
 mod handle;
 mod home;
 mod index;
+mod marker;
 mod members;
 mod pairing;
 mod read;
@@ -18,7 +19,7 @@ mod types;
 
 pub use error::NodeError;
 pub use handle::{Node, NodeBuilder};
-pub use members::Welcome;
+pub use members::{RemovedDevice, SpaceInfo, Welcome};
 pub use pairing::{Membership, PairError};
 pub use space::Space;
 pub use types::{

@@ -17,6 +17,7 @@ pub mod fault;
 mod index;
 mod load;
 mod lock;
+mod mark;
 mod pack;
 mod read;
 mod snapshot;
@@ -39,6 +40,7 @@ pub use blocks::{BLOCK_CACHE_BYTES, Blocks, KeyRing, OpAt, ReadError};
 pub use disk::panic_becomes_error;
 pub use error::{Part, StoreError};
 pub use lock::{HomeLock, LockError};
+pub use mark::StoreMark;
 pub use read::Run;
 pub use snapshot::{NoSnapshot, SNAPSHOT_CHUNK_BYTES_MAX, SnapshotError, Truncations};
 
@@ -129,6 +131,11 @@ impl Store {
             doubt: Mutex::new(None),
         }));
         Ok((store, loaded))
+    }
+
+    /// Its file; `None` on a backend of its own.
+    pub fn path(&self) -> Option<PathBuf> {
+        self.0.snapshots.as_deref().map(|dir| dir.join(STORE_FILE))
     }
 
     /// Writes these transactions in order, all or none; they are durable when this returns.

@@ -51,6 +51,11 @@ pub(super) const META_KEY_CHECK: &str = "key check";
 /// How many transactions were committed, u64 BE: settles whether one in doubt was.
 pub(super) const META_COMMITS: &str = "commits";
 
+/// 16 random bytes: which life of the store this is. Absent in stores from before there were marks.
+pub(super) const META_INSTANCE: &str = "instance";
+/// How often it was opened in this life, u64 BE.
+pub(super) const META_OPENS: &str = "opens";
+
 /// The format written here.
 pub(super) const FORMAT: u32 = 1;
 

@@ -54,6 +54,9 @@ pub(super) struct Session {
     gaps: BTreeMap<LogId, u32>,
     /// Whether roster records are awaited before this device tells its frontier.
     is_roster_awaited: bool,
+    /// Logs whose batches come from their author over this connection: not passed back to it. Another
+    /// copy of that device may be at the other end of another connection, and lack them.
+    written_there: BTreeSet<LogId>,
     /// Own logs of which it is being found out where the peer's history parts from this device's.
     pub locating: BTreeMap<LogId, Locating>,
 }
@@ -529,13 +532,16 @@ impl Engine {
         for (peer, connection) in &mut self.peers {
             let Some(session) = connection.spaces.get_mut(&space) else { continue };
             if *peer == from {
+                if connection.device == log.device {
+                    session.written_there.insert(log);
+                }
                 // Whoever sent it has it; how far it is beyond that, its frontier will say.
                 if let Some(known) = &mut session.known
                     && known.tip(&log).seq < tip.seq
                 {
                     known.set(log, tip);
                 }
-            } else if connection.device != log.device
+            } else if !session.written_there.contains(&log)
                 && session.known.as_ref().is_some_and(|known| known.tip(&log).seq < tip.seq)
             {
                 session.forward.entry(log).or_insert(due);

@@ -186,6 +186,19 @@ impl Engine {
         self.others_whose_ack(space, |frontier| frontier.covers_all(&state.durable))
     }
 
+    /// Members that have not said that they know the roster as this device does: what was removed
+    /// from it, they may still accept.
+    pub fn unaware(&self, space: SpaceId) -> Vec<DeviceId> {
+        let own = self.identity.device();
+        let Some(state) = self.spaces.get(&space) else { return Vec::new() };
+        let digest = state.roster.digest();
+        let knows = |device: &DeviceId| {
+            state.acks.get(device).is_some_and(|held| held.ack.fields().roster_digest == digest)
+        };
+        let others = state.roster.members().map(|member| member.device).filter(|device| *device != own);
+        others.filter(|device| !knows(device)).collect()
+    }
+
     /// Logs that cannot be continued because their author made a batch wrongly.
     pub fn blocked_logs(&self, space: SpaceId) -> Vec<(LogId, &'static str)> {
         let Some(state) = self.spaces.get(&space) else { return Vec::new() };

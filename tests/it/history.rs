@@ -322,7 +322,7 @@ impl Fleet {
         let seen = state.seen(&line.surface, &line.key);
         let seen = Seen { heads: seen.heads, greatest: seen.greatest };
         let now = Now { uptime: Duration::ZERO, wall: Wall::from_millis(line.time), entropy: [0; 32] };
-        let draft = author.draft(line.op(), seen, None, &now);
+        let draft = author.draft(line.op(), seen, &now);
         let (seq, hlc, kind, flags) = (draft.seq, draft.hlc, draft.kind, draft.flags);
         state.apply(&author.log(), &FrameView { seq, hlc, kind, flags, body: &draft.body });
         author.folded();
