@@ -95,7 +95,7 @@ fn a_wrong_code_is_refused_in_plain_words_on_both_screens() {
 fn what_is_no_code_makes_no_home() {
     let home = Home::empty();
 
-    home.run(&["join", "7QK-014"]).expect_code(1).says("9 letters and digits, this one has 7").says("hint:");
+    home.run(&["join", "7QK-014"]).expect_code(1).says("9 letters and digits, this one has 6").says("hint:");
     home.run(&["join", "7QK-014-XYU"]).expect_code(1).says("'U' does not occur in a code");
     home.run(&["join", "kinfold:1?i=7Q"]).expect_code(1).says("copy the whole link");
 

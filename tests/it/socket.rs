@@ -42,7 +42,7 @@ fn a_bad_request_is_answered_and_the_connection_is_kept() {
     check(
         br#"{"id":9,"method":"sync.append","params":{"scope":{"org":"acme"},"surface":"skill","payload":1}}"#,
         -32000,
-        "UnknownScope",
+        "NoSuchSpace",
         9.into(),
     );
     check(
