@@ -265,14 +265,6 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_pinned_to_their_bytes() {
-        let hashes: Vec<_> =
-            samples().iter().map(|frame| blake3::hash(&frame.encode()).to_hex()[..16].to_owned()).collect();
-
-        assert_eq!(hashes, GOLDEN);
-    }
-
-    #[test]
     fn every_cut_and_every_surplus_is_refused_or_changes_the_text() {
         for frame in samples() {
             let body = frame.encode()[LENGTH_BYTES..].to_vec();
@@ -364,7 +356,4 @@ mod tests {
             PairFrame::Done,
         ]
     }
-
-    const GOLDEN: [&str; 5] =
-        ["dd422e3a0e21df8c", "ef15e5500bdfde03", "b26fb31cfbca2f30", "6bc71ddb76558b02", "f9c3abfccda08638"];
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use bytes::Bytes;
 use kinfold::model::SpaceId;
 use kinfold::roster::Roster;
-use kinfold::wire::{Ack, Message};
+use kinfold::wire::{Ack, Message, PairFrame, Welcome};
 
 fn replay(decoder: &str, reads: impl Fn(&[u8]) -> Result<(), String>) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(decoder);
@@ -50,6 +50,18 @@ fn every_record_of_the_corpus_is_read_or_refused_as_its_name_says() {
     replay("record", |bytes| {
         let admitted = roster.clone().admit(Bytes::copy_from_slice(bytes));
         admitted.map(drop).map_err(|error| error.to_string())
+    });
+}
+
+#[test]
+fn every_pairing_frame_of_the_corpus_is_read_or_refused_as_its_name_says() {
+    replay("pairing", |bytes| PairFrame::decode(bytes).map(drop).map_err(|error| error.to_string()));
+}
+
+#[test]
+fn every_welcome_of_the_corpus_is_read_or_refused_as_its_name_says() {
+    replay("welcome", |bytes| {
+        Welcome::decode(Bytes::copy_from_slice(bytes)).map(drop).map_err(|error| error.to_string())
     });
 }
 

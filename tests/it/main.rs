@@ -1,5 +1,6 @@
 //! The integration tests, one binary.
 
+mod agreement;
 mod canary;
 mod cli;
 mod corpus;

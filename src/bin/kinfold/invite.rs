@@ -89,7 +89,7 @@ async fn serve(
     }
 }
 
-/// The code, large and alone, and what to do with it.
+/// What to do on the other device, and the code, large and alone.
 fn show(form: &InviteForm, wants_qr: bool, output: &Output) -> Result<(), Failure> {
     if output.is_json() {
         return output.json(form);
@@ -98,20 +98,21 @@ fn show(form: &InviteForm, wants_qr: bool, output: &Output) -> Result<(), Failur
         ScopeParam::Personal => "the personal space".to_owned(),
         ScopeParam::Org(name) => format!("the space of {name}"),
     };
-    output.line(format!("an invite into {space}, as {}", role_text(form.role)))?;
-    output.line(format!("\n      {}\n", output.paint(Tone::Strong, spaced(&form.code))))?;
-    output.line(format!("on the other device:  kinfold join {}", form.code))?;
+    output.line(format!("an invite into {space}, as {}\n", role_text(form.role)))?;
     if wants_qr
         && output.is_live()
         && let Some(lines) = qr_lines(&form.uri)
     {
-        output.line("\nor scan:\n")?;
         for line in lines {
             output.line(format!("  {line}"))?;
         }
+        output.line("")?;
     }
-    output.line("\nor, where the two do not find each other, by the link:\n")?;
-    output.line(format!("  kinfold join '{}'\n", form.uri))
+    // The code comes last: on a small screen it is what stays in sight.
+    output.line(format!("  kinfold join '{}'\n", form.uri))?;
+    output.line("or, where both devices are on one network, by the code alone:\n")?;
+    output.line(format!("  kinfold join {}\n", form.code))?;
+    output.line(format!("      {}\n", output.paint(Tone::Strong, spaced(&form.code))))
 }
 
 fn tell(event: &PairEventForm, countdown: &Countdown, output: &Output) -> Result<(), Failure> {
@@ -245,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_link_with_every_address_fits_a_code_that_fits_a_terminal() {
-        let addresses = vec!["[2001:db8:1111:2222:3333:4444:5555:6666]:65535"; 8].join(",");
+        let addresses = ["[2001:db8:1111:2222:3333:4444:5555:6666]:65535"; 8].join(",");
         let short = format!("kinfold:1?i=7Q&k={}&s={}&e=1800000000", "a".repeat(61), "0".repeat(32));
 
         let lines = qr_lines(&short).unwrap();
