@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::crash::bytes_below;
-use crate::kin::{Caller, Home};
+use crate::kin::{Caller, Home, pair};
 
 #[test]
 fn a_word_that_was_written_synced_and_kept_is_in_no_byte_of_a_home() {
@@ -15,8 +15,7 @@ fn a_word_that_was_written_synced_and_kept_is_in_no_byte_of_a_home() {
     let there = Home::init(&word("desktop"));
     let first = here.up(&[]);
     let second = there.up(&["--peer", &first.listening]);
-    here.run(&["devices", "add", &second.device, "--name", &word("added"), "--role", "admin"]).expect_code(0);
-    there.run(&["devices", "add", &first.device, "--role", "admin"]).expect_code(0);
+    pair(&here, &there);
 
     // Enough for an index snapshot on each side, of every tier, some of it removed again.
     let lines: String = (0..3_000)

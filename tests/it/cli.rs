@@ -6,7 +6,7 @@ use std::sync::mpsc;
 
 use serde_json::{Value, json};
 
-use crate::kin::{Caller, Home, PATIENCE, command, lines, run, signal};
+use crate::kin::{Caller, Home, PATIENCE, command, lines, pair, run, signal};
 
 #[test]
 fn a_device_is_made_once() {
@@ -266,8 +266,7 @@ fn two_nodes_end_with_one_state() {
     one.run(&["put", "registry:note", "before", "1"]).expect_code(0);
     let first = one.up(&[]);
     let second = two.up(&["--peer", &first.listening]);
-    one.run(&["devices", "add", &second.device, "--name", "two", "--role", "admin"]).expect_code(0);
-    two.run(&["devices", "add", &first.device, "--name", "one", "--role", "admin"]).expect_code(0);
+    pair(&one, &two);
 
     two.run(&["put", "registry:note", "after", "2"]).expect_code(0);
     let held = one.json(&["wait", "--on", "1", "--timeout", "100s"]);
@@ -288,10 +287,7 @@ fn two_nodes_end_with_one_state() {
 #[test]
 fn writes_at_the_same_time_are_a_conflict_that_both_list_and_a_write_settles() {
     let (one, two) = (Home::init("one"), Home::init("two"));
-    let id = |home: &Home| home.json(&["devices", "id"])["device_id"].as_str().unwrap().to_owned();
-    let (first, second) = (id(&one), id(&two));
-    one.run(&["devices", "add", &second, "--role", "admin"]).expect_code(0);
-    two.run(&["devices", "add", &first, "--role", "admin"]).expect_code(0);
+    pair(&one, &two);
     one.run(&["put", "registry:note", "n", "\"one\""]).expect_code(0);
     two.run(&["put", "registry:note", "n", "\"two\""]).expect_code(0);
 
@@ -340,11 +336,10 @@ fn a_watcher_hears_of_changes() {
 #[test]
 fn a_watcher_goes_on_when_its_device_joins_the_space_of_another() {
     let (one, two) = (Home::init("one"), Home::init("two"));
-    let (first, second) = (one.up(&[]), two.up(&[]));
+    let (_first, second) = (one.up(&[]), two.up(&[]));
     let (mut watch_one, changes_one) = watch(&one);
     let (mut watch_two, changes_two) = watch(&two);
-    one.run(&["devices", "add", &second.device, "--role", "admin"]).expect_code(0);
-    two.run(&["devices", "add", &first.device, "--role", "admin"]).expect_code(0);
+    pair(&one, &two);
     let address = json!({ "address": second.listening });
     assert!(Caller::connect(&one).call("peers.add", address)["result"].is_object());
     one.run(&["put", "registry:note", "n", "1"]).expect_code(0);

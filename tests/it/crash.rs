@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use tokio::time::timeout;
 
 use crate::history::{Chance, is_long, seed};
-use crate::kin::{Caller, Daemon, Home};
+use crate::kin::{Caller, Daemon, Home, pair};
 use crate::pair::{PATIENCE, device, introduce, note, until};
 use crate::peers::until_status;
 
@@ -26,10 +26,7 @@ fn what_was_answered_survives_the_kill_of_either_side() {
     let mut chance = Chance(seed());
     let mut daemons = [Some(homes[0].up(&[])), None];
     daemons[1] = Some(homes[1].up(&["--peer", &listening(&daemons[0])]));
-    for (home, other) in [(0, 1), (1, 0)] {
-        let device = daemons[other].as_ref().unwrap().device.clone();
-        homes[home].run(&["devices", "add", &device, "--role", "admin"]).expect_code(0);
-    }
+    pair(&homes[0], &homes[1]);
     let mut answered = BTreeSet::new();
 
     for cycle in 0..if is_long() { 500 } else { 10 } {
@@ -256,9 +253,7 @@ fn a_home_without_its_store_or_identity_says_what_is_missing() {
 #[test]
 fn a_copied_home_that_both_write_is_noticed_and_the_others_lose_nothing() {
     let (one, two) = (Home::init("one"), Home::init("two"));
-    let id = |home: &Home| home.json(&["devices", "id"])["device_id"].as_str().unwrap().to_owned();
-    one.run(&["devices", "add", &id(&two), "--role", "admin"]).expect_code(0);
-    two.run(&["devices", "add", &id(&one), "--role", "admin"]).expect_code(0);
+    pair(&one, &two);
     put_many(&one, "shared", 3);
     let peer = two.up(&[]);
     meet(&one, &peer);

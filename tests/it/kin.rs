@@ -59,11 +59,35 @@ impl Home {
         serde_json::from_str(&ended.stdout).unwrap_or_else(|error| panic!("{error}: {ended:?}"))
     }
 
+    /// Whether a node runs in it.
+    pub fn is_up(&self) -> bool {
+        UnixStream::connect(self.path().join("control.sock")).is_ok()
+    }
+
     /// Starts `kinfold up` on loopback and waits until it says where it listens.
     pub fn up(&self, arguments: &[&str]) -> Daemon {
         let mut command = command(&self.path());
         command.args(["--json", "up", "--listen", "127.0.0.1:0", "--no-mdns"]).args(arguments);
         Daemon::start(&mut command)
+    }
+}
+
+/// Pairs two devices as their owner does: a code on one screen, typed on the other. A node that does
+/// not run is started on loopback for that.
+pub fn pair(inviter: &Home, joiner: &Home) {
+    pair_as(inviter, joiner, "admin");
+}
+
+/// Pairs them with a role.
+pub fn pair_as(inviter: &Home, joiner: &Home, role: &str) {
+    let started = [inviter, joiner].map(|home| (!home.is_up()).then(|| home.up(&[])));
+    let mut caller = Caller::connect(inviter);
+    let invite = caller.call("pair.invite", json!({ "role": role }))["result"].clone();
+    let code = invite["code"].as_str().expect("an invite has a code");
+    let address = invite["addresses"][0].as_str().expect("loopback is reachable");
+    joiner.run(&["join", code, "--peer", address]).expect_code(0);
+    for daemon in started.into_iter().flatten() {
+        assert_eq!(daemon.terminate(), 0);
     }
 }
 

@@ -5,7 +5,7 @@
 //! machine, and nothing is left behind.
 
 use std::io::Write;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::Receiver;
@@ -13,10 +13,10 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::kin::{Daemon, Home, PATIENCE, command};
+use crate::kin::{self, Daemon, Ended, Home, PATIENCE, command};
 
 #[test]
-fn two_devices_that_name_each_other_meet_by_multicast_alone() {
+fn two_devices_of_one_person_meet_by_multicast_alone() {
     let Some(lan) = Lan::of(2) else { return };
     let (a, b) = pair();
     a.run(&["put", "registry:note", "a", "1"]).expect_code(0);
@@ -53,6 +53,39 @@ fn where_multicast_is_dropped_an_address_is_enough() {
 }
 
 #[test]
+fn a_code_typed_on_another_machine_is_enough() {
+    let Some(lan) = Lan::of(2) else { return };
+    let (a, b) = (Home::init("laptop"), Home::empty());
+    let inviting = Inviting::begin(&lan, 0, &a);
+
+    let joined = lan.run(1, &b, &["join", &inviting.code, "--name", "desk"]).expect_code(0);
+
+    assert!(joined.stdout.contains("the personal space of laptop"), "{joined:?}");
+    let phrase = inviting.phrase();
+    assert!(joined.stdout.contains(&phrase), "{phrase:?}: {joined:?}");
+    let _a = Running::up(&lan, 0, &a, &[]);
+    let _b = Running::up(&lan, 1, &b, &[]);
+    a.run(&["put", "registry:note", "a", "1"]).expect_code(0);
+    converge(&[&a, &b]);
+    assert_eq!(value(&b, "a"), 1);
+}
+
+#[test]
+fn where_multicast_is_dropped_the_link_is_enough() {
+    if !is_available("nft") {
+        return;
+    }
+    let Some(lan) = Lan::of(2) else { return };
+    lan.drop_multicast();
+    let (a, b) = (Home::init("laptop"), Home::init("desk"));
+    let inviting = Inviting::begin(&lan, 0, &a);
+
+    let joined = lan.run(1, &b, &["join", &inviting.uri]).expect_code(0);
+
+    assert!(joined.stdout.contains(&inviting.phrase()), "{joined:?}");
+}
+
+#[test]
 fn after_the_link_was_down_what_both_wrote_meanwhile_arrives_at_once() {
     let Some(lan) = Lan::of(2) else { return };
     let (a, b) = pair();
@@ -83,8 +116,9 @@ fn after_the_link_was_down_what_both_wrote_meanwhile_arrives_at_once() {
 fn a_third_device_that_comes_late_is_one_of_three() {
     let Some(lan) = Lan::of(3) else { return };
     let homes = [Home::init("one"), Home::init("two"), Home::init("three")];
-    introduce(&homes);
     let [a, b, c] = &homes;
+    kin::pair(a, b);
+    kin::pair(a, c);
     for (home, name) in homes.iter().zip(["a", "b", "c"]) {
         home.run(&["put", "registry:note", name, "1"]).expect_code(0);
     }
@@ -106,24 +140,12 @@ fn a_third_device_that_comes_late_is_one_of_three() {
     }
 }
 
-/// Two devices that name each other.
+/// Two devices of one person.
 fn pair() -> (Home, Home) {
     let homes = [Home::init("one"), Home::init("two")];
-    introduce(&homes);
+    kin::pair(&homes[0], &homes[1]);
     let [a, b] = homes;
     (a, b)
-}
-
-fn introduce(homes: &[Home]) {
-    let ids: Vec<String> = homes
-        .iter()
-        .map(|home| home.json(&["devices", "id"])["device_id"].as_str().expect("an id").to_owned())
-        .collect();
-    for (index, home) in homes.iter().enumerate() {
-        for (_, other) in ids.iter().enumerate().filter(|(other, _)| *other != index) {
-            home.run(&["devices", "add", other, "--role", "admin"]).expect_code(0);
-        }
-    }
 }
 
 /// Waits until every device holds what every other holds, and compares what that folds to.
@@ -148,11 +170,9 @@ struct Running {
 
 impl Running {
     fn up(lan: &Lan, index: usize, home: &Home, arguments: &[&str]) -> Self {
-        let plain = command(&home.path());
-        let mut inside = Command::new("ip");
-        inside.args(["netns", "exec", &lan.device(index)]).arg(plain.get_program()).args(plain.get_args());
+        let mut inside = lan.inside(index, home);
         inside.args(["--json", "up"]).args(arguments);
-        inside.env("NO_COLOR", "1").env("KINFOLD_LOG", "info").stderr(Stdio::piped());
+        inside.env("KINFOLD_LOG", "info").stderr(Stdio::piped());
         let mut daemon = Daemon::start(&mut inside);
         let log = daemon.log();
         Self { daemon, log }
@@ -161,6 +181,39 @@ impl Running {
     /// Waits until the log holds these words.
     fn says(&self, words: &str) {
         while !self.log.recv_timeout(PATIENCE).expect(words).contains(words) {}
+    }
+}
+
+/// `kinfold invite` in a namespace, without a running node.
+struct Inviting {
+    code: String,
+    uri: String,
+    lines: Receiver<String>,
+    process: Child,
+}
+
+impl Inviting {
+    fn begin(lan: &Lan, index: usize, home: &Home) -> Self {
+        let mut inside = lan.inside(index, home);
+        let mut process =
+            inside.args(["--json", "invite"]).stdout(Stdio::piped()).spawn().expect("ip was there");
+        let lines = kin::lines(process.stdout.take().expect("a pipe was asked for"));
+        let first = lines.recv_timeout(PATIENCE).expect("the invite is shown");
+        let form: Value = serde_json::from_str(&first).expect("it is JSON");
+        let text = |name: &str| form[name].as_str().expect(name).to_owned();
+        Self { code: text("code"), uri: text("uri"), lines, process }
+    }
+
+    /// What its screen shows at the end.
+    fn phrase(mut self) -> String {
+        let mut last = String::new();
+        while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
+            last = line;
+        }
+        assert!(self.process.wait().expect("it is our child").success());
+        let event: Value = serde_json::from_str(&last).expect("it is JSON");
+        assert_eq!((&event["event"], &event["receipted"]), (&"paired".into(), &true.into()), "{event}");
+        event["phrase"].as_str().expect("it is paired").to_owned()
     }
 }
 
@@ -193,6 +246,20 @@ impl Lan {
             ip(&format!("-n {device} link set eth0 up"));
         }
         Some(lan)
+    }
+
+    /// A command on a device.
+    fn inside(&self, index: usize, home: &Home) -> Command {
+        let plain = command(&home.path());
+        let mut inside = Command::new("ip");
+        inside.args(["netns", "exec", &self.device(index)]).arg(plain.get_program()).args(plain.get_args());
+        inside.env("NO_COLOR", "1");
+        inside
+    }
+
+    /// Runs a command on a device.
+    fn run(&self, index: usize, home: &Home, arguments: &[&str]) -> Ended {
+        kin::run(self.inside(index, home).args(arguments), b"")
     }
 
     fn address(index: usize) -> String {

@@ -12,5 +12,6 @@ mod kin;
 mod lan;
 mod layers;
 mod pair;
+mod pairing;
 mod peers;
 mod socket;

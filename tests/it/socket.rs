@@ -42,7 +42,7 @@ fn a_bad_request_is_answered_and_the_connection_is_kept() {
     check(
         br#"{"id":9,"method":"sync.append","params":{"scope":{"org":"acme"},"surface":"skill","payload":1}}"#,
         -32000,
-        "UnknownScope",
+        "NoSuchSpace",
         9.into(),
     );
     check(
@@ -66,8 +66,10 @@ fn a_bad_request_is_answered_and_the_connection_is_kept() {
     );
     let address = br#"{"id":15,"method":"peers.add","params":{"address":"nowhere"}}"#;
     check(address, -32000, "PeerAddress", 15.into());
-    let device = br#"{"id":16,"method":"roster.add","params":{"device_id":"abc"}}"#;
-    check(device, -32000, "BadId", 16.into());
+    let code = br#"{"id":16,"method":"pair.join","params":{"code_or_uri":"7QK-014"}}"#;
+    check(code, -32000, "BadCode", 16.into());
+    let link = br#"{"id":17,"method":"pair.join","params":{"code_or_uri":"kinfold:1?i=7Q"}}"#;
+    check(link, -32000, "BadLink", 17.into());
     check(&vec![b' '; 1024 * 1024 + 1], -32600, "RequestTooLong", Value::Null);
     let answer = caller.call("node.version", json!({}));
 

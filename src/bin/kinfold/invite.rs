@@ -20,35 +20,45 @@ use crate::target::{Interrupt, Target};
 pub async fn run(home: &Path, invite: Invite, output: &Output) -> Result<(), Failure> {
     let mut interrupt = Interrupt::listen();
     let mut target = Target::open(home).await?;
-    let outcome = serve(&mut target, &invite, &mut interrupt, output).await;
-    // Ends what is left of the invite, and waits until the other side has heard the end of it.
-    let ended: Result<CancelledForm, Failure> = target.call(Method::CancelInvite, &NoParams {}).await;
     let is_own = target.is_own();
+    let outcome = match open(&target, &invite).await {
+        Ok(form) => {
+            let outcome = serve(&mut target, &form, !invite.no_qr, &mut interrupt, output).await;
+            // Ends what is left of the invite, and waits until the other side has heard the end.
+            let ended = target.call::<CancelledForm>(Method::CancelInvite, &NoParams {}).await;
+            outcome.and(ended.map(drop))
+        }
+        Err(failure) => Err(failure),
+    };
     target.close().await?;
     outcome?;
-    ended?;
     if is_own {
         output.note("hint: `kinfold up` on both devices keeps them in sync");
     }
     Ok(())
 }
 
-async fn serve(
-    target: &mut Target,
-    invite: &Invite,
-    interrupt: &mut Interrupt,
-    output: &Output,
-) -> Result<(), Failure> {
-    // Members are told where this device listens, and can be reached while they join.
+async fn open(target: &Target, invite: &Invite) -> Result<InviteForm, Failure> {
+    // The device that joins is told where this one listens for members.
     target.start_network().await?;
     let params = InviteParams {
         scope: invite.space.clone().unwrap_or_default(),
         role: invite.role.map(RoleParam::from),
         ttl_ms: None,
     };
-    let form: InviteForm = target.call(Method::Invite, &params).await?;
-    let mut countdown = Countdown::begin(&form, output);
-    show(&form, !invite.no_qr, output)?;
+    target.call(Method::Invite, &params).await
+}
+
+/// Shows the invite and what happens to it, until it is over.
+async fn serve(
+    target: &mut Target,
+    form: &InviteForm,
+    wants_qr: bool,
+    interrupt: &mut Interrupt,
+    output: &Output,
+) -> Result<(), Failure> {
+    let mut countdown = Countdown::begin(form, output);
+    show(form, wants_qr, output)?;
     loop {
         let notice = tokio::select! {
             // A notice that loses against the signal is not shown: the person wants to stop.

@@ -97,7 +97,7 @@ fn show(status: &StatusForm, is_offline: bool, output: &Output) -> Result<(), Fa
 
 fn show_peers(peers: &[PeerForm], own_root: &str, output: &Output) -> Result<(), Failure> {
     if peers.is_empty() {
-        return output.line("no other device yet; `kinfold devices add ID` adds one");
+        return output.line("no other device yet; `kinfold invite` lets one in");
     }
     let cells = |peer: &PeerForm| {
         let behind = peer.behind_by.map_or_else(|| "?".to_owned(), count);

@@ -26,7 +26,7 @@ use crate::output::Output;
 use crate::target::Interrupt;
 use input::{Input, Side};
 use node::{DemoNode, Homes};
-use report::{Phase, Report, Tree};
+use report::{Paired, Phase, Report, Tree};
 
 /// Why a demo did not show what it should.
 #[derive(Debug, Error)]
@@ -119,12 +119,13 @@ impl Running<'_> {
             phases.push(Phase::new("written apart", apart, started.elapsed()));
         }
 
-        self.bar.set_message("meeting");
+        self.bar.set_message("pairing");
         let started = Instant::now();
-        self.introduce().await?;
+        let paired = self.introduce().await?;
+        self.bar.set_message("meeting");
         self.converged(written).await?;
         if apart > 0 {
-            phases.push(Phase::new("met and exchanged", apart, started.elapsed()));
+            phases.push(Phase::new("paired and exchanged", apart, started.elapsed()));
         }
 
         self.bar.set_message("writing together");
@@ -143,20 +144,20 @@ impl Running<'_> {
             None => None,
         };
         let addresses = self.nodes.map(|node| node.listening.clone());
-        Ok(Report { phases, handovers, alpha, beta, addresses, tree })
+        Ok(Report { phases, paired, handovers, alpha, beta, addresses, tree })
     }
 
     /// Pairs the two as people do: one shows a code, the other types it. Discovery is the only thing
     /// left out, so beta is told where the invite listens; it already dials alpha.
-    async fn introduce(&self) -> Result<(), Failure> {
+    async fn introduce(&self) -> Result<Paired, Failure> {
         let [alpha, beta] = self.nodes;
         let invite: InviteForm = alpha.call(Method::Invite, &InviteParams::default()).await?;
         let peer = invite.addresses.into_iter().next();
-        let params = JoinParams { code_or_uri: invite.code, name: None, peer };
-        let _: JoinedForm = beta.call(Method::Join, &params).await?;
+        let params = JoinParams { code_or_uri: invite.code.clone(), name: None, peer };
+        let joined: JoinedForm = beta.call(Method::Join, &params).await?;
         let address = AddPeerParams { address: self.nodes[1].listening.clone() };
         let _: AddedForm = self.nodes[0].call(Method::AddPeer, &address).await?;
-        Ok(())
+        Ok(Paired { code: invite.code, phrase: joined.phrase })
     }
 
     async fn write(&self, side: Side, ops: &[AppendParams]) -> Result<(), Failure> {

@@ -57,8 +57,6 @@ impl Drop for Homes {
 
 /// A node in a process of its own. Dropping it kills the process.
 pub struct DemoNode {
-    pub name: &'static str,
-    pub device_id: String,
     pub listening: String,
     client: Client,
     process: Child,
@@ -69,7 +67,6 @@ pub struct DemoNode {
 #[derive(Deserialize)]
 struct Announced {
     listening: String,
-    device: String,
 }
 
 impl DemoNode {
@@ -90,8 +87,8 @@ impl DemoNode {
             let said = said.trim().to_owned();
             return Err(DemoFailure::NodeSilent { name, said }.into());
         };
-        let Announced { listening, device } = announced;
-        Ok(Self { name, device_id: device, listening, client, process, _stdout: lines })
+        let Announced { listening } = announced;
+        Ok(Self { listening, client, process, _stdout: lines })
     }
 
     pub async fn call<R: DeserializeOwned>(

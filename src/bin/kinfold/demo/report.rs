@@ -81,10 +81,20 @@ async fn file_rows(node: &DemoNode) -> Result<BTreeMap<String, String>, Failure>
     }
 }
 
+/// How the two came to know each other.
+#[derive(Debug, Serialize)]
+pub struct Paired {
+    /// What one screen showed and the other was given; it is worth nothing any more.
+    pub code: String,
+    /// What both screens showed at the end.
+    pub phrase: String,
+}
+
 /// What came out.
 #[derive(Debug)]
 pub struct Report {
     pub phases: Vec<Phase>,
+    pub paired: Paired,
     pub handovers: u64,
     pub alpha: StatusForm,
     pub beta: StatusForm,
@@ -102,6 +112,7 @@ impl Report {
                 "equal": self.alpha.state_hash == self.beta.state_hash,
                 "conflicts": self.alpha.conflicts,
                 "phases": self.phases,
+                "paired": self.paired,
                 "wire_bytes": self.wire_bytes(),
                 "wire_bytes_per_op": self.wire_bytes_per_op(),
                 "handovers": self.handovers,
@@ -135,6 +146,8 @@ impl Report {
         } else {
             format!("{} {ours} {theirs}", output.paint(Tone::Bad, "different"))
         };
+        let Paired { code, phrase } = &self.paired;
+        output.line(format!("paired     by the code {code}, both show: {phrase}"))?;
         output.line(format!("roots      {roots}"))?;
         let rows = format!("{} rows, {} events", count(self.alpha.rows), count(self.alpha.events));
         output.line(format!("ops        {} on both: {rows}", count(self.alpha.ops)))?;
@@ -194,5 +207,5 @@ impl Report {
 }
 
 const TWO_MACHINES: &str = "\
-on two machines: `kinfold init` and `kinfold devices id` on each,
-`kinfold devices add ID --role admin` with the other one's id on each, `kinfold up` on both";
+on two machines: `kinfold init` and `kinfold invite` on one, `kinfold join CODE` on the other,
+`kinfold up` on both";
