@@ -152,8 +152,12 @@ impl Engine {
         assert!(tip.seq > state.durable.tip(&log).seq, "a frontier never retreats");
         state.durable.set(log, tip);
         let is_bounded = !matches!(state.roster.allowance(&log), Allowance::All);
+        let is_parked = state.logs.get(&log).is_some_and(|log| !log.parked.is_empty());
         if !runs.is_empty() {
             self.emit(Effect::Fold { space, runs });
+        } else if !is_parked {
+            // Its key came while it was on its way to the store.
+            self.emit(Effect::CatchUp { space });
         }
         if is_bounded {
             // It was on its way to the store when the roster drew the line.

@@ -86,7 +86,7 @@ fn a_log_follows_the_branch_its_device_selected_last() {
 #[test]
 fn a_branch_that_may_not_be_selected_is_refused_by_name() {
     let roster = space_of(&[(2, Role::Member)]);
-    let refused = |by, base, tip| {
+    let refused = |by, base, tip: Tip| {
         write(&roster, by, &Change::SelectBranch(Branch { log: log(2, 1), base, first: tip.hash, tip }))
             .unwrap_err()
     };
