@@ -37,6 +37,13 @@ impl Covered {
         tag == row.get() || (!self.aside.is_empty() && self.aside.contains(&(dot, row)))
     }
 
+    /// Whether `dot` is covered on any row: asked first where the row's tag would have to be computed.
+    pub(super) fn contains_any(&self, dot: LocalDot) -> bool {
+        let (page, at) = page_of(dot);
+        self.pages.get(&page).is_some_and(|page| page[at] != 0)
+            || self.aside.range((dot, RowTag::MIN)..=(dot, RowTag::MAX)).next().is_some()
+    }
+
     /// Whether the op that is the next of its log is covered on the row it touches.
     pub(super) fn arrive(&mut self, dot: LocalDot, row: RowTag) -> bool {
         if self.aside.is_empty() || !self.aside.remove(&(dot, row)) {
@@ -142,6 +149,10 @@ mod tests {
                 prop_assert_eq!(held, of_log.collect::<BTreeSet<_>>());
             }
             prop_assert!(expected.iter().all(|(dot, row)| covered.contains(*dot, *row)));
+            for (log, seq) in numbers.iter().flat_map(|log| (1..100).map(move |seq| (*log, Seq::new(seq)))) {
+                let is_expected = expected.iter().any(|(dot, _)| *dot == LocalDot { log, seq });
+                prop_assert_eq!(covered.contains_any(LocalDot { log, seq }), is_expected);
+            }
         }
     }
 }

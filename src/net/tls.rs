@@ -346,4 +346,74 @@ mod tests {
         let another = PeerRefused::AnotherDevice { expected: device(2), found: device(3) };
         assert_eq!(named.trusted(&certificate(3), &[]), Err(another));
     }
+
+    #[derive(serde::Deserialize)]
+    struct Vectors {
+        own: String,
+        pinned: Vec<String>,
+        vectors: Vec<Vector>,
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Vector {
+        name: String,
+        chain: Vec<String>,
+        verdict: String,
+    }
+
+    fn name_of(why: PeerRefused) -> &'static str {
+        match why {
+            PeerRefused::NotACertificate => "NotACertificate",
+            PeerRefused::NotEd25519 => "NotEd25519",
+            PeerRefused::Intermediates { .. } => "Intermediates",
+            PeerRefused::Itself => "Itself",
+            PeerRefused::NotPinned { .. } => "NotPinned",
+            PeerRefused::AnotherDevice { .. } => "AnotherDevice",
+            PeerRefused::NotSigned { .. } => "NotSigned",
+        }
+    }
+
+    #[test]
+    fn every_vector_gets_its_verdict_on_both_sides() {
+        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("certs");
+        let text = std::fs::read_to_string(dir.join("vectors.json")).expect("part of the source");
+        let Vectors { own, pinned, vectors } = serde_json::from_str(&text).expect("a manifest");
+        let device = |text: &String| text.parse::<DeviceId>().expect("a device");
+        let pins = Pins::new(pinned.iter().map(device).collect());
+        let mut unlisted: BTreeSet<_> = std::fs::read_dir(&dir)
+            .expect("part of the source")
+            .map(|entry| entry.expect("readable").file_name().into_string().expect("ASCII"))
+            .filter(|name| name.ends_with(".der"))
+            .collect();
+
+        for Vector { name, chain, verdict } in &vectors {
+            let chain: Vec<CertificateDer<'_>> = chain
+                .iter()
+                .map(|file| {
+                    unlisted.remove(file);
+                    std::fs::read(dir.join(file)).expect("part of the source").into()
+                })
+                .collect();
+            let (leaf, intermediates) = chain.split_first().expect("at least one");
+            let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(1_800_000_000));
+            let found = |verifier: &Verifier, is_accepted: bool| match verifier.verdict.get() {
+                Some(why) if !is_accepted => name_of(why),
+                None if is_accepted => "accepted",
+                Some(_) | None => "undecided",
+            };
+
+            let verifier = Verifier::new(device(&own), Trust::Pinned(pins.clone()), None);
+            let server = ServerName::try_from("kinfold").expect("a name");
+            let dialled = verifier.verify_server_cert(leaf, intermediates, &server, &[], now);
+            assert_eq!(found(&verifier, dialled.is_ok()), verdict, "{name}, dialled");
+            let verifier = Verifier::new(device(&own), Trust::Pinned(pins.clone()), None);
+            let listening = verifier.verify_client_cert(leaf, intermediates, now);
+            assert_eq!(found(&verifier, listening.is_ok()), verdict, "{name}, dialling");
+        }
+
+        assert!(vectors.len() >= 20 && unlisted.is_empty(), "not in the manifest: {unlisted:?}");
+        let good = std::fs::read(dir.join("good.der")).expect("part of the source");
+        let made = cert::certificate(&Identity::from_secret(&[0x22; 32])).expect("signs");
+        assert_eq!(made.as_ref(), good, "the profile has not changed");
+    }
 }

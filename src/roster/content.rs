@@ -8,7 +8,7 @@
 //! | 4 `Rename` | device 32 ‖ key id 16 ‖ name length u16 ‖ sealed name |
 //! | 5 `Dormant`, 6 `Active` | device 32 |
 //! | 7 `RotateKey` | n u64, from 1 ‖ key id 16 ‖ confirmation count u16 ‖ (device 32 ‖ signature 64)\*, devices strictly rising |
-//! | 9 `SelectBranch` | log 40 ‖ base seq u64 ‖ base link 32 ‖ seq u64 ‖ link 32; seq past the base; base link zero exactly where base seq is |
+//! | 9 `SelectBranch` | log 40 ‖ base seq u64 ‖ base link 32 ‖ link of the first batch after it 32 ‖ seq u64 ‖ link 32; seq past the base; base link zero exactly where base seq is |
 //! | 8, 10 | reserved: `DesignateHost`, `ClockFault` |
 //!
 //! A log is device 32 ‖ incarnation u64. A sealed name is a [`vault`] blob under the epoch key its
@@ -101,6 +101,8 @@ pub struct Branch {
     pub log: LogId,
     /// The last place the histories share; [`Tip::NONE`] where they share nothing.
     pub base: Tip,
+    /// The link of the chosen history's first batch after the base: what tells it from every other.
+    pub first: TipHash,
     /// A place of the history chosen, past the base.
     pub tip: Tip,
 }
@@ -192,6 +194,7 @@ impl Content {
             Self::SelectBranch(branch) => {
                 body.extend_from_slice(&branch.log.to_bytes());
                 push_tip(&mut body, &branch.base);
+                body.extend_from_slice(branch.first.as_bytes());
                 push_tip(&mut body, &branch.tip);
             }
             Self::Unknown { body: bytes, .. } => body.extend_from_slice(bytes),
@@ -324,7 +327,8 @@ impl<'a> Cursor<'a> {
     }
 
     fn select_branch(&mut self) -> Option<Branch> {
-        let branch = Branch { log: self.log()?, base: self.tip()?, tip: self.tip()? };
+        let (log, base) = (self.log()?, self.tip()?);
+        let branch = Branch { log, base, first: TipHash::from_bytes(self.array()?), tip: self.tip()? };
         branch.is_sound().then_some(branch)
     }
 
@@ -380,7 +384,7 @@ mod tests {
     }
 
     fn selection() -> Content {
-        Content::SelectBranch(Branch { log: log(9, 1), base: tip(4), tip: tip(6) })
+        Content::SelectBranch(Branch { log: log(9, 1), base: tip(4), first: tip(5).hash, tip: tip(6) })
     }
 
     fn every_kind() -> [Content; 6] {
@@ -442,7 +446,7 @@ mod tests {
         refused(&rotation(), 26, &[2; 32]);
         refused(&rotation(), 26, &[3; 32]);
         // An end at its base, a base without a link, a link without a base.
-        refused(&selection(), 80, &4u64.to_be_bytes());
+        refused(&selection(), 112, &4u64.to_be_bytes());
         refused(&selection(), 48, &[0; 32]);
         refused(&selection(), 40, &[0; 8]);
     }
@@ -475,7 +479,7 @@ mod tests {
 
     #[test]
     fn a_branch_of_a_log_that_shares_nothing_has_no_base() {
-        let branch = Branch { log: log(9, 1), base: Tip::NONE, tip: tip(1) };
+        let branch = Branch { log: log(9, 1), base: Tip::NONE, first: tip(1).hash, tip: tip(1) };
 
         let content = Content::SelectBranch(branch);
 

@@ -385,7 +385,7 @@ fn the_golden_records_are_written_and_read_as_ever() {
     };
     let added = add_named(&roster, 1, 2, Role::Member, "Küche").unwrap();
     take(&mut roster, "AddDevice", 1, added);
-    let branch = Branch { log: log(2, 1), base: tip(4, 1), tip: tip(9, 2) };
+    let branch = Branch { log: log(2, 1), base: tip(4, 1), first: tip(4, 7).hash, tip: tip(9, 2) };
     let cut = BTreeMap::from([(log(2, 1), tip(9, 2)), (log(2, 2), tip(3, 3))]);
     for (kind, by, change) in [
         ("Rename", 2, Change::Rename { device: device(2), name: "Flur" }),

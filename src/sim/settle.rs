@@ -133,6 +133,15 @@ impl World {
         let settled_after = self.now - self.healed_at;
         let gone: Vec<DeviceId> =
             self.removed.iter().copied().filter(|device| self.is_removed(device)).collect();
+        // What a removed device wrote after it was removed is nobody's loss but its own.
+        let late: Vec<u64> = self
+            .checks
+            .answers
+            .iter()
+            .filter(|answer| self.hosts.get(answer.device).is_some_and(|host| gone.contains(&host.device())))
+            .filter_map(|answer| answer.marker)
+            .collect();
+        self.checks.may_be_gone.extend(late);
         for index in 0..self.hosts.len() {
             let host = &mut self.hosts[index];
             self.checks.answered(index, &host.disk)?;

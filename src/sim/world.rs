@@ -295,8 +295,13 @@ impl World {
             }
             Out::Welcome(device, welcome) => {
                 // It may get lost on its way; pairing is tried again then.
-                let joiner = self.hosts.iter().position(|host| host.device() == device);
-                if let Some(joiner) = joiner.filter(|_| !self.is_chaos || !self.rng.happens(200)) {
+                let of_device = |(index, host): (usize, &Host)| (host.device() == device).then_some(index);
+                let joiners: Vec<usize> = self.hosts.iter().enumerate().filter_map(of_device).collect();
+                for joiner in joiners {
+                    if self.is_chaos && self.rng.happens(200) {
+                        continue;
+                    }
+                    let welcome = welcome.clone();
                     self.soon(1, 400, Event::Welcome { joiner, welcome: Box::new(welcome) });
                 }
             }

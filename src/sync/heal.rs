@@ -221,7 +221,7 @@ impl Engine {
             self.begin_new_log(space);
         }
         if held.is_some_and(|batch| batch.link() != first) {
-            self.select(now, space, Branch { log, base: common, tip: their_end });
+            self.select(now, space, Branch { log, base: common, first, tip: their_end });
         } else if held.is_none() {
             // What is to come is fetched like any other log.
             self.tell_frontier(peer, space);
@@ -261,9 +261,9 @@ impl Engine {
             let Some(branch) = state.roster.branch(&log).filter(|branch| tip.seq > branch.base.seq) else {
                 continue;
             };
-            let is_seen = state.logs.get(&log).is_some_and(|log| log.branch == Some(branch.tip));
+            let is_seen = state.logs.get(&log).is_some_and(|log| log.branch == Some(branch.first));
             if !is_seen && !drops.contains(&log) && !state.reissues.contains_key(&log) {
-                let seqs = vec![branch.base.seq, branch.tip.seq];
+                let seqs = vec![branch.base.seq, branch.base.seq.next()];
                 looks.push((log, seqs, LookUpReason::OnBranch { branch }));
             }
         }
@@ -299,15 +299,18 @@ impl Engine {
         batches: &[Option<SealedBatch>],
     ) {
         let own = self.identity.device();
-        let [at_base, at_tip] = batches else { return };
+        let [at_base, after_base] = batches else { return };
         let Some(state) = self.spaces.get_mut(&space) else { return };
         let log = branch.log;
         let held = state.durable.tip(&log);
         if state.roster.branch(&log) != Some(branch) || held.seq <= branch.base.seq {
             return;
         }
-        state.log(log).branch = Some(branch.tip);
-        if at_tip.as_ref().is_some_and(|batch| end_of(batch) == branch.tip) {
+        state.log(log).branch = Some(branch.first);
+        let continues = |batch: &SealedBatch| {
+            batch.header().first == branch.base.seq.next() && batch.link() == branch.first
+        };
+        if after_base.as_ref().is_some_and(continues) {
             return;
         }
         let is_base_here = at_base.as_ref().is_some_and(|batch| end_of(batch) == branch.base);
@@ -392,18 +395,6 @@ impl Engine {
         if let Some(to) = state.reissues.remove(&log) {
             self.truncate(space, log, to);
         }
-    }
-
-    /// A batch does not continue what is held: another history, on one of the two sides.
-    pub(super) fn other_branch(&mut self, peer: PeerId, space: SpaceId, log: LogId, shared: Seq) {
-        let Some(state) = self.spaces.get_mut(&space) else { return };
-        let decided = state.roster.branch(&log);
-        if decided.is_some_and(|branch| shared > branch.base.seq && shared < branch.tip.seq) {
-            // What is held between the two was taken on trust.
-            state.log(log).branch = None;
-            self.enforce(space);
-        }
-        self.ask_fork(peer, space, log, shared);
     }
 
     /// Drops what is held of a log after a batch end.

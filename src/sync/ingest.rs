@@ -11,7 +11,7 @@ use super::txn::Write;
 use crate::crypto::SealedBatch;
 use crate::model::{Hlc, LogId, Now, SpaceId, Tip};
 use crate::oplog::{AdmitError, VerifiedBatch};
-use crate::roster::Allowance;
+use crate::roster::{Allowance, Branch};
 use crate::wire::BodyReader;
 
 impl Engine {
@@ -66,15 +66,13 @@ impl Engine {
             Allowance::Nothing(_) => return self.ask_roster(peer, space),
         };
         let (run, is_other_branch) = match state.roster.branch(&log) {
-            Some(branch) => on_branch(run, branch.tip),
+            Some(branch) => on_branch(run, &branch),
             None => (run, false),
         };
-        if is_other_branch {
-            // The peer does not know yet which history stands, or this device holds the other one.
-            state.log(log).branch = None;
-            self.enforce(space);
+        if is_other_branch && run.is_empty() {
+            // The peer does not know yet which history stands.
+            return;
         }
-        let Some(state) = self.spaces.get_mut(&space) else { return };
         if state.log(log).blocked.is_some() {
             return;
         }
@@ -88,7 +86,7 @@ impl Engine {
         match admitted.refused {
             None => {}
             Some(AdmitError::Gap { expected, found }) => self.ask_again(peer, space, log, expected, found),
-            Some(AdmitError::OtherBranch { shared, .. }) => self.other_branch(peer, space, log, shared),
+            Some(AdmitError::OtherBranch { shared, .. }) => self.ask_fork(peer, space, log, shared),
             Some(AdmitError::Signature { first, source }) => {
                 self.close(peer, Refusal::Signature { author: log.device, first, source });
             }
@@ -154,8 +152,12 @@ impl Engine {
         assert!(tip.seq > state.durable.tip(&log).seq, "a frontier never retreats");
         state.durable.set(log, tip);
         let is_bounded = !matches!(state.roster.allowance(&log), Allowance::All);
+        let is_parked = state.logs.get(&log).is_some_and(|log| !log.parked.is_empty());
         if !runs.is_empty() {
             self.emit(Effect::Fold { space, runs });
+        } else if !is_parked {
+            // Its key came while it was on its way to the store.
+            self.emit(Effect::CatchUp { space });
         }
         if is_bounded {
             // It was on its way to the store when the roster drew the line.
@@ -180,10 +182,12 @@ fn up_to(run: Vec<SealedBatch>, cut: Tip) -> Vec<SealedBatch> {
 }
 
 /// The part of a run that does not contradict the history that stands, and whether the rest does.
-fn on_branch(mut run: Vec<SealedBatch>, tip: Tip) -> (Vec<SealedBatch>, bool) {
+fn on_branch(mut run: Vec<SealedBatch>, branch: &Branch) -> (Vec<SealedBatch>, bool) {
+    let parting = branch.base.seq.next();
     let contradicts = |batch: &SealedBatch| {
         let header = batch.header();
-        header.first <= tip.seq && tip.seq <= header.last() && end_of(batch) != tip
+        let holds_parting = header.first <= parting && parting <= header.last();
+        holds_parting && (header.first != parting || batch.link() != branch.first)
     };
     match run.iter().position(contradicts) {
         Some(at) => {

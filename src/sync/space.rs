@@ -7,7 +7,7 @@ use super::effect::{PeerId, Token};
 use super::keys::Rotation;
 use crate::crypto::EpochKey;
 use crate::model::{
-    DeviceId, Dot, Frontier, KeyId, LogId, RecordHash, Root, Scope, ScopeTag, Seq, SpaceId, Tip,
+    DeviceId, Dot, Frontier, KeyId, LogId, RecordHash, Root, Scope, ScopeTag, Seq, SpaceId, Tip, TipHash,
 };
 use crate::oplog::{Author, ForkProof, LogChain};
 use crate::roster::{Epoch, Proposal, Roster};
@@ -63,8 +63,8 @@ pub(super) struct LogState {
     pub parked: BTreeSet<KeyId>,
     /// Batches that wait.
     pub parked_count: u64,
-    /// The end of the history that stands, once what is held is known to be on it.
-    pub branch: Option<Tip>,
+    /// Where the history that stands goes on, once what is held is known to be on it.
+    pub branch: Option<TipHash>,
 }
 
 impl LogState {

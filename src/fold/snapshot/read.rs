@@ -311,15 +311,21 @@ impl OpenTable {
     }
 
     fn open(&mut self, kind: u8, key: Key, reader: &mut Reader<'_>, state: &mut State) -> Result<(), Fault> {
-        let row = state.tree.row(&self.name, key.as_str());
         if kind == OPEN {
+            let row = state.tree.row(&self.name, key.as_str());
             self.open = Some(OpenItem { key, row, heads: Vec::new(), contents: Vec::new() });
             return Ok(());
         }
         let Items::Registers(rows) = &mut self.items else { return Err(Fault::Misplaced) };
-        let head = reader.head(row.tag(), state)?;
-        if state.covered.contains(head.dot(), row.tag()) {
-            return Err(Fault::Value);
+        let head = reader.entry(&state.logs)?;
+        // Nearly every row passes without its hash.
+        let is_plain = state.logs.has(head.dot()) && !state.covered.contains_any(head.dot());
+        if !is_plain {
+            let row = state.tree.row(&self.name, key.as_str()).tag();
+            check_applied(&head, row, state)?;
+            if state.covered.contains(head.dot(), row) {
+                return Err(Fault::Value);
+            }
         }
         rows.push((key, Row::One(head)));
         Ok(())
@@ -449,18 +455,13 @@ impl<'a> Reader<'a> {
     /// An op of the row with this tag that has been applied, at its first place or at another.
     fn head(&mut self, row: RowTag, state: &State) -> Result<Entry, Fault> {
         let entry = self.entry(&state.logs)?;
-        if !state.logs.has(entry.dot()) && state.relocated.place(&entry, row).is_none() {
-            return Err(Fault::Value);
-        }
+        check_applied(&entry, row, state)?;
         Ok(entry)
     }
 
     fn live_head(&mut self, row: RowTag, state: &State) -> Result<Entry, Fault> {
-        self.head(row, state).and_then(
-            |head| {
-                if head.mark == Mark::Live { Ok(head) } else { Err(Fault::Value) }
-            },
-        )
+        let head = self.head(row, state)?;
+        if head.mark == Mark::Live { Ok(head) } else { Err(Fault::Value) }
     }
 
     fn entry(&mut self, logs: &Logs) -> Result<Entry, Fault> {
@@ -475,6 +476,11 @@ impl<'a> Reader<'a> {
         let raw = u64::from_be_bytes(*self.take()?);
         RowTag::from_raw(raw).filter(|_| raw % 2 == 1).ok_or(Fault::Value)
     }
+}
+
+fn check_applied(op: &Entry, row: RowTag, state: &State) -> Result<(), Fault> {
+    let is_applied = state.logs.has(op.dot()) || state.relocated.place(op, row).is_some();
+    if is_applied { Ok(()) } else { Err(Fault::Value) }
 }
 
 fn local_dot(log: u64, seq: u64, logs: &Logs) -> Result<LocalDot, Fault> {

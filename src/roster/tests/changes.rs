@@ -65,7 +65,7 @@ fn a_member_is_promoted_and_never_demoted() {
 #[test]
 fn a_log_follows_the_branch_its_device_selected_last() {
     let roster = space_of(&[(2, Role::Member)]);
-    let branch = |end| Branch { log: log(2, 1), base: tip(4, 1), tip: tip(end, 2) };
+    let branch = |end| Branch { log: log(2, 1), base: tip(4, 1), first: tip(4, 7).hash, tip: tip(end, 2) };
     let select = |roster: &Roster, end| write(roster, 2, &Change::SelectBranch(branch(end))).unwrap();
     assert_eq!(roster.branch(&log(2, 1)), None);
 
@@ -86,8 +86,9 @@ fn a_log_follows_the_branch_its_device_selected_last() {
 #[test]
 fn a_branch_that_may_not_be_selected_is_refused_by_name() {
     let roster = space_of(&[(2, Role::Member)]);
-    let refused = |by, base, tip| {
-        write(&roster, by, &Change::SelectBranch(Branch { log: log(2, 1), base, tip })).unwrap_err()
+    let refused = |by, base, tip: Tip| {
+        write(&roster, by, &Change::SelectBranch(Branch { log: log(2, 1), base, first: tip.hash, tip }))
+            .unwrap_err()
     };
 
     let expect = RosterError::NotOwnLog { device: device(1), log: log(2, 1) };

@@ -407,7 +407,7 @@ fn content() -> impl Strategy<Value = Content> {
             Content::RotateKey(RotateKey { n, key_id: KeyId::from_bytes([byte; 16]), confirmations: Vec::new() })
         }),
         1 => (1u8..8, 2u64..5).prop_map(|(of, seq)| {
-            Content::SelectBranch(Branch { log: log(of, 1), base: tip(1, 1), tip: tip(seq, 2) })
+            Content::SelectBranch(Branch { log: log(of, 1), base: tip(1, 1), first: tip(1, 7).hash, tip: tip(seq, 2) })
         }),
         1 => Just(Content::Unknown { kind: 8, body: Bytes::from_static(b"later") }),
     ]
