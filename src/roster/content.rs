@@ -424,7 +424,10 @@ mod tests {
     fn a_body_is_as_long_as_its_table_says() {
         let lengths = every_kind().map(|content| content.body().len());
 
-        assert_eq!(lengths, [32 + 2 + 2 * 80, 32 + 16 + 2 + 90, 32, 32, 8 + 16 + 2 + 2 * 96, 40 + 40 + 40]);
+        assert_eq!(
+            lengths,
+            [32 + 2 + 2 * 80, 32 + 16 + 2 + 90, 32, 32, 8 + 16 + 2 + 2 * 96, 40 + 40 + 32 + 40]
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::epoch::Epochs;
 use super::removal::{Verdict, target};
 use super::role::Role;
 use super::{Member, Removed};
-use crate::model::{DeviceId, LogId, Tip};
+use crate::model::{DeviceId, LogId, Seq, Tip, TipHash};
 
 /// The devices, keys and branches of a space.
 #[derive(Clone, Debug)]
@@ -21,7 +21,7 @@ pub(super) struct Facts {
     /// Every device that a removal in effect names.
     banned: BTreeSet<DeviceId>,
     pub epochs: Epochs,
-    pub branches: BTreeMap<LogId, Branch>,
+    pub branches: BTreeMap<Parting, Branch>,
     pub unknown_count: u64,
 }
 
@@ -185,16 +185,21 @@ fn admins(dag: &Dag, verdict: &Verdict, members: &BTreeMap<DeviceId, Member>) ->
     dag.ranked().filter_map(|at| enrolled.get(&at).copied()).collect()
 }
 
-/// The selections in force: of each log the one no other has seen, of several the least by hash.
-fn branches(dag: &Dag, verdict: &Verdict) -> BTreeMap<LogId, Branch> {
-    let mut selections: BTreeMap<LogId, Vec<(usize, Branch)>> = BTreeMap::new();
+/// A place where histories of a log part. What is selected at one place says nothing of another: a
+/// log may fork again and again.
+pub(super) type Parting = (LogId, Seq, TipHash);
+
+/// The selections in force: of each parting the one no other has seen, of several the least by hash.
+fn branches(dag: &Dag, verdict: &Verdict) -> BTreeMap<Parting, Branch> {
+    let mut selections: BTreeMap<Parting, Vec<(usize, Branch)>> = BTreeMap::new();
     for at in dag.ranked() {
         let node = dag.node(at);
         let Content::SelectBranch(branch) = node.record.content() else { continue };
         let author = node.record.author();
         let is_entitled = verdict.grants.role_in(&author, &node.past).is_some();
         if author == branch.log.device && is_entitled && !verdict.void.contains(at) {
-            selections.entry(branch.log).or_default().push((at, *branch));
+            let parting = (branch.log, branch.base.seq, branch.base.hash);
+            selections.entry(parting).or_default().push((at, *branch));
         }
     }
     let in_force = |selections: Vec<(usize, Branch)>| {
@@ -202,5 +207,5 @@ fn branches(dag: &Dag, verdict: &Verdict) -> BTreeMap<LogId, Branch> {
         let unseen = selections.iter().filter(|(at, _)| !seen.contains(*at));
         unseen.min_by_key(|(at, _)| dag.node(*at).record.hash()).map(|(_, branch)| *branch)
     };
-    selections.into_iter().filter_map(|(log, all)| Some((log, in_force(all)?))).collect()
+    selections.into_iter().filter_map(|(parting, all)| Some((parting, in_force(all)?))).collect()
 }

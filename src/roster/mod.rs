@@ -37,7 +37,7 @@ use self::fold::Facts;
 use self::record::{Record, record_hash};
 use crate::crypto::EpochKey;
 use crate::model::limits::{RECORDS_MAX, RECORDS_PARKED_MAX};
-use crate::model::{DeviceId, Hlc, KeyId, LogId, RecordHash, Scope, SpaceId, Tip};
+use crate::model::{DeviceId, Hlc, KeyId, LogId, RecordHash, Scope, Seq, SpaceId, Tip, TipHash};
 
 pub use self::author::{Author, NewDevice};
 pub use self::content::{Branch, Confirmation, SealedName};
@@ -288,9 +288,11 @@ impl Roster {
         kept.map_or(Allowance::Nothing(refused), |tip| Allowance::UpTo(*tip))
     }
 
-    /// Which of a log's histories its device stands by; `None` where it has not said.
-    pub fn branch(&self, log: &LogId) -> Option<Branch> {
-        self.facts.branches.get(log).copied()
+    /// Which of a log's histories its device stands by, at each place where some part, rising.
+    pub fn branches_of(&self, log: &LogId) -> impl Iterator<Item = Branch> {
+        let (least, greatest) = (TipHash::from_bytes([0; 32]), TipHash::from_bytes([0xff; 32]));
+        let places = (*log, Seq::ZERO, least)..=(*log, Seq::new(u64::MAX), greatest);
+        self.facts.branches.range(places).map(|(_, branch)| *branch)
     }
 
     /// The selections in force, by log.

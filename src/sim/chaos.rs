@@ -159,6 +159,12 @@ impl World {
         if self.hosts.len() >= self.first_count + 2 || self.hosts[host].life.is_none() {
             return;
         }
+        // Two copies never meet: they learn a new key only from a third device that holds it.
+        let device = self.hosts[host].device();
+        let others = self.hosts.iter().filter(|other| other.device() != device && !other.is_blind);
+        if others.count() < 2 {
+            return;
+        }
         let index = self.hosts.len();
         let copy = self.hosts[host].copy(index);
         self.note(format!("{host} ! is copied to {index}"));

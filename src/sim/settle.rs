@@ -61,7 +61,9 @@ impl World {
                 }
                 continue;
             }
-            let root = host.state(&space).map(|state| state.root());
+            let Some(root) = host.state(&space).map(|state| state.root()) else {
+                return Some(format!("device {index} is loading"));
+            };
             let own = (standing, root);
             let expected = *first.get_or_insert(own);
             if expected.0.0 != own.0.0 {

@@ -82,7 +82,7 @@ impl Engine {
         let Some(state) = self.spaces.get(&space) else { return };
         let end = high.map_or(state.durable.tip(&log).seq, |high| Seq::new(high.get().saturating_sub(1)));
         let span = end.get().saturating_sub(low.get());
-        let count = span.min(POINTS_MAX as u64);
+        let count = span.min(POINTS_MAX as u64 - 1);
         let seqs = (1..=count).map(|index| Seq::new(low.get() + span * index / count)).collect();
         self.look_up(space, log, seqs, LookUpReason::Points { peer, low });
     }
@@ -96,12 +96,16 @@ impl Engine {
         batches: &[Option<SealedBatch>],
     ) {
         let Some(scope) = self.spaces.get(&space).map(|state| state.tag) else { return };
-        let mut points: Vec<Tip> = batches.iter().flatten().map(end_of).filter(|tip| tip.seq > low).collect();
-        points.dedup();
         let Some(locating) = self.session(peer, space).and_then(|session| session.locating.get_mut(&log))
         else {
             return;
         };
+        // What is known to be shared is asked about too, so that the answer goes on from there.
+        let shared = (locating.low != Tip::NONE).then_some(locating.low);
+        let ends = batches.iter().flatten().map(end_of).filter(|tip| tip.seq > low);
+        let mut points: Vec<Tip> = shared.into_iter().chain(ends).collect();
+        points.dedup();
+        points.truncate(POINTS_MAX);
         locating.points.clone_from(&points);
         self.send(peer, &Message::Locate { scope, log, points });
     }
@@ -231,9 +235,7 @@ impl Engine {
     /// Signs which history of an own log stands, unless that is decided already.
     fn select(&mut self, now: &Now, space: SpaceId, branch: Branch) {
         let Some(state) = self.spaces.get(&space) else { return };
-        let is_decided =
-            state.roster.branch(&branch.log).is_some_and(|decided| decided.tip.seq > branch.base.seq);
-        if is_decided {
+        if state.roster.branches_of(&branch.log).any(|decided| decided.base == branch.base) {
             return self.enforce(space);
         }
         if let Err(why) = self.write_record(now, space, &Change::SelectBranch(branch)) {
@@ -258,11 +260,14 @@ impl Engine {
                 Allowance::UpTo(cut) => looks.push((log, vec![cut.seq], LookUpReason::Cut { cut })),
                 Allowance::Nothing(_) => drops.push(log),
             }
-            let Some(branch) = state.roster.branch(&log).filter(|branch| tip.seq > branch.base.seq) else {
+            if drops.contains(&log) || state.reissues.contains_key(&log) {
                 continue;
+            }
+            let seen = state.logs.get(&log).map(|log| &log.branches);
+            let is_open = |branch: &Branch| {
+                tip.seq > branch.base.seq && seen.is_none_or(|seen| !seen.contains(&branch.first))
             };
-            let is_seen = state.logs.get(&log).is_some_and(|log| log.branch == Some(branch.first));
-            if !is_seen && !drops.contains(&log) && !state.reissues.contains_key(&log) {
+            for branch in state.roster.branches_of(&log).filter(is_open) {
                 let seqs = vec![branch.base.seq, branch.base.seq.next()];
                 looks.push((log, seqs, LookUpReason::OnBranch { branch }));
             }
@@ -303,19 +308,22 @@ impl Engine {
         let Some(state) = self.spaces.get_mut(&space) else { return };
         let log = branch.log;
         let held = state.durable.tip(&log);
-        if state.roster.branch(&log) != Some(branch) || held.seq <= branch.base.seq {
+        let is_in_force = state.roster.branches_of(&log).any(|other| other == branch);
+        if !is_in_force || held.seq <= branch.base.seq || state.reissues.contains_key(&log) {
             return;
         }
-        state.log(log).branch = Some(branch.first);
-        let continues = |batch: &SealedBatch| {
+        state.log(log).branches.insert(branch.first);
+        let is_base_here =
+            branch.base == Tip::NONE || at_base.as_ref().is_some_and(|batch| end_of(batch) == branch.base);
+        let is_on_it = |batch: &SealedBatch| {
             batch.header().first == branch.base.seq.next() && batch.link() == branch.first
         };
-        if after_base.as_ref().is_some_and(continues) {
+        // Where not even the base is here, the histories part earlier, and another selection speaks
+        // of that.
+        if !is_base_here || after_base.as_ref().is_some_and(is_on_it) {
             return;
         }
-        let is_base_here = at_base.as_ref().is_some_and(|batch| end_of(batch) == branch.base);
-        // Where not even the base is here, it is a third history.
-        let to = if is_base_here { branch.base } else { Tip::NONE };
+        let to = branch.base;
         if log.device == own && log != state.author.log() {
             state.reissues.insert(log, to);
             self.emit(Effect::Reissue { space, log, after: to.seq, through: held.seq });
@@ -407,6 +415,7 @@ impl Engine {
         let entry = state.log(log);
         entry.chain = LogChain::at(to);
         entry.blocked = None;
+        // What comes in its place is looked at when it comes.
         state.dropped += held.seq.get() - to.seq.get();
         let row = space_write(state);
         // Acks are numbered by what is held, which falls now: the greatest number so far is kept.
@@ -438,7 +447,7 @@ impl Engine {
         let Some(state) = self.spaces.get_mut(&space) else { return };
         let entry = state.log(log);
         entry.chain = LogChain::at(held);
-        entry.branch = None;
+        entry.branches.clear();
         state.dropped -= held.seq.get() - to.seq.get();
         state.store_again_at = Some(now.uptime + STORE_AGAIN_AFTER);
     }

@@ -65,11 +65,8 @@ impl Engine {
             Allowance::UpTo(cut) => up_to(run, cut),
             Allowance::Nothing(_) => return self.ask_roster(peer, space),
         };
-        let (run, is_other_branch) = match state.roster.branch(&log) {
-            Some(branch) => on_branch(run, &branch),
-            None => (run, false),
-        };
-        if is_other_branch && run.is_empty() {
+        let run = on_branches(run, &state.roster.branches_of(&log).collect::<Vec<_>>());
+        if run.is_empty() {
             // The peer does not know yet which history stands.
             return;
         }
@@ -181,21 +178,18 @@ fn up_to(run: Vec<SealedBatch>, cut: Tip) -> Vec<SealedBatch> {
     run.into_iter().take_while(stands).collect()
 }
 
-/// The part of a run that does not contradict the history that stands, and whether the rest does.
-fn on_branch(mut run: Vec<SealedBatch>, branch: &Branch) -> (Vec<SealedBatch>, bool) {
-    let parting = branch.base.seq.next();
+/// The part of a run that does not contradict the history that stands.
+fn on_branches(mut run: Vec<SealedBatch>, branches: &[Branch]) -> Vec<SealedBatch> {
     let contradicts = |batch: &SealedBatch| {
         let header = batch.header();
-        let holds_parting = header.first <= parting && parting <= header.last();
-        holds_parting && (header.first != parting || batch.link() != branch.first)
+        branches.iter().any(|branch| {
+            let parts_here = header.first == branch.base.seq.next() && header.prev == branch.base.hash;
+            parts_here && batch.link() != branch.first
+        })
     };
-    match run.iter().position(contradicts) {
-        Some(at) => {
-            run.truncate(at);
-            (run, true)
-        }
-        None => (run, false),
-    }
+    let stands = run.iter().position(contradicts).unwrap_or(run.len());
+    run.truncate(stands);
+    run
 }
 
 /// Opens a batch and checks that its body holds the announced ops; the greatest stamp of them.

@@ -108,7 +108,7 @@ impl Engine {
         if role.holds_keys() {
             let known = keys.into_iter().filter(|key| state.roster.knows_key(&key.id()));
             state.keys = known.map(|key| (key.id(), key)).collect();
-            if state.sealing_key().is_none() {
+            if state.any_key().is_none() {
                 return Err(JoinError::KeyMissing);
             }
         }

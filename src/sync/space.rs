@@ -63,8 +63,8 @@ pub(super) struct LogState {
     pub parked: BTreeSet<KeyId>,
     /// Batches that wait.
     pub parked_count: u64,
-    /// Where the history that stands goes on, once what is held is known to be on it.
-    pub branch: Option<TipHash>,
+    /// The histories that stand with which what is held has been compared.
+    pub branches: BTreeSet<TipHash>,
 }
 
 impl LogState {
@@ -75,7 +75,7 @@ impl LogState {
             blocked: None,
             parked: BTreeSet::new(),
             parked_count: 0,
-            branch: None,
+            branches: BTreeSet::new(),
         }
     }
 }

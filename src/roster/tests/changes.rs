@@ -67,20 +67,23 @@ fn a_log_follows_the_branch_its_device_selected_last() {
     let roster = space_of(&[(2, Role::Member)]);
     let branch = |end| Branch { log: log(2, 1), base: tip(4, 1), first: tip(4, 7).hash, tip: tip(end, 2) };
     let select = |roster: &Roster, end| write(roster, 2, &Change::SelectBranch(branch(end))).unwrap();
-    assert_eq!(roster.branch(&log(2, 1)), None);
+    assert_eq!(roster.branches_of(&log(2, 1)).next(), None);
 
     let (one, other) = (select(&roster, 5), select(&roster, 6));
     let contested = after(&roster, &[&one, &other]);
     let least = if record_hash(&one) < record_hash(&other) { 5 } else { 6 };
-    assert_eq!(contested.branch(&log(2, 1)), Some(branch(least)));
+    assert_eq!(contested.branches_of(&log(2, 1)).next(), Some(branch(least)));
     let settled = after(&contested, &[&select(&contested, 9)]);
 
     assert!(settled.branches().eq([branch(9)]));
+    let elsewhere = Branch { base: tip(2, 1), ..branch(3) };
+    let twice = after(&settled, &[&write(&settled, 2, &Change::SelectBranch(elsewhere)).unwrap()]);
+    assert!(twice.branches_of(&log(2, 1)).eq([elsewhere, branch(9)]), "another parting is another matter");
     let forgery = forged(&settled, 1, Content::SelectBranch(branch(12)));
-    assert_eq!(after(&settled, &[&forgery]).branch(&log(2, 1)), Some(branch(9)));
+    assert_eq!(after(&settled, &[&forgery]).branches_of(&log(2, 1)).next(), Some(branch(9)));
     let removed = after(&settled, &[&remove(&settled, 1, 2)]);
     let late = forged(&settled, 2, Content::SelectBranch(branch(13)));
-    assert_eq!(after(&removed, &[&late]).branch(&log(2, 1)), Some(branch(9)));
+    assert_eq!(after(&removed, &[&late]).branches_of(&log(2, 1)).next(), Some(branch(9)));
 }
 
 #[test]

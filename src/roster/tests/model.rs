@@ -351,15 +351,17 @@ impl Model {
             .filter(|(record, branch)| record.author() == branch.log.device)
             .filter(|(record, branch)| self.speaks_for(record, branch.log.device, void))
             .collect();
-        let is_superseded = |record: &Record, log: LogId| {
-            valid.iter().any(|(other, branch)| branch.log == log && self.has_seen(other, record))
+        let place = |branch: &Branch| (branch.log, branch.base.seq, branch.base.hash);
+        let is_superseded = |record: &Record, at| {
+            valid.iter().any(|(other, branch)| place(branch) == at && self.has_seen(other, record))
         };
-        let logs: BTreeSet<LogId> = valid.iter().map(|(_, branch)| branch.log).collect();
-        logs.into_iter()
-            .map(|log| {
-                let of_log =
-                    valid.iter().filter(|(record, branch)| branch.log == log && !is_superseded(record, log));
-                (log, of_log.min_by_key(|(record, _)| record.hash()).unwrap().1.tip)
+        let places: BTreeSet<_> = valid.iter().map(|(_, branch)| place(branch)).collect();
+        places
+            .into_iter()
+            .map(|at| {
+                let of_place =
+                    valid.iter().filter(|(record, branch)| place(branch) == at && !is_superseded(record, at));
+                (at.0, of_place.min_by_key(|(record, _)| record.hash()).unwrap().1.tip)
             })
             .collect()
     }
@@ -406,8 +408,8 @@ fn content() -> impl Strategy<Value = Content> {
         2 => (1u64..4, 0u8..9).prop_map(|(n, byte)| {
             Content::RotateKey(RotateKey { n, key_id: KeyId::from_bytes([byte; 16]), confirmations: Vec::new() })
         }),
-        1 => (1u8..8, 2u64..5).prop_map(|(of, seq)| {
-            Content::SelectBranch(Branch { log: log(of, 1), base: tip(1, 1), first: tip(1, 7).hash, tip: tip(seq, 2) })
+        1 => (1u8..8, 2u64..5, 0u8..2).prop_map(|(of, seq, parting)| {
+            Content::SelectBranch(Branch { log: log(of, 1), base: tip(1, parting + 1), first: tip(1, 7).hash, tip: tip(seq, 2) })
         }),
         1 => Just(Content::Unknown { kind: 8, body: Bytes::from_static(b"later") }),
     ]
