@@ -1,5 +1,7 @@
 //! Between what a request says and what a node takes and tells.
 
+use std::time::Duration;
+
 use serde_json::value::RawValue;
 
 use super::error::{ControlError, blame_text};
@@ -172,6 +174,7 @@ impl From<Status> for StatusForm {
             loading: status.is_loading,
             roster: status.devices.iter().map(DeviceForm::from).collect(),
             peers: peer_forms(&status.devices),
+            forks_healed: status.forks_healed.iter().map(DeviceId::to_string).collect(),
             health: health_form(&status.health),
         }
     }
@@ -184,6 +187,9 @@ impl From<&DeviceStatus> for DeviceForm {
             name: status.name.clone(),
             role: status.role.into(),
             is_self: status.is_self,
+            dormant: status.is_dormant,
+            connected: status.connected.is_some(),
+            last_contact_ms: status.last_contact.map(millis),
         }
     }
 }
@@ -196,16 +202,14 @@ pub fn peer_forms(devices: &[DeviceStatus]) -> Vec<PeerForm> {
         name: status.name.clone(),
         connected: status.connected.is_some(),
         address: status.connected.map(|address| address.to_string()),
-        last_contact_ms: status
-            .last_contact
-            .map(|since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX)),
+        last_contact_ms: status.last_contact.map(millis),
         behind_by: status.behind_by,
         ahead_by: status.ahead_by,
         root: status.root.map(|root| root.to_string()),
         last_refusal: status.last_refusal.as_ref().map(|refusal| RefusalForm {
             why: refusal.why.clone(),
             blame: blame_text(refusal.blame).to_owned(),
-            since_ms: u64::try_from(refusal.since.as_millis()).unwrap_or(u64::MAX),
+            since_ms: millis(refusal.since),
         }),
     };
     others.map(form).collect()
@@ -214,7 +218,13 @@ pub fn peer_forms(devices: &[DeviceStatus]) -> Vec<PeerForm> {
 /// Health in its form: what threatens data is unhealthy, the rest is degraded.
 pub fn health_form(reasons: &[HealthReason]) -> HealthForm {
     let grave = |reason: &HealthReason| {
-        matches!(reason, HealthReason::StorageFailed { .. } | HealthReason::Diverged { .. })
+        matches!(
+            reason,
+            HealthReason::StorageFailed { .. }
+                | HealthReason::Diverged { .. }
+                | HealthReason::RemovedHere { .. }
+                | HealthReason::RunsTwice { .. }
+        )
     };
     let state = match reasons {
         [] => "healthy",
@@ -230,12 +240,13 @@ fn reason_form(reason: &HealthReason) -> ReasonForm {
         message,
         hint: hint.to_owned(),
         device_id: device.map(DeviceId::to_string),
+        at_ms: None,
     };
     match reason {
         HealthReason::Fork { device } => form(
             "Fork",
             format!("two histories of one log of {} exist", device.short()),
-            "was a backup restored or a disk cloned? the proof is kept and sync goes on",
+            "was a backup restored or a disk cloned? sync goes on; it heals once that device is connected",
             Some(device),
         ),
         HealthReason::LogBlocked { device, why } => form(
@@ -278,6 +289,28 @@ fn reason_form(reason: &HealthReason) -> ReasonForm {
             "StorageFailed",
             format!("the store refused a write: {why}"),
             "make room or repair the disk, then start again; what was acknowledged is safe",
+            None,
+        ),
+        HealthReason::RemovedHere { scope, by, by_name, at_millis } => {
+            let by_text = by_name.as_ref().map_or_else(|| by.short(), |name| format!("{name} ({})", by.short()));
+            let space = match scope {
+                Scope::Personal => "the personal space".to_owned(),
+                Scope::Shared(org) => format!("the space of {org}"),
+            };
+            let message = format!("this device was removed from {space} by {by_text}");
+            let hint = "what is here stays readable and goes nowhere; to take part again, pair a fresh home";
+            ReasonForm { at_ms: Some(*at_millis), ..form("RemovedHere", message, hint, Some(by)) }
+        }
+        HealthReason::RunsTwice { device } => form(
+            "RunsTwice",
+            format!("{} runs twice: its home was copied, and both copies are in use", device.short()),
+            "stop one of the two and pair a fresh home there; nothing is lost meanwhile",
+            Some(device),
+        ),
+        HealthReason::EpochContested => form(
+            "EpochContested",
+            "the key was renewed twice at once; waiting for an admin to renew the key".to_owned(),
+            "connect to an admin of the space, or run `kinfold rotate` on one; writing goes on",
             None,
         ),
     }
@@ -333,6 +366,11 @@ impl EventCursor {
         };
         read().ok_or_else(|| ControlError::BadCursor { found: text.chars().take(80).collect() })
     }
+}
+
+/// A span in whole milliseconds.
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 pub(super) fn scope_param(scope: &Scope) -> ScopeParam {
@@ -449,5 +487,19 @@ mod tests {
         assert_eq!(health_form(&[]).state, "healthy");
         assert_eq!(health_form(std::slice::from_ref(&down)).state, "degraded");
         assert_eq!(health_form(&[down, failed]).state, "unhealthy");
+    }
+
+    #[test]
+    fn what_befell_the_space_is_said_in_a_sentence() {
+        let by = DeviceId::from_bytes([7; 32]);
+        let scope = Scope::Shared("acme".into());
+        let removed = HealthReason::RemovedHere { scope, by, by_name: Some("laptop".into()), at_millis: 5 };
+        let told = health_form(&[removed, HealthReason::RunsTwice { device: by }, HealthReason::EpochContested]);
+
+        let expected = format!("this device was removed from the space of acme by laptop ({})", by.short());
+        assert_eq!((told.reasons[0].message.as_str(), told.reasons[0].at_ms), (expected.as_str(), Some(5)));
+        assert!(told.reasons[1].message.contains("runs twice"));
+        assert!(told.reasons[2].message.contains("waiting for an admin to renew the key"));
+        assert_eq!(health_form(&[HealthReason::EpochContested]).state, "degraded");
     }
 }

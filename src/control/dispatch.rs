@@ -13,6 +13,7 @@ use super::forms::*;
 use super::method::Method;
 use super::pairing::CancelledForm;
 use super::params::*;
+use super::roster;
 use super::{APPEND_OPS_MAX, PAGE_BYTES, PAGE_ITEMS_MAX};
 use crate::model::{DeviceId, Dot, Hlc, OpId, Surface, Tier};
 use crate::node::{Custody, NewOp, Node, NodeError, Row, Space};
@@ -86,22 +87,29 @@ async fn answer(
         }
         Method::Conflicts => conflicts(node, read_params(method, params)?).await,
         Method::Peers => {
-            let NoParams {} = read_params(method, params)?;
-            Ok(to_raw(&PeersForm { peers: peer_forms(&node.status().await?.devices) }))
+            let ScopeParams { scope } = read_params(method, params)?;
+            let devices = space(node, &scope).await?.status().await?.devices;
+            Ok(to_raw(&PeersForm { peers: peer_forms(&devices) }))
         }
         Method::AddPeer => {
             let AddPeerParams { address } = read_params(method, params)?;
             node.add_peer(address.clone()).await?;
             Ok(to_raw(&AddedForm { added: address }))
         }
-        Method::Roster => {
-            let ScopeParams { scope } = read_params(method, params)?;
-            let devices = space(node, &scope).await?.status().await?.devices;
-            Ok(to_raw(&RosterForm { devices: devices.iter().map(DeviceForm::from).collect() }))
-        }
-        Method::Health => {
+        Method::Spaces => {
             let NoParams {} = read_params(method, params)?;
-            Ok(to_raw(&health_form(&node.status().await?.health)))
+            roster::list_spaces(node).await
+        }
+        Method::CreateSpace => roster::create_space(node, read_params(method, params)?).await,
+        Method::LeaveSpace => roster::leave_space(node, read_params(method, params)?).await,
+        Method::Roster => roster::list(node, read_params(method, params)?).await,
+        Method::Revoke => roster::revoke(node, read_params(method, params)?).await,
+        Method::Retire => roster::retire(node, read_params(method, params)?).await,
+        Method::Rename => roster::rename(node, read_params(method, params)?).await,
+        Method::Rotate => roster::rotate(node, read_params(method, params)?).await,
+        Method::Health => {
+            let ScopeParams { scope } = read_params(method, params)?;
+            Ok(to_raw(&health_form(&space(node, &scope).await?.status().await?.health)))
         }
         Method::Version => {
             let NoParams {} = read_params(method, params)?;
@@ -313,6 +321,7 @@ async fn surfaces(node: &Node, params: ScopeParams) -> Result<Box<RawValue>, Con
 
 async fn wait(node: &Node, params: WaitParams) -> Result<Box<RawValue>, ControlError> {
     let custody = Custody::on(params.on);
+    let space = space(node, &params.scope).await?;
     let op = match &params.op_id {
         Some(text) => {
             Some(text.parse::<OpId>().map_err(|source| ControlError::Id { what: "op_id", source })?)
@@ -322,7 +331,7 @@ async fn wait(node: &Node, params: WaitParams) -> Result<Box<RawValue>, ControlE
     let holders = async {
         match op {
             Some(op) => node.wait(op, custody).await,
-            None => node.wait_all(custody).await,
+            None => space.wait_all(custody).await,
         }
     };
     let holders = match params.timeout_ms {

@@ -9,10 +9,12 @@ use thiserror::Error;
 
 use super::method::Method;
 use super::pairing::{pair_hint, pair_kind};
+use super::roster::{CandidateForm, listed, scope_text};
 use crate::crypto::pairing::CodeError;
-use crate::model::{Blame, IdError, PayloadError, ScopeError, Surface, SurfaceError};
+use crate::model::{Blame, IdError, PayloadError, Scope, ScopeError, Surface, SurfaceError};
 use crate::net::pairing::LinkProblem;
 use crate::node::{NodeError, PairError};
+use crate::roster::RosterError;
 use crate::store::LockError;
 use crate::sync::{JoinError, RequestError};
 
@@ -126,6 +128,22 @@ pub enum ControlError {
         /// The most.
         limit: usize,
     },
+    /// No device of the space is called that.
+    #[error("no device {found:?} in this space")]
+    UnknownDevice {
+        /// The text.
+        found: String,
+        /// The devices there are.
+        candidates: Vec<CandidateForm>,
+    },
+    /// Several devices of the space are called that.
+    #[error("{found:?} names {} devices", candidates.len())]
+    AmbiguousDevice {
+        /// The text.
+        found: String,
+        /// Those devices.
+        candidates: Vec<CandidateForm>,
+    },
     /// Text that is no pairing code.
     #[error(transparent)]
     BadCode(#[from] CodeError),
@@ -164,6 +182,8 @@ impl ControlError {
             Self::BadCursor { .. } => "BadCursor",
             Self::PageLimit { .. } => "PageLimit",
             Self::TooManySubscriptions { .. } => "TooManySubscriptions",
+            Self::UnknownDevice { .. } => "UnknownDevice",
+            Self::AmbiguousDevice { .. } => "AmbiguousDevice",
             Self::BadCode(_) => "BadCode",
             Self::BadLink(_) => "BadLink",
             Self::Pair(error) => pair_kind(error),
@@ -195,6 +215,10 @@ impl ControlError {
             Self::OpRefused { source, .. } => source.hint(),
             Self::Payload(PayloadError::DuplicateKey { .. }) => {
                 Some("keep one of the two members, readers would disagree about the value".into())
+            }
+            Self::UnknownDevice { candidates, .. } => Some(format!("there are: {}", listed(candidates))),
+            Self::AmbiguousDevice { candidates, .. } => {
+                Some(format!("say which by the id in brackets: {}", listed(candidates)))
             }
             Self::BadCode(_) => Some("the other device shows it as XXX-XXX-XXX".into()),
             Self::Pair(error) => pair_hint(error),
@@ -238,6 +262,10 @@ impl ControlError {
                 field("limit", (*limit).into());
             }
             Self::Payload(PayloadError::DuplicateKey { key }) => field("key", key.as_str().into()),
+            Self::UnknownDevice { found, candidates } | Self::AmbiguousDevice { found, candidates } => {
+                field("found", found.as_str().into());
+                field("candidates", candidates.iter().map(CandidateForm::to_value).collect());
+            }
             Self::Node(error) => match &**error {
                 NodeError::KeyLength { found, limit } => {
                     field("found", (*found).into());
@@ -302,6 +330,8 @@ impl RpcError {
                 | "Busy"
                 | "TooSlow"
                 | "Locked"
+                | "NotReachable"
+                | "StillBehind"
         )
     }
 }
@@ -359,6 +389,28 @@ fn surface_kind(error: &SurfaceError) -> &'static str {
     }
 }
 
+fn roster_kind(error: &RosterError) -> &'static str {
+    match error {
+        RosterError::NotAdmin { .. } => "NotAdmin",
+        RosterError::Removed { .. } => "Removed",
+        RosterError::AlreadyRemoved { .. } => "AlreadyRemoved",
+        RosterError::NotADevice { .. } => "NotADevice",
+        RosterError::LastAdmin { .. } => "LastAdmin",
+        RosterError::NameLength { .. } | RosterError::NameCharacter { .. } => "BadName",
+        _ => "Roster",
+    }
+}
+
+fn roster_hint(error: &RosterError) -> Option<&'static str> {
+    match error {
+        RosterError::NotAdmin { .. } => Some("`kinfold devices` shows who is an admin"),
+        RosterError::LastAdmin { .. } => {
+            Some("`kinfold invite --role admin` here and `kinfold join` on another device make it one")
+        }
+        _ => None,
+    }
+}
+
 pub(super) fn node_kind(error: &NodeError) -> &'static str {
     match error {
         NodeError::NotInitialised { .. } => "NotInitialised",
@@ -382,12 +434,12 @@ pub(super) fn node_kind(error: &NodeError) -> &'static str {
         NodeError::KeyLength { .. } => "KeyLength",
         NodeError::WrongTier { .. } => "WrongTier",
         NodeError::IdMissing { .. } => "IdMissing",
-        NodeError::Roster(_) => "Roster",
+        NodeError::Roster(error) => roster_kind(error),
         NodeError::Refused(error) => match error {
             RequestError::NoSuchSpace => "NoSuchSpace",
             RequestError::Storage => "Storage",
             RequestError::NotAuthor => "NotAuthor",
-            RequestError::Roster(_) => "Roster",
+            RequestError::Roster(error) => roster_kind(error),
             RequestError::Join(error) => match error {
                 JoinError::Roster(_) => "Roster",
                 JoinError::NotInvited => "NotInvited",
@@ -400,6 +452,10 @@ pub(super) fn node_kind(error: &NodeError) -> &'static str {
         },
         NodeError::NoSuchSpace { .. } => "NoSuchSpace",
         NodeError::Engine(_) => "Engine",
+        NodeError::OwnDevice { .. } => "OwnDevice",
+        NodeError::PersonalSpace => "PersonalSpace",
+        NodeError::NotReachable { .. } => "NotReachable",
+        NodeError::StillBehind { .. } => "StillBehind",
         NodeError::UnknownOp => "UnknownOp",
         NodeError::TimedOut => "TimedOut",
         NodeError::NotStarted => "NotStarted",
@@ -413,6 +469,26 @@ pub(super) fn node_hint(error: &NodeError) -> Option<String> {
         NodeError::StoreEmpty { .. } => Some(
             "put the store folder back; where it is gone, move this home aside, `kinfold init` a new one and add it on another device".into(),
         ),
+        NodeError::OwnDevice { scope: Scope::Personal } => {
+            Some("run it on another device that is an admin, and delete this home then".into())
+        }
+        NodeError::OwnDevice { scope } => {
+            Some(format!("`kinfold space leave {}` takes this device out of that space", scope_text(scope)))
+        }
+        NodeError::PersonalSpace => Some(
+            "to part with this device, run `kinfold retire` for it on another one, and delete this home then"
+                .into(),
+        ),
+        NodeError::NotReachable { .. } => Some(
+            "start it and wait until `kinfold devices` shows it connected; where it is lost for good, \
+             `kinfold revoke` keeps what is here"
+                .into(),
+        ),
+        NodeError::StillBehind { .. } => Some("try again once `kinfold status` shows nothing ahead".into()),
+        NodeError::Refused(RequestError::NotAuthor) => {
+            Some("it was removed from the space, or stores without keys; `kinfold status` says which".into())
+        }
+        NodeError::Refused(RequestError::Roster(error)) => roster_hint(error).map(str::to_owned),
         NodeError::UnknownOp => Some("op ids come from the answer to an append".into()),
         NodeError::TimedOut => Some("`kinfold status` shows which device is not reachable".into()),
         NodeError::HomeFile { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {

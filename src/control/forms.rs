@@ -273,6 +273,8 @@ pub struct StatusForm {
     pub roster: Vec<DeviceForm>,
     /// The other devices, with what is known of them.
     pub peers: Vec<PeerForm>,
+    /// Devices of whose logs two histories existed, and that have said which one stands.
+    pub forks_healed: Vec<String>,
     /// How it is.
     pub health: HealthForm,
 }
@@ -289,6 +291,12 @@ pub struct DeviceForm {
     /// Whether it is this device.
     #[serde(rename = "self")]
     pub is_self: bool,
+    /// Whether it has been away for so long that nothing waits for it.
+    pub dormant: bool,
+    /// Whether a connection is up.
+    pub connected: bool,
+    /// How long ago it was heard of in this run; null if never.
+    pub last_contact_ms: Option<u64>,
 }
 
 /// Another device as this one sees it.
@@ -325,13 +333,6 @@ pub struct RefusalForm {
     pub since_ms: u64,
 }
 
-/// The devices of the space.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct RosterForm {
-    /// This one first.
-    pub devices: Vec<DeviceForm>,
-}
-
 /// The other devices.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PeersForm {
@@ -366,6 +367,8 @@ pub struct ReasonForm {
     pub hint: String,
     /// The device it concerns.
     pub device_id: Option<String>,
+    /// When it happened, where that is known.
+    pub at_ms: Option<u64>,
 }
 
 /// What answers.

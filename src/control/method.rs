@@ -3,7 +3,7 @@
 /// A method of the control API.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Method {
-    /// `sync.status` {} → [`StatusForm`](super::forms::StatusForm).
+    /// `sync.status` {scope?} → [`StatusForm`](super::forms::StatusForm).
     Status,
     /// `sync.append` {scope?, surface, payload, key?, stream?} → [`AppendedForm`](super::forms::AppendedForm).
     Append,
@@ -23,25 +23,39 @@ pub enum Method {
     Subscribe,
     /// `sync.unsubscribe` {subscription} → {cancelled}.
     Unsubscribe,
-    /// `sync.wait` {op_id?, on, timeout_ms?} → [`WaitForm`](super::forms::WaitForm).
+    /// `sync.wait` {scope?, op_id?, on, timeout_ms?} → [`WaitForm`](super::forms::WaitForm).
     Wait,
-    /// `sync.safe_to_sleep` {} → [`SafeToSleepForm`](super::forms::SafeToSleepForm).
+    /// `sync.safe_to_sleep` {scope?} → [`SafeToSleepForm`](super::forms::SafeToSleepForm).
     SafeToSleep,
     /// `conflicts.list` {scope?, after?, limit?} → [`ConflictsForm`](super::forms::ConflictsForm).
     Conflicts,
-    /// `peers.list` {} → {peers}.
+    /// `peers.list` {scope?} → {peers}.
     Peers,
     /// `peers.add` {address} → {added}.
     AddPeer,
-    /// `roster.list` {} → {devices}.
+    /// `space.list` {} → [`SpacesForm`](super::roster::SpacesForm).
+    Spaces,
+    /// `space.create` {name, device_name?} → [`SpaceForm`](super::roster::SpaceForm).
+    CreateSpace,
+    /// `space.leave` {scope} → [`LeftForm`](super::roster::LeftForm).
+    LeaveSpace,
+    /// `roster.list` {scope?} → [`RosterForm`](super::roster::RosterForm).
     Roster,
+    /// `roster.revoke` {scope?, device} → [`RevokedForm`](super::roster::RevokedForm).
+    Revoke,
+    /// `roster.retire` {scope?, device} → [`RevokedForm`](super::roster::RevokedForm).
+    Retire,
+    /// `roster.rename` {scope?, device, name} → [`RenamedForm`](super::roster::RenamedForm).
+    Rename,
+    /// `roster.rotate` {scope?} → [`RotatedForm`](super::roster::RotatedForm).
+    Rotate,
     /// `pair.invite` {scope?, role?, ttl_ms?} → [`InviteForm`](super::pairing::InviteForm); then notices `pair.event`.
     Invite,
     /// `pair.join` {code_or_uri, name?, peer?} → [`JoinedForm`](super::pairing::JoinedForm), after notices `pair.progress`.
     Join,
     /// `pair.cancel` {} → {cancelled}, once the invite's port is closed.
     CancelInvite,
-    /// `health.get` {} → [`HealthForm`](super::forms::HealthForm).
+    /// `health.get` {scope?} → [`HealthForm`](super::forms::HealthForm).
     Health,
     /// `node.version` {} → [`VersionForm`](super::forms::VersionForm).
     Version,
@@ -49,7 +63,7 @@ pub enum Method {
 
 impl Method {
     /// Every method.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 28] = [
         Self::Status,
         Self::Append,
         Self::AppendMany,
@@ -65,7 +79,14 @@ impl Method {
         Self::Conflicts,
         Self::Peers,
         Self::AddPeer,
+        Self::Spaces,
+        Self::CreateSpace,
+        Self::LeaveSpace,
         Self::Roster,
+        Self::Revoke,
+        Self::Retire,
+        Self::Rename,
+        Self::Rotate,
         Self::Invite,
         Self::Join,
         Self::CancelInvite,
@@ -91,7 +112,14 @@ impl Method {
             Self::Conflicts => "conflicts.list",
             Self::Peers => "peers.list",
             Self::AddPeer => "peers.add",
+            Self::Spaces => "space.list",
+            Self::CreateSpace => "space.create",
+            Self::LeaveSpace => "space.leave",
             Self::Roster => "roster.list",
+            Self::Revoke => "roster.revoke",
+            Self::Retire => "roster.retire",
+            Self::Rename => "roster.rename",
+            Self::Rotate => "roster.rotate",
             Self::Invite => "pair.invite",
             Self::Join => "pair.join",
             Self::CancelInvite => "pair.cancel",

@@ -16,6 +16,7 @@ pub mod line;
 pub mod method;
 pub mod pairing;
 pub mod params;
+pub mod roster;
 #[cfg(unix)]
 pub mod server;
 pub mod session;

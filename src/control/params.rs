@@ -139,6 +139,9 @@ pub struct UnsubscribeParams {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WaitParams {
+    /// Which space, where no op is named.
+    #[serde(default, skip_serializing_if = "ScopeParam::is_personal")]
+    pub scope: ScopeParam,
     /// One op; everything held now where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub op_id: Option<String>,

@@ -130,6 +130,29 @@ pub enum NodeError {
         /// The scope.
         scope: crate::model::Scope,
     },
+    /// A device cannot revoke or retire itself.
+    #[error("this device does not remove itself from {scope}")]
+    OwnDevice {
+        /// From which space.
+        scope: crate::model::Scope,
+    },
+    /// The personal space holds what belongs to the device itself.
+    #[error("a device does not leave its personal space")]
+    PersonalSpace,
+    /// A device that is to be retired is not connected.
+    #[error("{} is not connected, so what it has written last is not here", .device.short())]
+    NotReachable {
+        /// The device.
+        device: crate::model::DeviceId,
+    },
+    /// A device that is to be retired has ops that have not arrived.
+    #[error("{ops} ops of {} are still on their way", .device.short())]
+    StillBehind {
+        /// The device.
+        device: crate::model::DeviceId,
+        /// How many.
+        ops: u64,
+    },
     /// An op id that names no op held here.
     #[error("no op with this id is held here")]
     UnknownOp,
@@ -148,7 +171,9 @@ impl NodeError {
     /// Who is to change something.
     pub fn blame(&self) -> Blame {
         match self {
-            Self::Net(_) | Self::TimedOut => Blame::Environment,
+            Self::Net(_) | Self::TimedOut | Self::NotReachable { .. } | Self::StillBehind { .. } => {
+                Blame::Environment
+            },
             _ => Blame::Local,
         }
     }

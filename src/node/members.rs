@@ -7,7 +7,7 @@ use super::handle::Node;
 use super::space::{Place, Space};
 use crate::crypto::EpochKey;
 use crate::model::{DeviceId, Scope, SpaceId};
-use crate::roster::Role;
+use crate::roster::{Epoch, Role};
 use crate::sync::{Input, RosterChange};
 
 /// What an invited device gets: the space's roster and, unless it is to be blind, its keys.
@@ -98,56 +98,16 @@ pub struct SpaceInfo {
     pub is_leaving: bool,
 }
 
-/// A device that was removed from a space.
+/// A key that was renewed.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct RemovedDevice {
-    /// The device.
-    pub device: DeviceId,
-    /// What it was called, where this device can read it.
-    pub name: Option<String>,
-    /// What it was allowed to do.
-    pub role: Role,
-    /// Who removed it.
-    pub by: DeviceId,
-    /// When, by the clock of whoever removed it, in Unix milliseconds.
-    pub at_millis: u64,
-    /// How many of its ops stand.
-    pub op_count: u64,
-    /// Devices that have not said yet that they know: they may still accept it.
-    pub accepted_by: Vec<DeviceId>,
+pub struct Rotated {
+    /// The number of the epoch; 0 is the first.
+    pub epoch: u64,
+    /// The devices that had the key before it counted; others get it when they connect.
+    pub confirmed_by: Vec<DeviceId>,
 }
 
 impl Space {
-    /// Removes a device for good: what this device holds of it stays, whatever else it writes is
-    /// refused everywhere, its live connections end, and the space gets a new key.
-    ///
-    /// # Errors
-    /// [`NodeError::Refused`] where this device is no admin, or the last one would go.
-    pub async fn revoke(&self, device: DeviceId) -> Result<(), NodeError> {
-        self.change(RosterChange::Remove { device }).await
-    }
-
-    /// Removes a device that is at hand: syncs first, so that nothing it has written is left behind.
-    /// Says whether the device was connected and everything it holds has arrived.
-    ///
-    /// # Errors
-    /// As [`Space::revoke`], and [`NodeError::NotStarted`].
-    pub async fn retire(&self, device: DeviceId) -> Result<bool, NodeError> {
-        self.node.sync().await?;
-        let space = self.id();
-        let is_complete = self.node.ask(move |core| {
-            let (Some(view), Some(theirs)) =
-                (core.engine.space(space), core.engine.announced(space, &device))
-            else {
-                return false;
-            };
-            view.frontier.covers_all(theirs)
-        });
-        let is_complete = is_complete.await?;
-        self.revoke(device).await?;
-        Ok(is_complete)
-    }
-
     /// Calls a device something else.
     ///
     /// # Errors
@@ -161,50 +121,21 @@ impl Space {
     ///
     /// # Errors
     /// [`NodeError::Refused`] where this device is no admin.
-    pub async fn rotate(&self) -> Result<(), NodeError> {
+    pub async fn rotate(&self) -> Result<Rotated, NodeError> {
         let space = self.id();
-        self.node.request(move |token| Input::Rotate { space, token }).await
+        self.node.request(move |token| Input::Rotate { space, token }).await?;
+        let rotated = self.node.ask(move |core| {
+            let roster = core.engine.space(space)?.roster;
+            let (epoch, confirmed_by) = match roster.epoch() {
+                Epoch::Current { n, key_id } => (n, roster.confirmations_of(&key_id)),
+                Epoch::Contested { n } => (n, Vec::new()),
+            };
+            Some(Rotated { epoch, confirmed_by })
+        });
+        rotated.await?.ok_or(NodeError::Stopped)
     }
 
-    /// Takes part no more: says so to the others, the next time one is there, and stops. What is
-    /// here stays readable to nobody but this device.
-    ///
-    /// # Errors
-    /// [`NodeError::Refused`] where others remain and none of them is an admin.
-    pub async fn leave(&self) -> Result<(), NodeError> {
-        self.change(RosterChange::Remove { device: self.node.device() }).await
-    }
-
-    /// The devices that were removed, the last one first, with who may still accept each.
-    ///
-    /// # Errors
-    /// [`NodeError::Stopped`].
-    pub async fn removed(&self) -> Result<Vec<RemovedDevice>, NodeError> {
-        let space = self.id();
-        self.node
-            .ask(move |core| {
-                let Some(view) = core.engine.space(space) else { return Vec::new() };
-                let unaware = core.engine.unaware(space);
-                let mut removed: Vec<RemovedDevice> = view
-                    .roster
-                    .removed()
-                    .map(|removed| RemovedDevice {
-                        device: removed.device,
-                        name: view.roster.name_of(&removed.device, |key_id| core.keys.key(key_id)),
-                        role: removed.role,
-                        by: removed.by,
-                        at_millis: removed.hlc.millis(),
-                        op_count: removed.cut.values().map(|tip| tip.seq.get()).sum(),
-                        accepted_by: unaware.clone(),
-                    })
-                    .collect();
-                removed.sort_by_key(|removed| std::cmp::Reverse(removed.at_millis));
-                removed
-            })
-            .await
-    }
-
-    async fn change(&self, change: RosterChange) -> Result<(), NodeError> {
+    pub(super) async fn change(&self, change: RosterChange) -> Result<(), NodeError> {
         let space = self.id();
         self.node.request(move |token| Input::Change { space, change, token }).await
     }

@@ -13,14 +13,16 @@ mod marker;
 mod members;
 mod pairing;
 mod read;
+mod removal;
 mod space;
 mod status;
 mod types;
 
 pub use error::NodeError;
 pub use handle::{Node, NodeBuilder};
-pub use members::{RemovedDevice, SpaceInfo, Welcome};
+pub use members::{Rotated, SpaceInfo, Welcome};
 pub use pairing::{Membership, PairError};
+pub use removal::{RemovedDevice, Revoked};
 pub use space::Space;
 pub use types::{
     Appended, Change, ConnectionRefusal, Custody, DeviceStatus, HealthReason, NewOp, Round, Row, RowValue,

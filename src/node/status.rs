@@ -6,7 +6,7 @@ use super::core::Core;
 use super::types::{ConnectionRefusal, DeviceStatus, HealthReason, SafeToSleep, Status};
 use crate::clock;
 use crate::model::{DeviceId, SpaceId};
-use crate::roster::Member;
+use crate::roster::{Epoch, Member};
 use crate::sync::{PeerView, SpaceView};
 
 impl Core {
@@ -49,6 +49,7 @@ impl Core {
             sent_bytes: stats.iter().map(|stats| stats.sent_bytes).sum(),
             received_bytes: stats.iter().map(|stats| stats.received_bytes).sum(),
             devices,
+            forks_healed: self.engine.healed_forks(space).into_iter().collect(),
             health: self.health(&view, &peers, counts.unknown),
             is_loading,
         })
@@ -93,6 +94,7 @@ impl Core {
             name: self.name_of(view, &device),
             role: member.role,
             is_self,
+            is_dormant: member.is_dormant,
             connected,
             last_contact: heard.map(|at| clock::uptime().saturating_sub(at)),
             behind_by: ack.map(|ack| view.frontier.ops_beyond(ack.frontier) + view.draft_count),
@@ -112,6 +114,15 @@ impl Core {
 
     fn health(&self, view: &SpaceView<'_>, peers: &[PeerView], unknown: u64) -> Vec<HealthReason> {
         let mut health = Vec::new();
+        let own = self.engine.device();
+        if let Some(removed) = view.roster.removal_of(&own).filter(|removed| removed.by != own) {
+            health.push(HealthReason::RemovedHere {
+                scope: view.scope.clone(),
+                by: removed.by,
+                by_name: self.name_of(view, &removed.by),
+                at_millis: removed.hlc.millis(),
+            });
+        }
         let index_failure = self.index(&view.space).and_then(|index| index.failure());
         if let Some(why) = &index_failure {
             health.push(HealthReason::StorageFailed { why: super::core::chain_of(&**why) });
@@ -122,14 +133,19 @@ impl Core {
         for (device, ours, theirs) in self.engine.diverged(view.space) {
             health.push(HealthReason::Diverged { device, ours, theirs });
         }
-        for device in self.engine.forked_devices(view.space) {
-            health.push(HealthReason::Fork { device });
+        let healed = self.engine.healed_forks(view.space);
+        for device in self.engine.forked_devices(view.space).difference(&healed) {
+            health.push(HealthReason::Fork { device: *device });
         }
+        health.extend(self.twins.iter().map(|device| HealthReason::RunsTwice { device: *device }));
         for (log, why) in self.engine.blocked_logs(view.space) {
             health.push(HealthReason::LogBlocked { device: log.device, why: why.to_owned() });
         }
         if view.parked_count > 0 {
             health.push(HealthReason::KeyMissing { batches: view.parked_count });
+        }
+        if matches!(view.roster.epoch(), Epoch::Contested { .. }) {
+            health.push(HealthReason::EpochContested);
         }
         if unknown > 0 {
             health.push(HealthReason::UnknownOps { count: unknown });

@@ -150,6 +150,8 @@ pub struct DeviceStatus {
     pub role: Role,
     /// Whether it is this device.
     pub is_self: bool,
+    /// Whether it has been away for so long that nothing waits for it.
+    pub is_dormant: bool,
     /// The address of a live connection.
     pub connected: Option<SocketAddr>,
     /// When it was last heard of in this run; `None` if never.
@@ -227,6 +229,24 @@ pub enum HealthReason {
         /// Why, for people.
         why: String,
     },
+    /// Another device removed this one from the space; what is here stays readable.
+    RemovedHere {
+        /// From which.
+        scope: Scope,
+        /// By which device.
+        by: DeviceId,
+        /// What that one is called, where this device can read it.
+        by_name: Option<String>,
+        /// When, by the clock of that device, in Unix milliseconds.
+        at_millis: u64,
+    },
+    /// Two running copies of one home were connected in this run.
+    RunsTwice {
+        /// Which device.
+        device: DeviceId,
+    },
+    /// Two admins renewed the key of the space at once; nothing is sealed until one renews it again.
+    EpochContested,
 }
 
 /// What a node is and has.
@@ -264,6 +284,8 @@ pub struct Status {
     pub received_bytes: u64,
     /// The devices of the roster, this one first.
     pub devices: Vec<DeviceStatus>,
+    /// Devices of whose logs two histories existed, and that have said which one stands.
+    pub forks_healed: Vec<DeviceId>,
     /// Empty means healthy.
     pub health: Vec<HealthReason>,
     /// Whether the index over the logs is still being read.

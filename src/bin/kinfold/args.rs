@@ -17,6 +17,9 @@ pub struct Args {
     /// Writes JSON for programs
     #[arg(long, global = true)]
     pub json: bool,
+    /// Which space: personal, or an organisation's name [default: personal]
+    #[arg(long, global = true, value_name = "SPACE", value_parser = scope)]
+    pub space: Option<ScopeParam>,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -60,10 +63,23 @@ pub enum Command {
         #[command(subcommand)]
         command: Option<Conflicts>,
     },
-    /// The devices of the personal space
+    /// The devices of a space, and those that were removed
     Devices {
         #[command(subcommand)]
         command: Option<Devices>,
+    },
+    /// Calls a device something else
+    Rename(Rename),
+    /// Removes a device that is at hand, with everything it has written
+    Retire(Removal),
+    /// Removes a lost or stolen device for good
+    Revoke(Removal),
+    /// Writes under a new key from now on
+    Rotate,
+    /// Organisations: spaces shared with devices of others
+    Space {
+        #[command(subcommand)]
+        command: Option<Spaces>,
     },
     /// Two fresh nodes on this machine write, meet and converge
     Demo(Demo),
@@ -94,8 +110,8 @@ pub struct Invite {
     /// What the other device may do [default: admin in the personal space, else member]
     #[arg(long, value_enum)]
     pub role: Option<Role>,
-    /// Into which space: personal, or an organisation's name [default: personal]
-    #[arg(long, value_name = "SPACE", value_parser = scope)]
+    /// Into which space: the one named for every command
+    #[arg(skip)]
     pub space: Option<ScopeParam>,
     /// Leaves the QR code out
     #[arg(long)]
@@ -219,6 +235,53 @@ pub enum Devices {
     Id,
 }
 
+#[derive(Debug, ClapArgs)]
+pub struct Rename {
+    /// Its id, the first 7 characters of it, or its name
+    pub device: String,
+    /// What it is called from now on
+    pub name: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Removal {
+    /// Its id, the first 7 characters of it, or its name
+    pub device: String,
+    /// Its name once more, for programs: this cannot be undone
+    #[arg(long, value_name = "NAME")]
+    pub yes: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Spaces {
+    /// Begins a space with this device as its first admin
+    Create(CreateSpace),
+    /// Lists the spaces this device takes part in
+    List,
+    /// Takes this device out of a space for good
+    Leave(LeaveSpace),
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct CreateSpace {
+    /// The organisation: a-z, 0-9, '-', '_' and '.'
+    #[arg(value_name = "NAME", value_parser = organisation)]
+    pub name: String,
+    /// What this device is called there [default: its name]
+    #[arg(long, value_name = "NAME")]
+    pub device_name: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct LeaveSpace {
+    /// Which
+    #[arg(value_name = "NAME", value_parser = scope)]
+    pub name: ScopeParam,
+    /// The name once more, for programs: this cannot be undone
+    #[arg(long, value_name = "NAME")]
+    pub yes: Option<String>,
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Role {
     /// Adds and removes devices, reads and writes
@@ -266,6 +329,15 @@ fn scope(text: &str) -> Result<ScopeParam, kinfold::model::ScopeError> {
         name => ScopeParam::Org(name.strip_prefix("shared:").unwrap_or(name).to_owned()),
     };
     scope.to_scope().map(|_| scope)
+}
+
+/// An organisation's name; the personal space is there from the beginning.
+fn organisation(text: &str) -> Result<String, kinfold::model::ScopeError> {
+    match scope(text)? {
+        ScopeParam::Org(name) if name != "personal" => Ok(name),
+        ScopeParam::Org(found) => Err(kinfold::model::ScopeError::Organisation { found }),
+        ScopeParam::Personal => Err(kinfold::model::ScopeError::Organisation { found: text.to_owned() }),
+    }
 }
 
 fn listen_address(text: &str) -> Result<SocketAddr, std::net::AddrParseError> {

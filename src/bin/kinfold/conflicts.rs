@@ -1,7 +1,5 @@
 //! `conflicts`: every value that lost, with its device and time.
 
-use std::path::Path;
-
 use kinfold::control::Method;
 use kinfold::control::forms::{ConflictsForm, RowForm};
 use kinfold::control::params::ConflictsParams;
@@ -10,27 +8,27 @@ use crate::args::{Conflicts, RowName};
 use crate::failure::Failure;
 use crate::output::{Output, short_device, time};
 use crate::rows::{excerpt, find};
-use crate::target::Target;
+use crate::target::{Site, Target};
 
-pub async fn run(home: &Path, command: Option<Conflicts>, output: &Output) -> Result<(), Failure> {
-    let target = Target::open(home).await?;
+pub async fn run(site: &Site, command: Option<Conflicts>, output: &Output) -> Result<(), Failure> {
+    let target = Target::open(&site.home).await?;
     match command.unwrap_or(Conflicts::List) {
         Conflicts::List => {
-            let rows = all(&target).await;
+            let rows = all(&target, site).await;
             target.close().await?;
             list(&rows?, output)
         }
         Conflicts::Show(row) => {
-            let found = find(&target, &row).await;
+            let found = find(&target, site, &row).await;
             target.close().await?;
-            show(found?, row, output)
+            show(found?, site, row, output)
         }
     }
 }
 
-async fn all(target: &Target) -> Result<Vec<RowForm>, Failure> {
+async fn all(target: &Target, site: &Site) -> Result<Vec<RowForm>, Failure> {
     let mut rows = Vec::new();
-    let mut params = ConflictsParams::default();
+    let mut params = ConflictsParams { scope: site.scope.clone(), ..ConflictsParams::default() };
     loop {
         let page: ConflictsForm = target.call(Method::Conflicts, &params).await?;
         rows.extend(page.conflicts);
@@ -56,7 +54,7 @@ fn list(rows: &[RowForm], output: &Output) -> Result<(), Failure> {
     output.table(["surface", "id", "values", "shown by", "shown"], rows.iter().map(cells).collect())
 }
 
-fn show(found: Option<RowForm>, row: RowName, output: &Output) -> Result<(), Failure> {
+fn show(found: Option<RowForm>, site: &Site, row: RowName, output: &Output) -> Result<(), Failure> {
     let Some(found) = found else {
         return Err(Failure::NoRow { surface: row.surface, id: row.id });
     };
@@ -80,7 +78,7 @@ fn show(found: Option<RowForm>, row: RowName, output: &Output) -> Result<(), Fai
     }));
     output.table(["", "device", "time", "value"], cells)?;
     if !found.others.is_empty() {
-        output.note(format!("a new `kinfold put {} {} JSON` settles it", found.surface, found.id));
+        output.note(format!("a new `kinfold put{} {} {} JSON` settles it", site.flag(), found.surface, found.id));
     }
     Ok(())
 }

@@ -1,26 +1,26 @@
-//! `devices`: who belongs to the personal space.
-
-use std::path::Path;
+//! `devices`: who belongs to a space, and who was removed from it.
 
 use kinfold::control::Method;
-use kinfold::control::forms::{DeviceForm, RosterForm};
-use kinfold::control::params::{NoParams, RoleParam};
+use kinfold::control::forms::DeviceForm;
+use kinfold::control::roster::{RemovedForm, RosterForm};
 use kinfold::node::Node;
 use serde_json::json;
 
 use crate::args::Devices;
 use crate::failure::Failure;
-use crate::output::{Output, short_device};
-use crate::target::Target;
+use crate::invite::role_text;
+use crate::output::{Output, Tone, ago, count, short_device, time};
+use crate::target::{Site, Target};
 
-pub async fn run(home: &Path, command: Option<Devices>, output: &Output) -> Result<(), Failure> {
+pub async fn run(site: &Site, command: Option<Devices>, output: &Output) -> Result<(), Failure> {
     match command.unwrap_or(Devices::List) {
-        Devices::Id => tell_id(&Node::device_in(home)?.to_string(), output),
+        Devices::Id => tell_id(&Node::device_in(&site.home)?.to_string(), output),
         Devices::List => {
-            let target = Target::open(home).await?;
-            let roster = target.call(Method::Roster, &NoParams {}).await;
+            let target = Target::open(&site.home).await?;
+            let roster = target.call(Method::Roster, &site.params()).await;
+            let is_offline = target.is_own();
             target.close().await?;
-            list(&roster?, output)
+            list(&roster?, is_offline, output)
         }
     }
 }
@@ -30,19 +30,52 @@ fn tell_id(device_id: &str, output: &Output) -> Result<(), Failure> {
     if output.is_json() { output.json(&json!({ "device_id": device_id })) } else { output.line(device_id) }
 }
 
-fn list(roster: &RosterForm, output: &Output) -> Result<(), Failure> {
+fn list(roster: &RosterForm, is_offline: bool, output: &Output) -> Result<(), Failure> {
     if output.is_json() {
         return output.json(roster);
     }
     let cells = |device: &DeviceForm| {
-        let role = match device.role {
-            RoleParam::Admin => "admin",
-            RoleParam::Member => "member",
-            RoleParam::Blind => "blind",
+        let contact = match (device.is_self, device.connected, is_offline) {
+            (true, ..) => "this device".to_owned(),
+            (false, true, _) => "connected".to_owned(),
+            // What was heard of it is known to a running node only.
+            (false, false, true) => "?".to_owned(),
+            (false, false, false) => ago(device.last_contact_ms),
         };
-        let this = if device.is_self { "this device" } else { "" };
+        let state = if device.dormant { "dormant" } else { "" };
         let name = device.name.clone().unwrap_or_default();
-        [short_device(&device.device_id), name, role.into(), this.into(), device.device_id.clone()]
+        let short = short_device(&device.device_id);
+        [name, short, role_text(device.role).into(), contact, state.into(), device.device_id.clone()]
     };
-    output.table(["device", "name", "role", "", "id"], roster.devices.iter().map(cells).collect())
+    let heading = ["name", "device", "role", "last contact", "", "id"];
+    output.table(heading, roster.devices.iter().map(cells).collect())?;
+    if roster.removed.is_empty() {
+        return Ok(());
+    }
+    output.line("")?;
+    let cells = |removed: &RemovedForm| {
+        let by = if removed.by == removed.device_id { "itself".to_owned() } else { called(roster, &removed.by) };
+        let unaware = match removed.accepted_by.as_slice() {
+            [] => "nobody".to_owned(),
+            some => some.iter().map(|id| called(roster, id)).collect::<Vec<_>>().join(", "),
+        };
+        let name = removed.name.clone().unwrap_or_default();
+        let short = short_device(&removed.device_id);
+        [name, short, time(removed.at_ms), by, count(removed.ops_kept), unaware]
+    };
+    let heading = ["removed", "device", "when", "by", "ops kept", "may still be accepted by"];
+    output.table(heading, roster.removed.iter().map(cells).collect())?;
+    if roster.removed.iter().any(|removed| !removed.accepted_by.is_empty()) {
+        let text = "a device that may still accept another has not been connected since; it hears of it then";
+        output.note(output.paint(Tone::Quiet, text));
+    }
+    Ok(())
+}
+
+/// What people call a device: its name, or the beginning of its id.
+pub fn called(roster: &RosterForm, device_id: &str) -> String {
+    let present = roster.devices.iter().map(|device| (&device.device_id, &device.name));
+    let gone = roster.removed.iter().map(|removed| (&removed.device_id, &removed.name));
+    let found = present.chain(gone).find(|(id, _)| *id == device_id);
+    found.and_then(|(_, name)| name.clone()).unwrap_or_else(|| short_device(device_id))
 }

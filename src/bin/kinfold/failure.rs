@@ -59,6 +59,10 @@ pub enum Failure {
     NobodyReached { seconds: u64 },
     #[error("not safe yet: {unheld} ops are on no other device")]
     NotSafe { unheld: u64 },
+    #[error("{act} cannot be undone, and {typed:?} is not {name:?}; nothing was changed")]
+    NameMistyped { act: String, name: String, typed: String },
+    #[error("{act} cannot be undone, so it takes the name once more")]
+    NameNotTyped { act: String, name: String },
     #[error("{message}")]
     InviteEnded { message: String },
     #[error("the invite was withdrawn, nobody joined")]
@@ -141,6 +145,9 @@ impl Failure {
                 "start the other device, or name its address with `kinfold up --peer`".into()
             }
             Self::NotSafe { .. } => "`kinfold wait --on 1` returns when another device has them".into(),
+            Self::NameMistyped { name, .. } | Self::NameNotTyped { name, .. } => {
+                format!("add --yes {}", shell_word(name))
+            }
             Self::ValueTooLong { .. } => "keep large content in a file and store its name".into(),
             Self::Socket(_)
             | Self::Input { .. }
@@ -164,6 +171,15 @@ impl Failure {
             _ => EXIT_FAILED,
         }
     }
+}
+
+/// A word as a shell takes it.
+fn shell_word(text: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
+    if !text.is_empty() && !text.starts_with('-') && text.chars().all(is_plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 impl From<RpcError> for Failure {

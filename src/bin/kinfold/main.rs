@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod confirm;
 mod conflicts;
 mod demo;
 mod devices;
@@ -14,7 +15,9 @@ mod home;
 mod invite;
 mod join;
 mod output;
+mod roster;
 mod rows;
+mod spaces;
 mod state;
 mod target;
 mod transfer;
@@ -28,6 +31,7 @@ use clap::Parser;
 use args::{Args, Command};
 use failure::Failure;
 use output::Output;
+use target::Site;
 
 fn main() -> ExitCode {
     let tell = std::panic::take_hook();
@@ -64,25 +68,34 @@ async fn run(args: Args, output: &Output) -> Result<(), Failure> {
         output::log_to_stderr(None);
     }
     let home = || home::resolve(args.home.clone());
+    let site = || Ok::<_, Failure>(Site { home: home()?, scope: args.space.clone().unwrap_or_default() });
     match args.command {
         Command::Init(init) => home::init(&home()?, init.name, output),
         Command::Up(up) => up::run(&home()?, up, output).await,
-        Command::Invite(invite) => invite::run(&home()?, invite, output).await,
+        Command::Invite(mut invite) => {
+            invite.space = args.space.clone();
+            invite::run(&home()?, invite, output).await
+        }
         Command::Join(join) => join::run(&home()?, join, output).await,
-        Command::Put(put) => rows::put(&home()?, put, output).await,
-        Command::Get(get) => rows::get(&home()?, get, output).await,
-        Command::List(list) => rows::list(&home()?, list, output).await,
-        Command::Rm(rm) => rows::rm(&home()?, rm, output).await,
-        Command::Event(event) => rows::event(&home()?, event, output).await,
-        Command::Watch(watch) => watch::run(&home()?, watch, output).await,
-        Command::Import(import) => transfer::import(&home()?, import, output).await,
-        Command::Export(export) => transfer::export(&home()?, export, output).await,
-        Command::Status(status) => state::status(&home()?, status, output).await,
-        Command::Sync(sync) => state::sync(&home()?, sync, output).await,
-        Command::Wait(wait) => state::wait(&home()?, wait, output).await,
-        Command::SafeToSleep => state::safe_to_sleep(&home()?, output).await,
-        Command::Conflicts { command } => conflicts::run(&home()?, command, output).await,
-        Command::Devices { command } => devices::run(&home()?, command, output).await,
+        Command::Put(put) => rows::put(&site()?, put, output).await,
+        Command::Get(get) => rows::get(&site()?, get, output).await,
+        Command::List(list) => rows::list(&site()?, list, output).await,
+        Command::Rm(rm) => rows::rm(&site()?, rm, output).await,
+        Command::Event(event) => rows::event(&site()?, event, output).await,
+        Command::Watch(watch) => watch::run(&site()?, watch, output).await,
+        Command::Import(import) => transfer::import(&site()?, import, output).await,
+        Command::Export(export) => transfer::export(&site()?, export, output).await,
+        Command::Status(status) => state::status(&site()?, status, output).await,
+        Command::Sync(sync) => state::sync(&site()?, sync, output).await,
+        Command::Wait(wait) => state::wait(&site()?, wait, output).await,
+        Command::SafeToSleep => state::safe_to_sleep(&site()?, output).await,
+        Command::Conflicts { command } => conflicts::run(&site()?, command, output).await,
+        Command::Devices { command } => devices::run(&site()?, command, output).await,
+        Command::Rename(rename) => roster::rename(&site()?, rename, output).await,
+        Command::Retire(removal) => roster::retire(&site()?, removal, output).await,
+        Command::Revoke(removal) => roster::revoke(&site()?, removal, output).await,
+        Command::Rotate => roster::rotate(&site()?, output).await,
+        Command::Space { command } => spaces::run(&home()?, command, output).await,
         Command::Demo(demo) => demo::run(demo, output).await,
     }
 }

@@ -1,10 +1,10 @@
 //! `put`, `get`, `list`, `rm` and `event`.
 
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use kinfold::control::forms::{AppendedForm, ListForm, RowForm, SurfacesForm};
-use kinfold::control::params::{AppendParams, ListParams, RowParams, ScopeParam, ScopeParams};
+use kinfold::control::params::{AppendParams, ListParams, RowParams};
 use kinfold::control::{ControlError, Method, PAGE_ITEMS_MAX};
 use kinfold::model::limits::PAYLOAD_BYTES_MAX;
 use kinfold::model::{Payload, Surface, Tier};
@@ -13,40 +13,40 @@ use serde_json::value::RawValue;
 use crate::args::{Event, List, Put, RowName};
 use crate::failure::Failure;
 use crate::output::{Output, Tone, count, short_device, short_hash, time};
-use crate::target::Target;
+use crate::target::{Site, Target};
 
-pub async fn put(home: &Path, put: Put, output: &Output) -> Result<(), Failure> {
+pub async fn put(site: &Site, put: Put, output: &Output) -> Result<(), Failure> {
     let params = AppendParams {
-        scope: ScopeParam::Personal,
+        scope: site.scope.clone(),
         surface: put.row.surface,
         payload: value(&put.value)?,
         key: Some(put.row.id),
         stream: None,
     };
-    append(home, &params, output).await
+    append(site, &params, output).await
 }
 
-pub async fn event(home: &Path, event: Event, output: &Output) -> Result<(), Failure> {
+pub async fn event(site: &Site, event: Event, output: &Output) -> Result<(), Failure> {
     let params = AppendParams {
-        scope: ScopeParam::Personal,
+        scope: site.scope.clone(),
         surface: event.surface,
         payload: value(&event.value)?,
         key: None,
         stream: Some(event.stream),
     };
-    append(home, &params, output).await
+    append(site, &params, output).await
 }
 
-async fn append(home: &Path, params: &AppendParams, output: &Output) -> Result<(), Failure> {
-    let target = Target::open(home).await?;
+async fn append(site: &Site, params: &AppendParams, output: &Output) -> Result<(), Failure> {
+    let target = Target::open(&site.home).await?;
     let appended = target.call(Method::Append, params).await;
     target.close().await?;
     tell(&appended?, output)
 }
 
-pub async fn get(home: &Path, row: RowName, output: &Output) -> Result<(), Failure> {
-    let target = Target::open(home).await?;
-    let found = find(&target, &row).await;
+pub async fn get(site: &Site, row: RowName, output: &Output) -> Result<(), Failure> {
+    let target = Target::open(&site.home).await?;
+    let found = find(&target, site, &row).await;
     target.close().await?;
     let Some(found) = found?.filter(|found| output.is_json() || !found.deleted) else {
         return Err(Failure::NoRow { surface: row.surface, id: row.id });
@@ -57,8 +57,9 @@ pub async fn get(home: &Path, row: RowName, output: &Output) -> Result<(), Failu
     output.line(found.payload.get())?;
     if !found.others.is_empty() {
         output.note(format!(
-            "conflict: {} other values; `kinfold conflicts show {} {}`",
+            "conflict: {} other values; `kinfold conflicts{} show {} {}`",
             found.others.len(),
+            site.flag(),
             found.surface,
             found.id
         ));
@@ -66,17 +67,17 @@ pub async fn get(home: &Path, row: RowName, output: &Output) -> Result<(), Failu
     Ok(())
 }
 
-pub async fn rm(home: &Path, row: RowName, output: &Output) -> Result<(), Failure> {
-    let target = Target::open(home).await?;
-    let removed = remove(&target, row).await;
+pub async fn rm(site: &Site, row: RowName, output: &Output) -> Result<(), Failure> {
+    let target = Target::open(&site.home).await?;
+    let removed = remove(&target, site, row).await;
     target.close().await?;
     tell(&removed?, output)
 }
 
-async fn remove(target: &Target, row: RowName) -> Result<AppendedForm, Failure> {
-    match find(target, &row).await? {
+async fn remove(target: &Target, site: &Site, row: RowName) -> Result<AppendedForm, Failure> {
+    match find(target, site, &row).await? {
         Some(found) if !found.deleted => {
-            let params = RowParams { scope: ScopeParam::Personal, surface: row.surface, id: row.id };
+            let params = RowParams { scope: site.scope.clone(), surface: row.surface, id: row.id };
             target.call(Method::Delete, &params).await
         }
         _ => Err(Failure::NoRow { surface: row.surface, id: row.id }),
@@ -84,30 +85,30 @@ async fn remove(target: &Target, row: RowName) -> Result<AppendedForm, Failure> 
 }
 
 /// One row, removed or not.
-pub async fn find(target: &Target, row: &RowName) -> Result<Option<RowForm>, Failure> {
-    let params = RowParams { scope: ScopeParam::Personal, surface: row.surface.clone(), id: row.id.clone() };
+pub async fn find(target: &Target, site: &Site, row: &RowName) -> Result<Option<RowForm>, Failure> {
+    let params = RowParams { scope: site.scope.clone(), surface: row.surface.clone(), id: row.id.clone() };
     target.call(Method::Get, &params).await
 }
 
-pub async fn list(home: &Path, list: List, output: &Output) -> Result<(), Failure> {
-    let target = Target::open(home).await?;
+pub async fn list(site: &Site, list: List, output: &Output) -> Result<(), Failure> {
+    let target = Target::open(&site.home).await?;
     let Some(surface) = list.surface.clone() else {
-        let surfaces = target.call(Method::Surfaces, &ScopeParams::default()).await;
+        let surfaces = target.call(Method::Surfaces, &site.params()).await;
         target.close().await?;
         return show_surfaces(&surfaces?, output);
     };
-    let page = pages(&target, &list, surface.clone()).await;
+    let page = pages(&target, site, &list, surface.clone()).await;
     target.close().await?;
-    show_page(&page?, &surface, output)
+    show_page(&page?, site, &surface, output)
 }
 
 /// As many pages as the limit takes, as one.
-async fn pages(target: &Target, list: &List, surface: String) -> Result<ListForm, Failure> {
+async fn pages(target: &Target, site: &Site, list: &List, surface: String) -> Result<ListForm, Failure> {
     let mut all = ListForm { next: list.after.clone(), ..ListForm::default() };
     let mut left = usize::try_from(list.limit).unwrap_or(usize::MAX);
     loop {
         let params = ListParams {
-            scope: ScopeParam::Personal,
+            scope: site.scope.clone(),
             surface: surface.clone(),
             stream: list.stream.clone(),
             after: all.next.take(),
@@ -134,7 +135,7 @@ fn show_surfaces(held: &SurfacesForm, output: &Output) -> Result<(), Failure> {
     output.table(["surface", "count", "holds"], held.surfaces.iter().map(row).collect())
 }
 
-fn show_page(page: &ListForm, surface: &str, output: &Output) -> Result<(), Failure> {
+fn show_page(page: &ListForm, site: &Site, surface: &str, output: &Output) -> Result<(), Failure> {
     if output.is_json() {
         return output.json(page);
     }
@@ -155,7 +156,7 @@ fn show_page(page: &ListForm, surface: &str, output: &Output) -> Result<(), Fail
         output.table(["id", "time", "device", "", "payload"], page.rows.iter().map(row).collect())?;
     }
     if let Some(next) = &page.next {
-        output.note(format!("more: `kinfold list {surface} --after '{next}'`"));
+        output.note(format!("more: `kinfold list {surface}{} --after '{next}'`", site.flag()));
     }
     Ok(())
 }

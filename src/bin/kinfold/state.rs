@@ -1,41 +1,40 @@
 //! `status`, `sync`, `wait` and `safe-to-sleep`.
 
-use std::path::Path;
 use std::time::Duration;
 
 use kinfold::control::Method;
 use kinfold::control::forms::{PeerForm, RoundForm, SafeToSleepForm, StatusForm, WaitForm};
-use kinfold::control::params::{NoParams, ScopeParams, WaitParams};
+use kinfold::control::params::{NoParams, ScopeParam, WaitParams};
 use serde_json::json;
 use tokio::time::Instant;
 
 use crate::args::{StatusArgs, SyncArgs, Wait};
 use crate::failure::Failure;
-use crate::output::{Output, Tone, ago, count, short_device, short_hash};
-use crate::target::{Interrupt, Target};
+use crate::output::{Output, Tone, ago, count, short_device, short_hash, time};
+use crate::target::{Interrupt, Site, Target};
 
-pub async fn status(home: &Path, args: StatusArgs, output: &Output) -> Result<(), Failure> {
-    let target = Target::open(home).await?;
-    let outcome = if args.watch { watch(&target, output).await } else { once(&target, output).await };
+pub async fn status(site: &Site, args: StatusArgs, output: &Output) -> Result<(), Failure> {
+    let target = Target::open(&site.home).await?;
+    let outcome = if args.watch { watch(&target, site, output).await } else { once(&target, site, output).await };
     target.close().await?;
     outcome
 }
 
-async fn once(target: &Target, output: &Output) -> Result<(), Failure> {
+async fn once(target: &Target, site: &Site, output: &Output) -> Result<(), Failure> {
     if target.is_own() {
         // Answered once the index has been read; a running node says instead that it is reading.
-        target.call_raw(Method::Surfaces, &ScopeParams::default()).await?;
+        target.call_raw(Method::Surfaces, &site.params()).await?;
     }
-    let status = target.call(Method::Status, &NoParams {}).await?;
+    let status = target.call(Method::Status, &site.params()).await?;
     show(&status, target.is_own(), output)
 }
 
-async fn watch(target: &Target, output: &Output) -> Result<(), Failure> {
+async fn watch(target: &Target, site: &Site, output: &Output) -> Result<(), Failure> {
     let mut interrupt = Interrupt::listen();
     target.start_network().await?;
     let mut shown = String::new();
     loop {
-        let status: StatusForm = target.call(Method::Status, &NoParams {}).await?;
+        let status: StatusForm = target.call(Method::Status, &site.params()).await?;
         // Everything but the clocks that always run.
         let now = format!("{}{}{:?}", status.state_hash, status.ops, progress(&status));
         if output.is_live() {
@@ -70,6 +69,9 @@ fn show(status: &StatusForm, is_offline: bool, output: &Output) -> Result<(), Fa
         (None, false) => "down".into(),
     };
     output.line(format!("{}{network}", label("network")))?;
+    if let ScopeParam::Org(name) = &status.scope {
+        output.line(format!("{}{name}", label("space")))?;
+    }
     let held =
         format!("{} ops, {} rows, {} events", count(status.ops), count(status.rows), count(status.events));
     output.line(format!("{}{held}", label("holds")))?;
@@ -89,7 +91,13 @@ fn show(status: &StatusForm, is_offline: bool, output: &Output) -> Result<(), Fa
     };
     output.line(format!("{}{}", label("health"), output.paint(tone, &status.health.state)))?;
     for reason in &status.health.reasons {
-        output.line(format!("{}{}\n{}hint: {}", label(""), reason.message, label(""), reason.hint))?;
+        let when = reason.at_ms.map(|at| format!(" on {}", time(at))).unwrap_or_default();
+        output.line(format!("{}{}{when}\n{}hint: {}", label(""), reason.message, label(""), reason.hint))?;
+    }
+    if !status.forks_healed.is_empty() {
+        let devices: Vec<String> = status.forks_healed.iter().map(|device| short_device(device)).collect();
+        let text = "wrote two histories (a restored backup or a copy), and both are in";
+        output.line(format!("{}{} {text}", label("healed"), devices.join(", ")))?;
     }
     output.line("")?;
     show_peers(&status.peers, &status.state_hash, output)
@@ -97,7 +105,7 @@ fn show(status: &StatusForm, is_offline: bool, output: &Output) -> Result<(), Fa
 
 fn show_peers(peers: &[PeerForm], own_root: &str, output: &Output) -> Result<(), Failure> {
     if peers.is_empty() {
-        return output.line("no other device yet; `kinfold invite` lets one in");
+        return output.line("no other device yet; `kinfold invite` here and `kinfold join` there add one");
     }
     let cells = |peer: &PeerForm| {
         let behind = peer.behind_by.map_or_else(|| "?".to_owned(), count);
@@ -121,9 +129,9 @@ fn show_peers(peers: &[PeerForm], own_root: &str, output: &Output) -> Result<(),
     Ok(())
 }
 
-pub async fn sync(home: &Path, args: SyncArgs, output: &Output) -> Result<(), Failure> {
-    let target = Target::open(home).await?;
-    let round = one_round(&target, args.timeout).await;
+pub async fn sync(site: &Site, args: SyncArgs, output: &Output) -> Result<(), Failure> {
+    let target = Target::open(&site.home).await?;
+    let round = one_round(&target, site, args.timeout).await;
     target.close().await?;
     let round: RoundForm = round?;
     if output.is_json() {
@@ -139,28 +147,37 @@ pub async fn sync(home: &Path, args: SyncArgs, output: &Output) -> Result<(), Fa
 }
 
 /// A node opened for this round first has to find somebody.
-async fn one_round(target: &Target, patience: Duration) -> Result<RoundForm, Failure> {
+async fn one_round(target: &Target, site: &Site, patience: Duration) -> Result<RoundForm, Failure> {
     target.start_network().await?;
-    if target.is_own() {
-        let until = Instant::now() + patience;
-        while !is_connected(target).await? {
-            if Instant::now() >= until {
-                return Err(Failure::NobodyReached { seconds: patience.as_secs() });
-            }
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
+    if target.is_own() && !look_for(target, site, patience, |peer| peer.connected).await? {
+        return Err(Failure::NobodyReached { seconds: patience.as_secs() });
     }
     target.call(Method::Pump, &NoParams {}).await
 }
 
-async fn is_connected(target: &Target) -> Result<bool, Failure> {
-    let status: StatusForm = target.call(Method::Status, &NoParams {}).await?;
-    Ok(status.peers.iter().any(|peer| peer.connected))
+/// Waits for a device of the space such as is looked for; false where none came in time.
+pub async fn look_for(
+    target: &Target,
+    site: &Site,
+    patience: Duration,
+    is_it: impl Fn(&PeerForm) -> bool,
+) -> Result<bool, Failure> {
+    let until = Instant::now() + patience;
+    loop {
+        let status: StatusForm = target.call(Method::Status, &site.params()).await?;
+        if status.peers.iter().any(&is_it) {
+            return Ok(true);
+        }
+        if Instant::now() >= until {
+            return Ok(false);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
 }
 
-pub async fn wait(home: &Path, args: Wait, output: &Output) -> Result<(), Failure> {
-    let target = Target::open(home).await?;
-    let held = held(&target, args).await;
+pub async fn wait(site: &Site, args: Wait, output: &Output) -> Result<(), Failure> {
+    let target = Target::open(&site.home).await?;
+    let held = held(&target, site, args).await;
     target.close().await?;
     let held: WaitForm = held?;
     if output.is_json() {
@@ -170,16 +187,16 @@ pub async fn wait(home: &Path, args: Wait, output: &Output) -> Result<(), Failur
     output.line(format!("{} by {}", output.paint(Tone::Good, "held"), names.join(", ")))
 }
 
-async fn held(target: &Target, args: Wait) -> Result<WaitForm, Failure> {
+async fn held(target: &Target, site: &Site, args: Wait) -> Result<WaitForm, Failure> {
     target.start_network().await?;
     let timeout_ms = args.timeout.map(|span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
-    let params = WaitParams { op_id: args.op, on: args.on, timeout_ms };
+    let params = WaitParams { scope: site.scope.clone(), op_id: args.op, on: args.on, timeout_ms };
     target.call(Method::Wait, &params).await
 }
 
-pub async fn safe_to_sleep(home: &Path, output: &Output) -> Result<(), Failure> {
-    let target = Target::open(home).await?;
-    let answer = target.call(Method::SafeToSleep, &NoParams {}).await;
+pub async fn safe_to_sleep(site: &Site, output: &Output) -> Result<(), Failure> {
+    let target = Target::open(&site.home).await?;
+    let answer = target.call(Method::SafeToSleep, &site.params()).await;
     target.close().await?;
     let answer: SafeToSleepForm = answer?;
     if output.is_json() {

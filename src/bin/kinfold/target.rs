@@ -1,9 +1,10 @@
 //! Where a command goes: to the node that runs in this home, or to one opened for the moment.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
 
+use kinfold::control::params::{ScopeParam, ScopeParams};
 use kinfold::control::{Client, Method, Notice, Session};
 use kinfold::node::{Node, NodeError};
 use kinfold::store::LockError;
@@ -13,6 +14,37 @@ use serde_json::value::{RawValue, to_raw_value};
 use tokio::sync::mpsc;
 
 use crate::failure::Failure;
+
+/// Which device and which of its spaces a command is about.
+pub struct Site {
+    /// The device's directory.
+    pub home: PathBuf,
+    /// The space.
+    pub scope: ScopeParam,
+}
+
+impl Site {
+    /// The space, as the parameters of a method.
+    pub fn params(&self) -> ScopeParams {
+        ScopeParams { scope: self.scope.clone() }
+    }
+
+    /// The space in a sentence.
+    pub fn space_text(&self) -> String {
+        match &self.scope {
+            ScopeParam::Personal => "the personal space".to_owned(),
+            ScopeParam::Org(name) => format!("the space of {name}"),
+        }
+    }
+
+    /// What a command that is suggested says beside its name, to mean the same space.
+    pub fn flag(&self) -> String {
+        match &self.scope {
+            ScopeParam::Personal => String::new(),
+            ScopeParam::Org(name) => format!(" --space {name}"),
+        }
+    }
+}
 
 /// One place to call the methods of the control API.
 pub struct Target {

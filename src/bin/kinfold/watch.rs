@@ -1,20 +1,18 @@
 //! `watch`: changes as they happen.
 
-use std::path::Path;
-
 use kinfold::control::Method;
 use kinfold::control::forms::{ChangeForm, LaggedForm, SubscribedForm};
-use kinfold::control::params::{ScopeParam, SubscribeParams};
+use kinfold::control::params::SubscribeParams;
 use serde_json::json;
 
 use crate::args::Watch;
 use crate::failure::Failure;
 use crate::output::{Output, Tone, count, short_device, time};
-use crate::target::{Interrupt, Target};
+use crate::target::{Interrupt, Site, Target};
 
-pub async fn run(home: &Path, watch: Watch, output: &Output) -> Result<(), Failure> {
-    let mut target = Target::open(home).await?;
-    let params = SubscribeParams { scope: ScopeParam::Personal, surface: watch.surface };
+pub async fn run(site: &Site, watch: Watch, output: &Output) -> Result<(), Failure> {
+    let mut target = Target::open(&site.home).await?;
+    let params = SubscribeParams { scope: site.scope.clone(), surface: watch.surface };
     let outcome = follow(&mut target, &params, output).await;
     target.close().await?;
     outcome

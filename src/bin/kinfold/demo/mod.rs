@@ -17,7 +17,7 @@ use indicatif::ProgressBar;
 use kinfold::control::Method;
 use kinfold::control::forms::{AddedForm, StatusForm, WaitForm};
 use kinfold::control::pairing::{InviteForm, InviteParams, JoinParams, JoinedForm};
-use kinfold::control::params::{AddPeerParams, AppendParams, NoParams, WaitParams};
+use kinfold::control::params::{AddPeerParams, AppendParams, NoParams, ScopeParam, WaitParams};
 use thiserror::Error;
 
 use crate::args::Demo;
@@ -180,7 +180,7 @@ impl Running<'_> {
             }
             if let Some(op_id) = last {
                 let timeout_ms = u64::try_from(STALL.as_millis()).ok();
-                let params = WaitParams { op_id: Some(op_id), on: 1, timeout_ms };
+                let params = WaitParams { scope: ScopeParam::Personal, op_id: Some(op_id), on: 1, timeout_ms };
                 let _: WaitForm = self.node(turn.side).call(Method::Wait, &params).await?;
                 handovers += 1;
             }

@@ -1,10 +1,8 @@
 //! `export`: what is shown, as lines that `import` takes, in a stable order.
 
-use std::path::Path;
-
 use kinfold::control::convert::new_op;
 use kinfold::control::forms::{EventForm, ListForm, RowForm, SurfacesForm};
-use kinfold::control::params::{AppendParams, ListParams, ScopeParam, ScopeParams};
+use kinfold::control::params::{AppendParams, ListParams, ScopeParam};
 use kinfold::control::{Method, PAGE_ITEMS_MAX};
 use kinfold::node::NewOp;
 use serde_json::value::RawValue;
@@ -12,29 +10,29 @@ use serde_json::value::RawValue;
 use crate::args::Export;
 use crate::failure::Failure;
 use crate::output::Output;
-use crate::target::Target;
+use crate::target::{Site, Target};
 
-pub async fn run(home: &Path, args: Export, output: &Output) -> Result<(), Failure> {
-    let target = Target::open(home).await?;
-    let outcome = export_all(&target, args.surface.as_deref(), output).await;
+pub async fn run(site: &Site, args: Export, output: &Output) -> Result<(), Failure> {
+    let target = Target::open(&site.home).await?;
+    let outcome = export_all(&target, site, args.surface.as_deref(), output).await;
     target.close().await?;
     outcome
 }
 
-async fn export_all(target: &Target, only: Option<&str>, output: &Output) -> Result<(), Failure> {
-    let held: SurfacesForm = target.call(Method::Surfaces, &ScopeParams::default()).await?;
+async fn export_all(target: &Target, site: &Site, only: Option<&str>, output: &Output) -> Result<(), Failure> {
+    let held: SurfacesForm = target.call(Method::Surfaces, &site.params()).await?;
     let mut conflicts = 0;
     let wanted = held.surfaces.iter().filter(|form| only.is_none_or(|only| only == form.surface));
     for form in wanted {
         let mut after = None;
         loop {
-            let page = page(target, &form.surface, after.take()).await?;
+            let page = page(target, site, &form.surface, after.take()).await?;
             conflicts += page.rows.iter().filter(|row| !row.others.is_empty()).count();
             for row in page.rows.into_iter().filter(|row| !row.deleted) {
-                output.json(&row_line(row))?;
+                output.json(&row_line(row, &site.scope))?;
             }
             for event in page.events {
-                output.json(&event_line(event))?;
+                output.json(&event_line(event, &site.scope))?;
             }
             match page.next {
                 Some(next) => after = Some(next),
@@ -48,9 +46,9 @@ async fn export_all(target: &Target, only: Option<&str>, output: &Output) -> Res
     Ok(())
 }
 
-async fn page(target: &Target, surface: &str, after: Option<String>) -> Result<ListForm, Failure> {
+async fn page(target: &Target, site: &Site, surface: &str, after: Option<String>) -> Result<ListForm, Failure> {
     let params = ListParams {
-        scope: ScopeParam::Personal,
+        scope: site.scope.clone(),
         surface: surface.to_owned(),
         stream: None,
         after,
@@ -60,8 +58,8 @@ async fn page(target: &Target, surface: &str, after: Option<String>) -> Result<L
 }
 
 /// A row as a line; its key only where the payload does not say it.
-fn row_line(row: RowForm) -> AppendParams {
-    let mut line = bare_line(row.surface, row.payload);
+fn row_line(row: RowForm, scope: &ScopeParam) -> AppendParams {
+    let mut line = bare_line(row.surface, row.payload, scope);
     let says_it = match new_op(&line) {
         Ok(NewOp::Put { key, .. } | NewOp::Fact { key, .. }) => key == row.id,
         Ok(NewOp::Delete { .. } | NewOp::Event { .. }) | Err(_) => false,
@@ -71,15 +69,15 @@ fn row_line(row: RowForm) -> AppendParams {
 }
 
 /// An event as a line; its stream only where the payload does not say it.
-fn event_line(event: EventForm) -> AppendParams {
-    let mut line = bare_line(event.surface, event.payload);
+fn event_line(event: EventForm, scope: &ScopeParam) -> AppendParams {
+    let mut line = bare_line(event.surface, event.payload, scope);
     let says_it = matches!(new_op(&line), Ok(NewOp::Event { stream, .. }) if stream == event.stream);
     line.stream = (!says_it).then_some(event.stream);
     line
 }
 
-fn bare_line(surface: String, payload: Box<RawValue>) -> AppendParams {
-    AppendParams { scope: ScopeParam::Personal, surface, payload, key: None, stream: None }
+fn bare_line(surface: String, payload: Box<RawValue>, scope: &ScopeParam) -> AppendParams {
+    AppendParams { scope: scope.clone(), surface, payload, key: None, stream: None }
 }
 
 #[cfg(test)]
@@ -101,7 +99,7 @@ mod tests {
                 time_ms: 1,
                 others: Vec::new(),
             };
-            serde_json::to_string(&row_line(row)).unwrap()
+            serde_json::to_string(&row_line(row, &ScopeParam::Personal)).unwrap()
         };
 
         assert_eq!(row("a", r#"{"id":"a"}"#), r#"{"surface":"registry:note","payload":{"id":"a"}}"#);

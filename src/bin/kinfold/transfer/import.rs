@@ -1,7 +1,5 @@
 //! `import`: good lines are recorded, bad ones are named with their number and the reason.
 
-use std::path::Path;
-
 use indicatif::ProgressBar;
 use kinfold::control::Method;
 use kinfold::control::forms::AppendManyForm;
@@ -14,7 +12,7 @@ use super::reader::{Parcel, Refused, Source, reason};
 use crate::args::Import;
 use crate::failure::Failure;
 use crate::output::{Output, Tone, count};
-use crate::target::{Interrupt, Target};
+use crate::target::{Interrupt, Site, Target};
 
 /// What became of an import.
 #[derive(Debug, Default, Serialize)]
@@ -23,9 +21,9 @@ struct Summary {
     refused: u64,
 }
 
-pub async fn run(home: &Path, args: Import, output: &Output) -> Result<(), Failure> {
-    let source = Source::open(&args.file)?;
-    let target = Target::open(home).await?;
+pub async fn run(site: &Site, args: Import, output: &Output) -> Result<(), Failure> {
+    let source = Source::open(&args.file, site.scope.clone())?;
+    let target = Target::open(&site.home).await?;
     let bar = output.progress(source.bytes().unwrap_or(0), "bytes");
     let mut importing = Importing { target: &target, bar: &bar, output, summary: Summary::default() };
     let outcome = importing.run(source).await;

@@ -42,13 +42,15 @@ pub struct Source {
     reader: Box<dyn BufRead + Send>,
     path: PathBuf,
     bytes: Option<u64>,
+    /// The space of a line that names none.
+    scope: ScopeParam,
 }
 
 /// One line of an import; members with other names belong to somebody else.
 #[derive(Deserialize)]
 struct ImportLine {
     #[serde(default)]
-    scope: ScopeParam,
+    scope: Option<ScopeParam>,
     surface: String,
     payload: Box<RawValue>,
     #[serde(default)]
@@ -59,16 +61,16 @@ struct ImportLine {
 
 impl Source {
     /// A file, or standard input for `-`.
-    pub fn open(path: &Path) -> Result<Self, Failure> {
+    pub fn open(path: &Path, scope: ScopeParam) -> Result<Self, Failure> {
         if path == Path::new(STANDARD_INPUT) {
             let reader = Box::new(BufReader::with_capacity(READ_BYTES, io::stdin()));
-            return Ok(Self { reader, path: path.to_owned(), bytes: None });
+            return Ok(Self { reader, path: path.to_owned(), bytes: None, scope });
         }
         let unreadable = |source| Failure::Input { path: path.to_owned(), source };
         let file = std::fs::File::open(path).map_err(unreadable)?;
         let bytes = file.metadata().map_err(unreadable)?.len();
         let reader = Box::new(BufReader::with_capacity(READ_BYTES, file));
-        Ok(Self { reader, path: path.to_owned(), bytes: Some(bytes) })
+        Ok(Self { reader, path: path.to_owned(), bytes: Some(bytes), scope })
     }
 
     /// How much there is to read, where that is known.
@@ -91,7 +93,7 @@ impl Source {
                     return;
                 }
             };
-            parcel.take(line);
+            parcel.take(line, &self.scope);
             if parcel.is_full() {
                 let next = Parcel { last_line: parcel.last_line, ..Parcel::default() };
                 if parcels.blocking_send(Ok(std::mem::replace(&mut parcel, next))).is_err() {
@@ -127,11 +129,11 @@ impl Source {
 }
 
 impl Parcel {
-    fn take(&mut self, line: Line) {
+    fn take(&mut self, line: Line, scope: &ScopeParam) {
         self.last_line += 1;
         let why = match line {
             Line::Whole(bytes) if bytes.iter().all(u8::is_ascii_whitespace) => return,
-            Line::Whole(bytes) => match read_line(&bytes) {
+            Line::Whole(bytes) => match read_line(&bytes, scope) {
                 Ok(op) => {
                     let name = op.key.as_ref().or(op.stream.as_ref()).map_or(0, String::len);
                     self.request_bytes += op.surface.len() + op.payload.get().len() + name + AROUND_OP_BYTES;
@@ -164,7 +166,7 @@ pub fn reason(error: &RpcError) -> String {
         .join(": ")
 }
 
-fn read_line(bytes: &[u8]) -> Result<AppendParams, RpcError> {
+fn read_line(bytes: &[u8], scope: &ScopeParam) -> Result<AppendParams, RpcError> {
     let line: ImportLine = match serde_json::from_slice(bytes) {
         Ok(line) => line,
         // A line that is JSON of another shape is told apart from one that is not JSON at all.
@@ -184,9 +186,10 @@ fn read_line(bytes: &[u8]) -> Result<AppendParams, RpcError> {
     let payload = Payload::parse(line.payload.get()).map_err(ControlError::from)?;
     let payload =
         RawValue::from_string(payload.to_string()).expect("a payload is JSON: Payload::parse made it");
-    line.scope.to_scope().map_err(ControlError::from)?;
+    let scope = line.scope.unwrap_or_else(|| scope.clone());
+    scope.to_scope().map_err(ControlError::from)?;
     let surface = line.surface.parse::<Surface>().map_err(ControlError::from)?.to_string();
-    Ok(AppendParams { scope: line.scope, surface, payload, key: line.key, stream: line.stream })
+    Ok(AppendParams { scope, surface, payload, key: line.key, stream: line.stream })
 }
 
 /// What stands for standard input.
@@ -216,15 +219,16 @@ mod tests {
         let line =
             br#"{"t":1,"device":"dev-01","parents":[],"surface":"registry:file","payload": { "id": "a" } }"#;
 
-        let op = read_line(line).unwrap();
+        let op = read_line(line, &ScopeParam::Org("acme".into())).unwrap();
 
         assert_eq!(op.surface, "registry:file");
         assert_eq!(op.payload.get(), r#"{"id":"a"}"#);
+        assert_eq!(op.scope, ScopeParam::Org("acme".into()));
     }
 
     #[test]
     fn bad_lines_are_refused_by_name() {
-        let kind = |line: &[u8]| read_line(line).unwrap_err().data.kind;
+        let kind = |line: &[u8]| read_line(line, &ScopeParam::Personal).unwrap_err().data.kind;
 
         assert_eq!(kind(b"nonsense"), "NotJson");
         assert_eq!(kind(b"\xff\xfe\0"), "NotJson");
@@ -238,7 +242,7 @@ mod tests {
     fn parcels_fit_a_request_and_count_every_line() {
         let value = "x".repeat(60 * 1024);
         let text = format!("{{\"surface\":\"skill\",\"payload\":\"{value}\"}}\n\nbad\n").repeat(30);
-        let source = Source { reader: Box::new(io::Cursor::new(text)), path: "-".into(), bytes: None };
+        let source = Source { reader: Box::new(io::Cursor::new(text)), path: "-".into(), bytes: None, scope: ScopeParam::Personal };
         let (sender, mut parcels) = mpsc::channel(64);
 
         source.read(&sender);
