@@ -60,7 +60,7 @@ pub enum LinkProblem {
         /// The text.
         found: String,
     },
-    /// `a` holds more addresses than [`ADDRESSES_MAX`].
+    /// `a` holds more than eight addresses.
     #[error("the link has more than {limit} addresses")]
     Addresses {
         /// The limit.
