@@ -11,6 +11,7 @@ mod kin;
 #[cfg(target_os = "linux")]
 mod lan;
 mod layers;
+mod members;
 mod pair;
 mod peers;
 mod socket;
