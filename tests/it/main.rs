@@ -12,6 +12,7 @@ mod kin;
 #[cfg(target_os = "linux")]
 mod lan;
 mod layers;
+mod members;
 mod pair;
 mod pairing;
 mod peers;
