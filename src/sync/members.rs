@@ -36,7 +36,7 @@ impl Engine {
         };
         let author = RosterAuthor { identity: &self.identity, key: &key, hlc: Hlc::at(now.wall), entropy };
         match state.roster.add_device(&author, &NewDevice { device, role, name }) {
-            Ok(bytes) => self.admit_own(space, bytes, Some(token)),
+            Ok(bytes) => self.admit_own(space, bytes, vec![token]),
             Err(why) => self.emit(Effect::Failed { token, why: RequestError::Roster(Arc::new(why)) }),
         }
     }
@@ -60,7 +60,7 @@ impl Engine {
         let written = self.record(now, space, &change);
         match written {
             Ok(bytes) => {
-                self.admit_own(space, bytes, Some(token));
+                self.admit_own(space, bytes, vec![token]);
                 let own = self.identity.device();
                 let is_admin =
                     self.spaces.get(&space).is_some_and(|state| state.roster.admin_rank(&own).is_some());
@@ -80,7 +80,7 @@ impl Engine {
         change: &Change<'_>,
     ) -> Result<(), RosterError> {
         let bytes = self.record(now, space, change)?;
-        self.admit_own(space, bytes, None);
+        self.admit_own(space, bytes, Vec::new());
         Ok(())
     }
 
@@ -97,26 +97,22 @@ impl Engine {
     }
 
     /// Takes in a record this device has just written.
-    pub(super) fn admit_own(&mut self, space: SpaceId, bytes: Bytes, token: Option<Token>) {
+    pub(super) fn admit_own(&mut self, space: SpaceId, bytes: Bytes, tokens: Vec<Token>) {
         let Some(state) = self.spaces.get_mut(&space) else { return };
         match state.roster.admit(bytes.clone()) {
             Ok(Admit::New { admitted }) => {
                 for hash in &admitted {
                     self.write(Write::Record { space, hash: *hash, bytes: bytes.clone() });
                 }
-                self.then(Then::Records { space, records: admitted, token });
+                self.then(Then::Records { space, records: admitted, tokens });
             }
             Ok(Admit::Duplicate | Admit::Parked) => {
-                if let Some(token) = token {
-                    self.emit(Effect::Done { token });
-                }
+                tokens.into_iter().for_each(|token| self.emit(Effect::Done { token }));
             }
             Err(source) => {
                 let hash = RecordHash::from_bytes(*blake3::hash(&bytes).as_bytes());
                 let why = RequestError::Roster(Arc::new(RosterError::Record { hash, source }));
-                if let Some(token) = token {
-                    self.emit(Effect::Failed { token, why });
-                }
+                self.fail(&tokens, &why);
             }
         }
     }
