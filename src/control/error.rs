@@ -546,6 +546,28 @@ mod tests {
     }
 
     #[test]
+    fn a_removal_that_is_refused_says_what_to_do_instead() {
+        let device = crate::model::DeviceId::from_bytes([3; 32]);
+        let check = |error: NodeError, kind: &str, hint: &str| {
+            let error = RpcError::from(error);
+            assert_eq!(error.data.kind, kind);
+            assert!(error.data.hint.as_ref().is_some_and(|text| text.contains(hint)), "{error:?}");
+            error.is_temporary()
+        };
+        let refused = |error| NodeError::Refused(RequestError::Roster(std::sync::Arc::new(error)));
+
+        assert!(!check(NodeError::OwnDevice { scope: Scope::Personal }, "OwnDevice", "another device"));
+        let scope = Scope::Shared("acme".into());
+        assert!(!check(NodeError::OwnDevice { scope }, "OwnDevice", "`kinfold space leave acme`"));
+        assert!(!check(NodeError::PersonalSpace, "PersonalSpace", "`kinfold retire`"));
+        assert!(check(NodeError::NotReachable { device }, "NotReachable", "`kinfold revoke`"));
+        assert!(check(NodeError::StillBehind { device, ops: 2 }, "StillBehind", "try again"));
+        assert!(!check(refused(RosterError::NotAdmin { device }), "NotAdmin", "`kinfold devices`"));
+        assert!(!check(refused(RosterError::LastAdmin { device }), "LastAdmin", "--role admin"));
+        assert!(!check(NodeError::Refused(RequestError::NotAuthor), "NotAuthor", "`kinfold status`"));
+    }
+
+    #[test]
     fn what_passes_by_itself_is_temporary() {
         assert!(RpcError::from(NodeError::TimedOut).is_temporary());
         assert!(!RpcError::from(NodeError::UnknownOp).is_temporary());

@@ -261,11 +261,14 @@ impl Engine {
                     tokens.into_iter().for_each(|token| self.emit(Effect::Done { token }));
                 }
                 Then::Key { space, key } => self.key_stored(now, space, key),
-                Then::Left { space } => {
+                Then::Left { space, token } => {
                     for peer in self.peers.values_mut() {
                         peer.spaces.remove(&space);
                     }
                     self.notice(Notice::Roster { space });
+                    if let Some(token) = token {
+                        self.emit(Effect::Done { token });
+                    }
                 }
                 Then::Truncated { space, log, to, .. } => self.truncated(space, log, to),
                 Then::Begun { space, left, token } => self.begun(now, space, left, token),
@@ -320,9 +323,12 @@ impl Engine {
                     }
                     is_peer_data_lost = true;
                 }
-                Then::Left { space } => {
+                Then::Left { space, token } => {
                     if let Some(space) = self.spaces.get_mut(&space) {
                         space.is_active = true;
+                    }
+                    if let Some(token) = token {
+                        self.emit(Effect::Failed { token, why: RequestError::Storage });
                     }
                 }
                 Then::Truncated { space, log, to, held } => self.untruncated(now, space, log, to, held),

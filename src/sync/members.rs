@@ -10,7 +10,7 @@ use super::engine::Engine;
 use super::space::{SpaceState, Then};
 use super::txn::Write;
 use crate::crypto::EpochKey;
-use crate::model::{DeviceId, Hlc, LogId, Now, RecordHash, SpaceId, Tip};
+use crate::model::{DeviceId, Hlc, LogId, Now, RecordHash, Scope, SpaceId, Tip};
 use crate::roster::{Admit, Author as RosterAuthor, Change, NewDevice, Role, RosterError};
 
 impl Engine {
@@ -45,6 +45,11 @@ impl Engine {
         let Some(state) = self.spaces.get(&space).filter(|state| state.is_active) else {
             return self.emit(Effect::Failed { token, why: RequestError::NoSuchSpace });
         };
+        let own = self.identity.device();
+        if matches!(change, RosterChange::Remove { device } if *device == own) && concerns_nobody(state, &own)
+        {
+            return self.leave(space, Some(token));
+        }
         let cut;
         let change = match change {
             RosterChange::Remove { device } => {
@@ -61,7 +66,6 @@ impl Engine {
         match written {
             Ok(bytes) => {
                 self.admit_own(space, bytes, vec![token]);
-                let own = self.identity.device();
                 let is_admin =
                     self.spaces.get(&space).is_some_and(|state| state.roster.admin_rank(&own).is_some());
                 if is_removal && is_admin {
@@ -125,13 +129,21 @@ impl Engine {
     }
 
     /// Stops taking part in a space, once the others know.
-    pub(super) fn leave(&mut self, space: SpaceId) {
+    pub(super) fn leave(&mut self, space: SpaceId, token: Option<Token>) {
         let Some(state) = self.spaces.get_mut(&space) else { return };
         state.is_active = false;
         let write = super::join::space_write(state);
         self.write(write);
-        self.then(Then::Left { space });
+        self.then(Then::Left { space, token });
     }
+}
+
+/// Whether nobody has to hear that this device leaves: it is alone, or was removed by another. Its
+/// personal space is never left like this, something has to take its place.
+fn concerns_nobody(state: &SpaceState, own: &DeviceId) -> bool {
+    let is_alone = state.roster.member_count() == 1 && state.roster.role_of(own).is_some();
+    let is_removed = state.roster.removal_of(own).is_some_and(|removed| removed.by != *own);
+    state.scope != Scope::Personal && (is_alone || is_removed)
 }
 
 /// What this device holds of a device's logs.

@@ -279,7 +279,7 @@ impl Engine {
         self.send(peer, &Message::Records { scope, records: Vec::new() });
         if self.is_leaving(id) {
             // The others pass it on.
-            self.leave(id);
+            self.leave(id, None);
         }
     }
 
@@ -343,7 +343,7 @@ impl Engine {
             let is_alone = self.spaces.get(&space).is_some_and(|state| state.roster.member_count() == 0);
             if is_told || is_alone {
                 self.delegate(space, None);
-                return self.leave(space);
+                return self.leave(space, None);
             }
         }
         self.plan_rotation(now, space);

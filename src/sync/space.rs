@@ -210,7 +210,7 @@ pub(super) enum Then {
     /// A space was founded or joined, perhaps in the place of another.
     Begun { space: SpaceId, left: Option<SpaceId>, token: Token },
     /// This device takes part in a space no more.
-    Left { space: SpaceId },
+    Left { space: SpaceId, token: Option<Token> },
     /// The own log was begun anew.
     NewLog { space: SpaceId, log: LogId, old: Author, moved: Vec<(Dot, Dot)> },
     /// The end of a log was dropped.
