@@ -11,6 +11,7 @@ use super::error::NodeError;
 use super::index::{self, Folded, Index};
 use super::types::{Appended, NewOp};
 use crate::clock;
+use crate::crypto::EpochKey;
 use crate::fold::State;
 use crate::model::{Blame, DeviceId, Dot, Frontier, LogId, Op, OpId, Scope, Seq, SpaceId, TipHash};
 use crate::net::{self, CloseCode, Link, Net, NetEvent, Pins, PushOrder};
@@ -596,14 +597,15 @@ impl Core {
         let mut beacons = Vec::new();
         for space in self.engine.active_spaces() {
             let Some(view) = self.engine.space(space) else { continue };
+            // Whoever was removed is let in by nobody any more; whoever leaves still says so.
+            if view.roster.removal_of(&own).is_some_and(|removed| removed.by != own) {
+                continue;
+            }
             let members: Vec<DeviceId> = view.roster.members().map(|member| member.device).collect();
             devices.extend(members.iter().copied().filter(|device| *device != own));
-            if let Some(key) = self.engine.sealing_key(space) {
-                beacons.push(net::BeaconSpace {
-                    scope: space.tag(),
-                    key: key.beacon(),
-                    members: members.clone(),
-                });
+            let mut keys = self.engine.keys_of(space).into_iter().map(EpochKey::beacon);
+            if let Some(key) = keys.next() {
+                beacons.push(net::BeaconSpace { scope: space.tag(), key, earlier: keys.collect(), members });
             }
         }
         self.pins.set(devices);
