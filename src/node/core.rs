@@ -474,7 +474,10 @@ impl Core {
                         Refusal::Storage => CloseCode::Fault,
                         _ => CloseCode::Refused,
                     };
-                    link.close(code, &why_text);
+                    match why {
+                        Refusal::NotInRoster => link.part(code, &why_text),
+                        _ => link.close(code, &why_text),
+                    }
                     self.refused(device, why_text, why.blame());
                 }
             }
