@@ -292,7 +292,8 @@ fn reason_form(reason: &HealthReason) -> ReasonForm {
             None,
         ),
         HealthReason::RemovedHere { scope, by, by_name, at_millis } => {
-            let by_text = by_name.as_ref().map_or_else(|| by.short(), |name| format!("{name} ({})", by.short()));
+            let by_text =
+                by_name.as_ref().map_or_else(|| by.short(), |name| format!("{name} ({})", by.short()));
             let space = match scope {
                 Scope::Personal => "the personal space".to_owned(),
                 Scope::Shared(org) => format!("the space of {org}"),
@@ -494,7 +495,8 @@ mod tests {
         let by = DeviceId::from_bytes([7; 32]);
         let scope = Scope::Shared("acme".into());
         let removed = HealthReason::RemovedHere { scope, by, by_name: Some("laptop".into()), at_millis: 5 };
-        let told = health_form(&[removed, HealthReason::RunsTwice { device: by }, HealthReason::EpochContested]);
+        let told =
+            health_form(&[removed, HealthReason::RunsTwice { device: by }, HealthReason::EpochContested]);
 
         let expected = format!("this device was removed from the space of acme by laptop ({})", by.short());
         assert_eq!((told.reasons[0].message.as_str(), told.reasons[0].at_ms), (expected.as_str(), Some(5)));

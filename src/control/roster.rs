@@ -432,8 +432,7 @@ mod tests {
 
     #[test]
     fn a_long_list_of_devices_is_cut() {
-        let many: Vec<CandidateForm> =
-            (0..20).map(|byte| candidate(&id(byte).to_string(), None)).collect();
+        let many: Vec<CandidateForm> = (0..20).map(|byte| candidate(&id(byte).to_string(), None)).collect();
 
         assert!(listed(&many).ends_with(", 4 more"));
     }

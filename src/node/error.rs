@@ -173,7 +173,7 @@ impl NodeError {
         match self {
             Self::Net(_) | Self::TimedOut | Self::NotReachable { .. } | Self::StillBehind { .. } => {
                 Blame::Environment
-            },
+            }
             _ => Blame::Local,
         }
     }

@@ -166,7 +166,8 @@ impl Space {
                 version.mark_unchanged();
                 let is_over = self.node.ask(move |core| {
                     let unaware = core.engine.unaware(space);
-                    is_rekeyed(core, space, epoch) && unaware.iter().all(|device| core.link_count(device) == 0)
+                    is_rekeyed(core, space, epoch)
+                        && unaware.iter().all(|device| core.link_count(device) == 0)
                 });
                 if is_over.await? {
                     return Ok(());
@@ -188,10 +189,7 @@ impl Core {
     fn scopes_of(&self, device: &DeviceId) -> Vec<Scope> {
         let spaces = self.engine.active_spaces();
         let views = spaces.into_iter().filter_map(|space| self.engine.space(space));
-        views
-            .filter(|view| view.roster.role_of(device).is_some())
-            .map(|view| view.scope.clone())
-            .collect()
+        views.filter(|view| view.roster.role_of(device).is_some()).map(|view| view.scope.clone()).collect()
     }
 }
 

@@ -225,7 +225,9 @@ impl Engine {
     /// said which one stands, and nothing of the other is still to be written again here.
     pub fn healed_forks(&self, space: SpaceId) -> BTreeSet<DeviceId> {
         let Some(state) = self.spaces.get(&space) else { return BTreeSet::new() };
-        let is_open = |log: &&LogId| state.roster.branches_of(log).next().is_none() || state.reissues.contains_key(*log);
+        let is_open = |log: &&LogId| {
+            state.roster.branches_of(log).next().is_none() || state.reissues.contains_key(*log)
+        };
         let open: BTreeSet<DeviceId> = state.proofs.keys().filter(is_open).map(|log| log.device).collect();
         state.proofs.keys().map(|log| log.device).filter(|device| !open.contains(device)).collect()
     }

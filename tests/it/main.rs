@@ -3,6 +3,7 @@
 mod agreement;
 mod canary;
 mod cli;
+mod clones;
 mod corpus;
 mod crash;
 mod floors;

@@ -39,7 +39,8 @@ fn a_revoked_device_is_cut_off_at_once_and_for_good() {
     // It knows, says so, and writes no more.
     two.run(&["put", "registry:note", "after", "2"]).expect_code(1).says("may not write in the space");
     let status = two.run(&["status"]).expect_code(0);
-    let sentence = format!("this device was removed from the personal space by one ({})", short(&first.device));
+    let sentence =
+        format!("this device was removed from the personal space by one ({})", short(&first.device));
     assert!(status.stdout.contains(&sentence), "{status:?}");
     assert_eq!(two.json(&["status"])["health"]["reasons"][0]["kind"], "RemovedHere");
 

@@ -78,7 +78,12 @@ fn show(found: Option<RowForm>, site: &Site, row: RowName, output: &Output) -> R
     }));
     output.table(["", "device", "time", "value"], cells)?;
     if !found.others.is_empty() {
-        output.note(format!("a new `kinfold put{} {} {} JSON` settles it", site.flag(), found.surface, found.id));
+        output.note(format!(
+            "a new `kinfold put{} {} {} JSON` settles it",
+            site.flag(),
+            found.surface,
+            found.id
+        ));
     }
     Ok(())
 }

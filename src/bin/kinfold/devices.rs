@@ -54,7 +54,8 @@ fn list(roster: &RosterForm, is_offline: bool, output: &Output) -> Result<(), Fa
     }
     output.line("")?;
     let cells = |removed: &RemovedForm| {
-        let by = if removed.by == removed.device_id { "itself".to_owned() } else { called(roster, &removed.by) };
+        let by =
+            if removed.by == removed.device_id { "itself".to_owned() } else { called(roster, &removed.by) };
         let unaware = match removed.accepted_by.as_slice() {
             [] => "nobody".to_owned(),
             some => some.iter().map(|id| called(roster, id)).collect::<Vec<_>>().join(", "),

@@ -84,14 +84,21 @@ fn tell(revoked: &RevokedForm, roster: &RosterForm, site: &Site, output: &Output
     }
     let name = called(roster, &revoked.device_id);
     let done = output.paint(Tone::Good, "removed");
-    output.line(format!("{done} {name} ({}) from {}", short_device(&revoked.device_id), site.space_text()))?;
+    output.line(format!(
+        "{done} {name} ({}) from {}",
+        short_device(&revoked.device_id),
+        site.space_text()
+    ))?;
     let connections = match revoked.connections_closed {
         0 => "it was not connected to this device".to_owned(),
         1 => "its connection to this device is closed".to_owned(),
         more => format!("its {more} connections to this device are closed"),
     };
     output.line(format!("  {connections}"))?;
-    output.line(format!("  {} ops of it are kept; whatever else it writes is refused", count(revoked.ops_kept)))?;
+    output.line(format!(
+        "  {} ops of it are kept; whatever else it writes is refused",
+        count(revoked.ops_kept)
+    ))?;
     output.line(if revoked.new_key {
         "  everything from here on is written under a new key".to_owned()
     } else {
@@ -107,7 +114,9 @@ fn tell(revoked: &RevokedForm, roster: &RosterForm, site: &Site, output: &Output
     }
     if !revoked.remains_in.is_empty() {
         let spaces = revoked.remains_in.iter().map(scope_name).collect::<Vec<_>>().join(", ");
-        output.note(format!("it still belongs to: {spaces}; `kinfold --space NAME revoke` removes it there too"));
+        output.note(format!(
+            "it still belongs to: {spaces}; `kinfold --space NAME revoke` removes it there too"
+        ));
     }
     Ok(())
 }

@@ -52,7 +52,10 @@ async fn begin(home: &Path, create: CreateSpace, output: &Output) -> Result<(), 
         return output.json(&made);
     }
     let name = scope_name(&made.scope);
-    output.line(format!("{} the space {name}, with this device as its admin", output.paint(Tone::Good, "made")))?;
+    output.line(format!(
+        "{} the space {name}, with this device as its admin",
+        output.paint(Tone::Good, "made")
+    ))?;
     output.note(format!("hint: `kinfold --space {name} invite` lets another device in"));
     Ok(())
 }
@@ -68,7 +71,8 @@ async fn go(home: &Path, leave: LeaveSpace, output: &Output) -> Result<(), Failu
     }
     output.line(format!("{} {}", output.paint(Tone::Good, "left"), site.space_text()))?;
     if !left.told {
-        output.note("the others hear of it the next time one of them is connected; keep `kinfold up` running");
+        output
+            .note("the others hear of it the next time one of them is connected; keep `kinfold up` running");
     }
     Ok(())
 }

@@ -15,7 +15,8 @@ use crate::target::{Interrupt, Site, Target};
 
 pub async fn status(site: &Site, args: StatusArgs, output: &Output) -> Result<(), Failure> {
     let target = Target::open(&site.home).await?;
-    let outcome = if args.watch { watch(&target, site, output).await } else { once(&target, site, output).await };
+    let outcome =
+        if args.watch { watch(&target, site, output).await } else { once(&target, site, output).await };
     target.close().await?;
     outcome
 }

@@ -180,7 +180,8 @@ impl Running<'_> {
             }
             if let Some(op_id) = last {
                 let timeout_ms = u64::try_from(STALL.as_millis()).ok();
-                let params = WaitParams { scope: ScopeParam::Personal, op_id: Some(op_id), on: 1, timeout_ms };
+                let params =
+                    WaitParams { scope: ScopeParam::Personal, op_id: Some(op_id), on: 1, timeout_ms };
                 let _: WaitForm = self.node(turn.side).call(Method::Wait, &params).await?;
                 handovers += 1;
             }

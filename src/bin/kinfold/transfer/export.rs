@@ -19,7 +19,12 @@ pub async fn run(site: &Site, args: Export, output: &Output) -> Result<(), Failu
     outcome
 }
 
-async fn export_all(target: &Target, site: &Site, only: Option<&str>, output: &Output) -> Result<(), Failure> {
+async fn export_all(
+    target: &Target,
+    site: &Site,
+    only: Option<&str>,
+    output: &Output,
+) -> Result<(), Failure> {
     let held: SurfacesForm = target.call(Method::Surfaces, &site.params()).await?;
     let mut conflicts = 0;
     let wanted = held.surfaces.iter().filter(|form| only.is_none_or(|only| only == form.surface));
@@ -46,7 +51,12 @@ async fn export_all(target: &Target, site: &Site, only: Option<&str>, output: &O
     Ok(())
 }
 
-async fn page(target: &Target, site: &Site, surface: &str, after: Option<String>) -> Result<ListForm, Failure> {
+async fn page(
+    target: &Target,
+    site: &Site,
+    surface: &str,
+    after: Option<String>,
+) -> Result<ListForm, Failure> {
     let params = ListParams {
         scope: site.scope.clone(),
         surface: surface.to_owned(),

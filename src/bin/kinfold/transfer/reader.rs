@@ -242,7 +242,12 @@ mod tests {
     fn parcels_fit_a_request_and_count_every_line() {
         let value = "x".repeat(60 * 1024);
         let text = format!("{{\"surface\":\"skill\",\"payload\":\"{value}\"}}\n\nbad\n").repeat(30);
-        let source = Source { reader: Box::new(io::Cursor::new(text)), path: "-".into(), bytes: None, scope: ScopeParam::Personal };
+        let source = Source {
+            reader: Box::new(io::Cursor::new(text)),
+            path: "-".into(),
+            bytes: None,
+            scope: ScopeParam::Personal,
+        };
         let (sender, mut parcels) = mpsc::channel(64);
 
         source.read(&sender);
