@@ -261,7 +261,7 @@ fn open_forks(status: &Status) -> Vec<&HealthReason> {
 }
 
 /// Waits for something that all of these nodes together come to.
-async fn until_all(nodes: &[&Node], check: impl AsyncFn() -> bool) {
+pub async fn until_all(nodes: &[&Node], check: impl AsyncFn() -> bool) {
     let (sender, mut moved) = tokio::sync::mpsc::channel(1);
     for node in nodes {
         let (mut version, sender) = (node.version(), sender.clone());
@@ -324,28 +324,28 @@ fn shown(node: &Node) -> Shown {
 }
 
 /// Lets one node dial the other, and waits until each holds what the other has so far.
-async fn meet(dialer: &Node, listener: &Node) {
+pub async fn meet(dialer: &Node, listener: &Node) {
     dialer.add_peer(listener.local_addr().unwrap().to_string()).await.unwrap();
     for node in [dialer, listener] {
         timeout(PATIENCE, node.wait_all(Custody::on(1))).await.expect("in time").unwrap();
     }
 }
 
-struct Home(TempDir);
+pub struct Home(TempDir);
 
 impl Home {
-    fn init(name: &str) -> Self {
+    pub fn init(name: &str) -> Self {
         let home = Self(TempDir::new().unwrap());
         Node::init(&home.path(), name).unwrap();
         home
     }
 
-    fn path(&self) -> PathBuf {
+    pub fn path(&self) -> PathBuf {
         self.0.path().join("home")
     }
 
     /// What `cp -a` makes of it.
-    fn copy(&self) -> Self {
+    pub fn copy(&self) -> Self {
         let home = Self(TempDir::new().unwrap());
         copy(&self.path(), &home.path());
         home
@@ -359,7 +359,7 @@ impl Home {
     }
 
     /// Its node, on the network.
-    async fn open(&self) -> Node {
+    pub async fn open(&self) -> Node {
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let node = Node::builder(self.path()).listen(listen).without_mdns().open().await.unwrap();
         node.start().await.unwrap();
@@ -368,7 +368,7 @@ impl Home {
 }
 
 /// Ends a node; its home can be opened again.
-async fn close(node: Node) {
+pub async fn close(node: Node) {
     node.stop().await.unwrap();
 }
 

@@ -17,4 +17,5 @@ mod members;
 mod pair;
 mod pairing;
 mod peers;
+mod revoked;
 mod socket;
