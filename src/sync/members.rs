@@ -1,5 +1,6 @@
 //! Changes of a roster that this device writes: devices enrolled, renamed, removed.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use super::engine::Engine;
 use super::space::{SpaceState, Then};
 use super::txn::Write;
 use crate::crypto::EpochKey;
+use crate::model::limits::CUT_LOGS_MAX;
 use crate::model::{DeviceId, Hlc, LogId, Now, RecordHash, Scope, SpaceId, Tip};
 use crate::roster::{Admit, Author as RosterAuthor, Change, NewDevice, Role, RosterError};
 
@@ -146,10 +148,14 @@ fn concerns_nobody(state: &SpaceState, own: &DeviceId) -> bool {
     state.scope != Scope::Personal && (is_alone || is_removed)
 }
 
-/// What this device holds of a device's logs.
+/// What this device holds of a device's logs: all of it, or the longest where a record cannot name
+/// them all. A device that has begun more logs than that is removed like any other.
 fn held_of(state: &SpaceState, device: &DeviceId) -> BTreeMap<LogId, Tip> {
-    let held = state.durable.iter().filter(|(log, _)| log.device == *device);
-    held.map(|(log, tip)| (*log, *tip)).collect()
+    let of_device = |(log, tip): (&LogId, &Tip)| (log.device == *device).then_some((*log, *tip));
+    let mut held: Vec<(LogId, Tip)> = state.durable.iter().filter_map(of_device).collect();
+    held.sort_by_key(|(log, tip)| (Reverse(tip.seq), *log));
+    held.truncate(CUT_LOGS_MAX);
+    held.into_iter().collect()
 }
 
 impl SpaceState {
