@@ -10,7 +10,6 @@ use super::network::{Conn, Parcel};
 use super::rng::Rng;
 use super::world::{Event, LOOK_EVERY, World};
 use crate::model::{Dot, Hlc, Op, Payload, SpaceId};
-use crate::wire::Message;
 
 impl World {
     pub(super) fn chaos(&mut self) -> Result<(), Violation> {
@@ -257,11 +256,6 @@ pub(super) fn spoil(parcel: Parcel, rng: &mut Rng) -> Parcel {
         Bytes::from(bytes)
     };
     match parcel {
-        // Greetings stay whole: what they say of the other's own log is taken at its word, so a liar
-        // can make a device begin a new one, and ops of logs begun anew are not carried over yet.
-        Parcel::Frame(bytes) if matches!(Message::decode(&bytes), Ok(Message::Hello(_))) => {
-            Parcel::Frame(bytes)
-        }
         Parcel::Frame(bytes) => Parcel::Frame(flip(&bytes, rng)),
         Parcel::Batches(batches) => Parcel::Batches(batches.iter().map(|bytes| flip(bytes, rng)).collect()),
     }

@@ -402,6 +402,14 @@ pub fn identities(disk: &Disk, space: &SpaceId) -> BTreeSet<(Dot, Hlc)> {
     ops.map(|op| identity(&op)).collect()
 }
 
+/// Every content on a disk.
+pub fn markers(disk: &Disk) -> BTreeSet<u64> {
+    let spaces: Vec<SpaceId> = disk.spaces().map(|(space, _)| space).collect();
+    let logs = spaces.iter().flat_map(|space| disk.logs(space).into_iter().map(move |log| (space, log)));
+    let ops = logs.flat_map(|(space, log)| disk.ops_from(space, &log, Seq::new(1)).collect::<Vec<_>>());
+    ops.filter_map(|op| marker_of(&op.body)).collect()
+}
+
 /// The content a payload carries.
 fn marker_of(body: &[u8]) -> Option<u64> {
     let at = body.windows(MARKER.len()).position(|window| window == MARKER.as_bytes())? + MARKER.len();

@@ -153,6 +153,10 @@ impl World {
             .filter_map(|answer| answer.marker)
             .collect();
         self.checks.may_be_gone.extend(late);
+        // Nor is what only a removed device had of others, whose disks were lost.
+        for host in self.hosts.iter().filter(|host| gone.contains(&host.device())) {
+            self.checks.may_be_gone.extend(super::check::markers(&host.disk));
+        }
         for index in 0..self.hosts.len() {
             let host = &mut self.hosts[index];
             self.checks.answered(index, &host.disk)?;

@@ -591,6 +591,9 @@ impl Engine {
                 continue;
             }
             self.enforce(space);
+            for (log, after, through) in self.to_reissue(space) {
+                self.emit(Effect::Reissue { space, log, after, through });
+            }
             if self.is_awaited(space) {
                 self.seal_drafts(space);
             }
