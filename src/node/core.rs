@@ -99,6 +99,10 @@ pub(super) struct Core {
     carries: VecDeque<(SpaceId, SpaceId)>,
     /// Set when everything of a space that was left has arrived.
     is_carried: bool,
+    /// Connections of devices that were removed, and when they end: what tells them why is on its way.
+    parting: BTreeMap<PeerId, Duration>,
+    /// When whoever is in no roster any more is cut off.
+    drop_unpinned_at: Option<Duration>,
     /// Devices of which two copies were connected at once.
     pub twins: BTreeSet<DeviceId>,
     token_last: u64,
@@ -164,6 +168,8 @@ impl Core {
             folded: BTreeSet::new(),
             carries: VecDeque::new(),
             is_carried: false,
+            parting: BTreeMap::new(),
+            drop_unpinned_at: None,
             twins: BTreeSet::new(),
             token_last: 0,
             ops_since_snapshot: 0,
@@ -258,6 +264,7 @@ impl Core {
             }
         }
         self.settle();
+        self.part();
         self.snapshot_if_due();
         stop
     }
@@ -352,6 +359,7 @@ impl Core {
                     _ => self.refused(device, chain_of(&reason), reason.blame()),
                 }
                 self.links.remove(&peer_id(conn));
+                self.parting.remove(&peer_id(conn));
                 self.heard.insert(device, clock::uptime());
                 self.inputs.push_back(Input::Closed { peer: peer_id(conn) });
             }
@@ -469,11 +477,13 @@ impl Core {
                 if let Some(link) = self.links.get(&peer) {
                     let (device, why_text) = (link.device(), chain_of(&why));
                     warn!(peer = %link.device().short(), why = %why_text, blame = ?why.blame(), "closing");
-                    let code = match why {
-                        Refusal::Storage => CloseCode::Fault,
-                        _ => CloseCode::Refused,
-                    };
-                    link.close(code, &why_text);
+                    match why {
+                        Refusal::NotInRoster => {
+                            self.parting.entry(peer).or_insert(clock::uptime() + PART_AFTER);
+                        }
+                        Refusal::Storage => link.close(CloseCode::Fault, &why_text),
+                        _ => link.close(CloseCode::Refused, &why_text),
+                    }
                     self.refused(device, why_text, why.blame());
                 }
             }
@@ -609,7 +619,8 @@ impl Core {
         self.pins.set(devices);
         if let Some(net) = &*self.net.read().unwrap_or_else(PoisonError::into_inner) {
             net.beacons(beacons);
-            net.drop_unpinned();
+            // New connections of whoever was removed are refused from now on.
+            self.drop_unpinned_at.get_or_insert(clock::uptime() + PART_AFTER);
             // A device that was refused until now may be waiting behind a long backoff.
             net.redial();
         }
@@ -821,9 +832,30 @@ impl Core {
         token
     }
 
+    /// Ends the connections of devices that were removed, once they have had time to hear of it.
+    fn part(&mut self) {
+        let now = clock::uptime();
+        self.parting.retain(|peer, at| {
+            let is_due = *at <= now;
+            if is_due && let Some(link) = self.links.get(peer) {
+                link.close(CloseCode::Refused, "the device is not in the roster");
+            }
+            !is_due
+        });
+        if self.drop_unpinned_at.is_some_and(|at| at <= now) {
+            self.drop_unpinned_at = None;
+            if let Some(net) = &*self.net.read().unwrap_or_else(PoisonError::into_inner) {
+                net.drop_unpinned();
+            }
+        }
+    }
+
     fn next_deadline(&self) -> Duration {
         let now = clock::uptime();
-        self.engine.deadline().map_or(IDLE_TICK, |deadline| deadline.at.saturating_sub(now).min(IDLE_TICK))
+        let engine = self.engine.deadline().map(|deadline| deadline.at);
+        let parting = self.parting.values().copied().chain(self.drop_unpinned_at);
+        let next = parting.chain(engine).min();
+        next.map_or(IDLE_TICK, |at| at.saturating_sub(now).min(IDLE_TICK))
     }
 
     fn snapshot_if_due(&mut self) {
@@ -927,6 +959,10 @@ const REISSUED_PER_STEP: u64 = 1_024;
 
 /// How often acks are written: losing them costs a repetition, nothing else.
 const ACKS_STORED_EVERY: Duration = Duration::from_secs(5);
+
+/// How long a device that was removed has to hear of it before its connection ends: a few round
+/// trips, and well within the second that is promised.
+const PART_AFTER: Duration = Duration::from_millis(250);
 
 /// The longest the loop sleeps.
 const IDLE_TICK: Duration = Duration::from_secs(60);
