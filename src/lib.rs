@@ -31,10 +31,10 @@
 //! ```no_run
 //! # async fn two(node: kinfold::Node) -> Result<(), Box<dyn std::error::Error>> {
 //! # use kinfold::{Custody, roster::Role};
-//! # let other = node.device();
 //! # let op = node.personal().put("registry:note", "today", 1).await?;
-//! node.add_device(other, "desk", Role::Admin).await?; // the other one names this one too
 //! node.start().await?; // QUIC, multicast DNS
+//! let invite = node.personal().invite(Role::Admin).await?;
+//! println!("On the other device: kinfold join {}", invite.code());
 //! let holders = node.wait(op.id, Custody::on(1)).await?; // another device holds it durably
 //! # drop(holders);
 //! # Ok(())

@@ -18,8 +18,10 @@ use crate::model::{DeviceId, ScopeTag};
 pub struct BeaconSpace {
     /// The space, for logs.
     pub scope: ScopeTag,
-    /// The beacon key of the space's current epoch.
+    /// The beacon key of the space's current epoch: what is announced.
     pub key: BeaconKey,
+    /// Those of earlier epochs: a member that was away since still announces under one of them.
+    pub earlier: Vec<BeaconKey>,
     /// Who is to be recognised. This device may be among them.
     pub members: Vec<DeviceId>,
 }
@@ -36,8 +38,11 @@ impl Beacons {
         let own_tags = spaces.iter().take(TAGS_MAX).map(|space| space.key.tag(&own, quarter)).collect();
         let mut known = BTreeMap::new();
         for space in spaces {
-            for member in space.members.iter().filter(|member| **member != own) {
-                known.extend(quarter.around().map(|quarter| (space.key.tag(member, quarter), *member)));
+            let keys = std::iter::once(&space.key).chain(space.earlier.iter().take(EARLIER_MAX));
+            for key in keys {
+                for member in space.members.iter().filter(|member| **member != own) {
+                    known.extend(quarter.around().map(|quarter| (key.tag(member, quarter), *member)));
+                }
             }
         }
         Self { own: own_tags, known }
@@ -74,6 +79,9 @@ fn tags(text: &str) -> impl Iterator<Item = BeaconTag> {
     })
 }
 
+/// Earlier epochs whose announcements are recognised: two years of them at one every 90 days.
+const EARLIER_MAX: usize = 8;
+
 const VERSION: &str = "1";
 
 const PROPERTIES: [&str; 2] = ["t0", "t1"];
@@ -105,7 +113,8 @@ mod tests {
     #[test]
     fn strangers_and_this_device_are_not_recognised() {
         let ours = beacons(OWN, MEMBER, NOON);
-        let elsewhere = [BeaconSpace { key: BeaconKey::from_bytes([8; 32]), ..space(9, &[OWN]) }];
+        let elsewhere =
+            [BeaconSpace { key: BeaconKey::from_bytes([8; 32]), earlier: Vec::new(), ..space(9, &[OWN]) }];
         let stranger = Beacons::new(&elsewhere, MEMBER, Quarter::of_unix_seconds(NOON));
 
         assert_eq!(heard(&ours, &stranger), None);
@@ -151,6 +160,7 @@ mod tests {
         BeaconSpace {
             scope: ScopeTag::from_bytes([n; 16]),
             key: BeaconKey::from_bytes([n; 32]),
+            earlier: Vec::new(),
             members: members.to_vec(),
         }
     }

@@ -193,6 +193,17 @@ impl Link {
         self.end(CloseReason::ByUs(code), code, why);
     }
 
+    /// Ends the connection in a moment: what was queued last says why, and should arrive. Nothing that
+    /// comes in meanwhile is for anybody.
+    pub fn part(&self, code: CloseCode, why: &str) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return self.close(code, why) };
+        let (link, why) = (self.clone(), why.to_owned());
+        runtime.spawn(async move {
+            tokio::time::sleep(PART_AFTER).await;
+            link.close(code, &why);
+        });
+    }
+
     /// Ends the connection for `reason`, telling the other side `code`.
     pub(super) fn end(&self, reason: CloseReason, code: CloseCode, why: &str) {
         // What ended the connection first stays its reason, and closing again would overwrite it: tasks
@@ -307,6 +318,9 @@ pub const ORDERS_MAX: usize = 16 * 1024;
 
 /// What still fits into one packet beside everything else.
 const WHY_BYTES_MAX: usize = 100;
+
+/// How long what was queued last has to leave before a connection is ended.
+const PART_AFTER: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {

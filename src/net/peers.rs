@@ -66,7 +66,7 @@ impl Peers {
     pub(super) fn drop_unpinned(&self, pins: &Pins) {
         for link in self.links() {
             if !pins.contains(&link.device()) {
-                link.close(CloseCode::Unpinned, "no longer in the roster");
+                link.part(CloseCode::Unpinned, "no longer in the roster");
             }
         }
     }

@@ -11,6 +11,7 @@ use super::error::NodeError;
 use super::index::{self, Folded, Index};
 use super::types::{Appended, NewOp};
 use crate::clock;
+use crate::crypto::EpochKey;
 use crate::fold::State;
 use crate::model::{Blame, DeviceId, Dot, Frontier, LogId, Op, OpId, Scope, Seq, SpaceId, TipHash};
 use crate::net::{self, CloseCode, Link, Net, NetEvent, Pins, PushOrder};
@@ -99,10 +100,6 @@ pub(super) struct Core {
     carries: VecDeque<(SpaceId, SpaceId)>,
     /// Set when everything of a space that was left has arrived.
     is_carried: bool,
-    /// Connections of devices that were removed, and when they end: what tells them why is on its way.
-    parting: BTreeMap<PeerId, Duration>,
-    /// When whoever is in no roster any more is cut off.
-    drop_unpinned_at: Option<Duration>,
     /// Devices of which two copies were connected at once.
     pub twins: BTreeSet<DeviceId>,
     token_last: u64,
@@ -168,8 +165,6 @@ impl Core {
             folded: BTreeSet::new(),
             carries: VecDeque::new(),
             is_carried: false,
-            parting: BTreeMap::new(),
-            drop_unpinned_at: None,
             twins: BTreeSet::new(),
             token_last: 0,
             ops_since_snapshot: 0,
@@ -264,7 +259,6 @@ impl Core {
             }
         }
         self.settle();
-        self.part();
         self.snapshot_if_due();
         stop
     }
@@ -359,7 +353,6 @@ impl Core {
                     _ => self.refused(device, chain_of(&reason), reason.blame()),
                 }
                 self.links.remove(&peer_id(conn));
-                self.parting.remove(&peer_id(conn));
                 self.heard.insert(device, clock::uptime());
                 self.inputs.push_back(Input::Closed { peer: peer_id(conn) });
             }
@@ -477,12 +470,13 @@ impl Core {
                 if let Some(link) = self.links.get(&peer) {
                     let (device, why_text) = (link.device(), chain_of(&why));
                     warn!(peer = %link.device().short(), why = %why_text, blame = ?why.blame(), "closing");
+                    let code = match why {
+                        Refusal::Storage => CloseCode::Fault,
+                        _ => CloseCode::Refused,
+                    };
                     match why {
-                        Refusal::NotInRoster => {
-                            self.parting.entry(peer).or_insert(clock::uptime() + PART_AFTER);
-                        }
-                        Refusal::Storage => link.close(CloseCode::Fault, &why_text),
-                        _ => link.close(CloseCode::Refused, &why_text),
+                        Refusal::NotInRoster => link.part(code, &why_text),
+                        _ => link.close(code, &why_text),
                     }
                     self.refused(device, why_text, why.blame());
                 }
@@ -606,21 +600,21 @@ impl Core {
         let mut beacons = Vec::new();
         for space in self.engine.active_spaces() {
             let Some(view) = self.engine.space(space) else { continue };
+            // Whoever was removed is let in by nobody any more; whoever leaves still says so.
+            if view.roster.removal_of(&own).is_some_and(|removed| removed.by != own) {
+                continue;
+            }
             let members: Vec<DeviceId> = view.roster.members().map(|member| member.device).collect();
             devices.extend(members.iter().copied().filter(|device| *device != own));
-            if let Some(key) = self.engine.sealing_key(space) {
-                beacons.push(net::BeaconSpace {
-                    scope: space.tag(),
-                    key: key.beacon(),
-                    members: members.clone(),
-                });
+            let mut keys = self.engine.keys_of(space).into_iter().map(EpochKey::beacon);
+            if let Some(key) = keys.next() {
+                beacons.push(net::BeaconSpace { scope: space.tag(), key, earlier: keys.collect(), members });
             }
         }
         self.pins.set(devices);
         if let Some(net) = &*self.net.read().unwrap_or_else(PoisonError::into_inner) {
             net.beacons(beacons);
-            // New connections of whoever was removed are refused from now on.
-            self.drop_unpinned_at.get_or_insert(clock::uptime() + PART_AFTER);
+            net.drop_unpinned();
             // A device that was refused until now may be waiting behind a long backoff.
             net.redial();
         }
@@ -832,30 +826,9 @@ impl Core {
         token
     }
 
-    /// Ends the connections of devices that were removed, once they have had time to hear of it.
-    fn part(&mut self) {
-        let now = clock::uptime();
-        self.parting.retain(|peer, at| {
-            let is_due = *at <= now;
-            if is_due && let Some(link) = self.links.get(peer) {
-                link.close(CloseCode::Refused, "the device is not in the roster");
-            }
-            !is_due
-        });
-        if self.drop_unpinned_at.is_some_and(|at| at <= now) {
-            self.drop_unpinned_at = None;
-            if let Some(net) = &*self.net.read().unwrap_or_else(PoisonError::into_inner) {
-                net.drop_unpinned();
-            }
-        }
-    }
-
     fn next_deadline(&self) -> Duration {
         let now = clock::uptime();
-        let engine = self.engine.deadline().map(|deadline| deadline.at);
-        let parting = self.parting.values().copied().chain(self.drop_unpinned_at);
-        let next = parting.chain(engine).min();
-        next.map_or(IDLE_TICK, |at| at.saturating_sub(now).min(IDLE_TICK))
+        self.engine.deadline().map_or(IDLE_TICK, |deadline| deadline.at.saturating_sub(now).min(IDLE_TICK))
     }
 
     fn snapshot_if_due(&mut self) {
@@ -959,10 +932,6 @@ const REISSUED_PER_STEP: u64 = 1_024;
 
 /// How often acks are written: losing them costs a repetition, nothing else.
 const ACKS_STORED_EVERY: Duration = Duration::from_secs(5);
-
-/// How long a device that was removed has to hear of it before its connection ends: a few round
-/// trips, and well within the second that is promised.
-const PART_AFTER: Duration = Duration::from_millis(250);
 
 /// The longest the loop sleeps.
 const IDLE_TICK: Duration = Duration::from_secs(60);

@@ -88,24 +88,31 @@ pub(super) struct Epochs {
     /// Every key that an admin's record names, with those records. A rotation that a removal made
     /// void stays here: batches may lie sealed under its key, and those must stay readable.
     keys: BTreeMap<KeyId, Vec<usize>>,
+    /// Those keys as their records count, the first one first.
+    order: Vec<KeyId>,
 }
 
 impl Epochs {
     pub fn of(dag: &Dag, verdict: &Verdict) -> Self {
         let mut keys: BTreeMap<KeyId, Vec<usize>> = BTreeMap::new();
-        let (mut counting, mut genesis) = (Vec::new(), None);
+        let (mut counting, mut genesis, mut order) = (Vec::new(), None, Vec::new());
         for at in dag.ranked() {
             let node = dag.node(at);
             match node.record.content() {
                 Content::Genesis(content) => {
                     keys.entry(content.name.key_id()).or_default();
+                    order.push(content.name.key_id());
                     genesis = Some((at, content.name.key_id()));
                 }
                 Content::RotateKey(rotated) => {
                     let author = node.record.author();
                     let is_void = verdict.void.contains(at);
                     if verdict.admitted.admin_in(&author, &node.past).is_some() {
-                        keys.entry(rotated.key_id).or_default().push(at);
+                        let records = keys.entry(rotated.key_id).or_default();
+                        if records.is_empty() && !order.contains(&rotated.key_id) {
+                            order.push(rotated.key_id);
+                        }
+                        records.push(at);
                     }
                     if !is_void && verdict.grants.admin_in(&author, &node.past).is_some() {
                         counting.push((at, rotated));
@@ -135,7 +142,7 @@ impl Epochs {
             Epoch::Contested { .. } => true,
             Epoch::Current { .. } => knows_the_key_in_vain(dag, verdict, newest),
         };
-        Self { epoch, n, rotated_at: dag.node(newest).record.hlc(), is_due, keys }
+        Self { epoch, n, rotated_at: dag.node(newest).record.hlc(), is_due, keys, order }
     }
 
     pub fn knows(&self, key_id: &KeyId) -> bool {
@@ -143,7 +150,7 @@ impl Epochs {
     }
 
     pub fn key_ids(&self) -> impl Iterator<Item = KeyId> {
-        self.keys.keys().copied()
+        self.order.iter().copied()
     }
 
     /// The devices whose confirmation of this key holds: each signed the proposal and held keys by

@@ -18,7 +18,14 @@ impl World {
             self.hosts.iter().filter(|host| host.is_member()).map(Host::device).collect();
         let gone: Vec<DeviceId> =
             self.removed.iter().copied().filter(|device| self.is_removed(device)).collect();
-        all.retain(|device| !gone.contains(device));
+        // A removal that a crash took away has kept its device from being paired all the same.
+        let common = self.hosts[0].personal_on_disk();
+        let is_outside = |device: &DeviceId| {
+            let of_device = self.hosts.iter().filter(|host| host.device() == *device);
+            self.removed.contains(device) && of_device.clone().all(|host| host.personal_on_disk() != common)
+        };
+        let outside: Vec<DeviceId> = all.iter().copied().filter(is_outside).collect();
+        all.retain(|device| !gone.contains(device) && !outside.contains(device));
         if all.is_empty() {
             return Some("no device is left".to_owned());
         }
@@ -50,6 +57,8 @@ impl World {
             if matches!(epoch, Epoch::Contested { .. }) {
                 return Some(format!("device {index} has a contested epoch"));
             }
+            let members: BTreeSet<DeviceId> =
+                members.into_iter().filter(|device| !outside.contains(device)).collect();
             let known = members.intersection(&all).count();
             let holders = engine.holders_of_all(space);
             let others = members.iter().filter(|device| **device != host.identity.device());

@@ -25,7 +25,11 @@ impl Engine {
         }
         let (root, unknown_count, fold_version) = match &state.folded {
             _ if is_blind => (Root::from_bytes([0; 32]), 0, STORED_ONLY),
-            Some(folded) => (folded.root, folded.unknown_count, crate::fold::FOLD_VERSION),
+            // What waits for a key is in no root: a root is compared only where nothing waits.
+            Some(folded) => {
+                let unknown_count = folded.unknown_count + state.parked_count;
+                (folded.root, unknown_count, crate::fold::FOLD_VERSION)
+            }
             None => return,
         };
         let frontier_digest = state.durable.digest();

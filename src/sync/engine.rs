@@ -124,7 +124,7 @@ impl Engine {
             Input::Append { space, ops, token } => self.append(now, space, ops, token),
             Input::Carry { from, to, ops, through, token } => self.carry_in(from, to, &ops, through, token),
             Input::Change { space, change, token } => self.change(now, space, &change, token),
-            Input::Rotate { space, token } => self.rotate(now, space, Some(token)),
+            Input::Rotate { space, token } => self.rotate(now, space, vec![token]),
             Input::Reissue { space, log, ops, through } => self.reissue(space, log, &ops, through),
             Input::Enrol { space, device, role, name, token } => {
                 self.enrol(now, space, device, role, &name, token);
@@ -137,6 +137,7 @@ impl Engine {
                 if let Some(state) = self.spaces.get_mut(&space) {
                     let applied = applied.into_iter().collect();
                     state.folded = Some(Folded { applied, root, unknown_count });
+                    self.look_for_parked(space);
                     self.acknowledge(now, space);
                 }
             }
@@ -255,11 +256,9 @@ impl Engine {
                     self.emit(Effect::Fold { space, runs });
                     self.sealed(now, space, tips);
                 }
-                Then::Records { space, token, .. } => {
+                Then::Records { space, tokens, .. } => {
                     self.records_stored(now, space);
-                    if let Some(token) = token {
-                        self.emit(Effect::Done { token });
-                    }
+                    tokens.into_iter().for_each(|token| self.emit(Effect::Done { token }));
                 }
                 Then::Key { space, key } => self.key_stored(now, space, key),
                 Then::Left { space, token } => {
@@ -308,12 +307,10 @@ impl Engine {
                         space.store_again_at = Some(now.uptime + STORE_AGAIN_AFTER);
                     }
                 }
-                Then::Records { space, records, token } => {
+                Then::Records { space, records, tokens } => {
                     self.forget_records(space, &records);
-                    match token {
-                        Some(token) => self.emit(Effect::Failed { token, why: RequestError::Storage }),
-                        None => is_peer_data_lost = true,
-                    }
+                    is_peer_data_lost |= tokens.is_empty();
+                    self.fail(&tokens, &RequestError::Storage);
                     if let Some(space) = self.spaces.get_mut(&space) {
                         // What this device signed by itself is signed again.
                         space.store_again_at = Some(now.uptime + STORE_AGAIN_AFTER);

@@ -39,6 +39,8 @@ pub(super) enum LookUpReason {
     Judge { peer: PeerId, common: Tip, first: TipHash, their_end: Tip, high: Option<Seq> },
     /// Is the end of a removed device's log here?
     Cut { cut: Tip },
+    /// Why has the fold stopped here?
+    Parked,
     /// Is the history that stands the one that is here?
     OnBranch { branch: Branch },
 }
@@ -85,6 +87,10 @@ impl Engine {
                 self.judge(now, peer, space, log, common, first, their_end, high, held);
             }
             LookUpReason::Cut { cut } => self.cut_found(space, log, cut, held),
+            LookUpReason::Parked => {
+                let Some(held) = held else { return };
+                self.parked_found(now, space, log, held);
+            }
             LookUpReason::OnBranch { branch } => self.on_branch_found(space, branch, batches),
         }
     }

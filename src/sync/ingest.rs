@@ -9,7 +9,7 @@ use super::heal::end_of;
 use super::space::{BlockedBy, Ingested, Then};
 use super::txn::Write;
 use crate::crypto::SealedBatch;
-use crate::model::{Hlc, LogId, Now, SpaceId, Tip};
+use crate::model::{Hlc, LogId, Now, Seq, SpaceId, Tip};
 use crate::oplog::{AdmitError, VerifiedBatch};
 use crate::roster::{Allowance, Branch};
 use crate::wire::BodyReader;
@@ -140,6 +140,40 @@ impl Engine {
             self.write(Write::Batches { space, log, batches: kept });
             self.then(Then::Ingested(Ingested { space, log, tip, runs, from: peer }));
         }
+    }
+
+    /// Finds out why the fold has stopped within a log: after a start, what waits for a key is not
+    /// known yet.
+    pub(super) fn look_for_parked(&mut self, space: SpaceId) {
+        if self.is_blind(space) {
+            return;
+        }
+        let Some(state) = self.spaces.get(&space) else { return };
+        let Some(folded) = &state.folded else { return };
+        let stopped: Vec<(LogId, Seq)> = state
+            .durable
+            .iter()
+            .filter(|(log, _)| state.logs.get(log).is_none_or(|log| log.parked.is_empty()))
+            .filter_map(|(log, tip)| {
+                let applied = folded.applied.get(log).copied().unwrap_or(Seq::ZERO);
+                (applied < tip.seq).then_some((*log, applied.next()))
+            })
+            .collect();
+        for (log, seq) in stopped {
+            self.look_up(space, log, vec![seq], LookUpReason::Parked);
+        }
+    }
+
+    /// Knows now what the fold has stopped at.
+    pub(super) fn parked_found(&mut self, now: &Now, space: SpaceId, log: LogId, batch: &SealedBatch) {
+        let key_id = batch.header().key_id;
+        let Some(state) = self.spaces.get_mut(&space) else { return };
+        if state.keys.contains_key(&key_id) || !state.log(log).parked.insert(key_id) {
+            return;
+        }
+        state.log(log).parked_count += 1;
+        state.recount_parked();
+        self.acknowledge(now, space);
     }
 
     /// Batches of another log are durable.

@@ -75,7 +75,7 @@ impl Engine {
         for (hash, bytes) in records {
             self.write(Write::Record { space, hash, bytes });
         }
-        self.then(Then::Records { space, records: admitted, token: Some(token) });
+        self.then(Then::Records { space, records: admitted, tokens: vec![token] });
         for key in known {
             self.take_key(space, key);
         }

@@ -15,7 +15,7 @@ use super::space::Then;
 use super::txn::Write;
 use crate::crypto::{EpochKey, verify};
 use crate::model::{DeviceId, Hlc, KeyId, Now, RecordHash, ScopeTag, SpaceId};
-use crate::roster::{Author as RosterAuthor, Confirmation, Proposal, Role};
+use crate::roster::{Author as RosterAuthor, Confirmation, Epoch, Proposal, Role};
 use crate::wire::Message;
 
 /// A rotation this device coordinates.
@@ -27,7 +27,8 @@ pub(super) struct Rotation {
     confirmations: BTreeMap<DeviceId, [u8; 64]>,
     /// When it is committed with the confirmations there are.
     pub commit_at: Duration,
-    token: Option<Token>,
+    /// Who waits for it.
+    tokens: Vec<Token>,
 }
 
 impl Engine {
@@ -93,6 +94,7 @@ impl Engine {
             self.key_request(peer, tag, id);
         }
         self.confirm_held(space, id);
+        self.plan_rotation(now, space);
         if self.is_awaited(space) {
             self.seal_drafts(space);
         }
@@ -116,18 +118,18 @@ impl Engine {
     }
 
     /// Begins a rotation with everybody who is connected.
-    pub(super) fn rotate(&mut self, now: &Now, space: SpaceId, token: Option<Token>) {
+    pub(super) fn rotate(&mut self, now: &Now, space: SpaceId, mut tokens: Vec<Token>) {
         let own = self.identity.device();
         let key = EpochKey::from_bytes(self.entropy());
         let Some(state) = self.spaces.get_mut(&space).filter(|state| state.is_active) else {
-            return self.fail(token, RequestError::NoSuchSpace);
+            return self.fail(&tokens, &RequestError::NoSuchSpace);
         };
         state.rotate_at = None;
-        let earlier = state.rotation.take();
-        let token = token.or(earlier.and_then(|rotation| rotation.token));
+        // One rotation answers everybody who has asked for one meanwhile.
+        tokens.extend(state.rotation.take().into_iter().flat_map(|rotation| rotation.tokens));
         let proposal = match state.roster.propose(&own, key.id()) {
             Ok(proposal) => proposal,
-            Err(why) => return self.fail(token, RequestError::Roster(Arc::new(why))),
+            Err(why) => return self.fail(&tokens, &RequestError::Roster(Arc::new(why))),
         };
         let (scope, n, parents) = (state.tag, proposal.n, proposal.parents.clone());
         let holders: BTreeSet<DeviceId> = state
@@ -149,7 +151,7 @@ impl Engine {
         let commit_at = now.uptime + CONFIRM_WITHIN;
         let confirmations = BTreeMap::new();
         if let Some(state) = self.spaces.get_mut(&space) {
-            state.rotation = Some(Rotation { proposal, key, asked, confirmations, commit_at, token });
+            state.rotation = Some(Rotation { proposal, key, asked, confirmations, commit_at, tokens });
         }
         if is_alone {
             self.commit_rotation(now, space);
@@ -224,12 +226,11 @@ impl Engine {
         let entropy = self.entropy();
         let Some(state) = self.spaces.get_mut(&space) else { return };
         let Some(rotation) = state.rotation.take() else { return };
-        let Rotation { proposal, key, confirmations, token, .. } = rotation;
+        let Rotation { proposal, key, confirmations, tokens, .. } = rotation;
         if state.roster.check_proposal(&proposal).is_err() {
             // The roster has changed meanwhile, perhaps by a removal: the key must not reach whom
             // it was proposed to before.
-            state.rotation = None;
-            return self.rotate(now, space, token);
+            return self.rotate(now, space, tokens);
         }
         let confirmations: Vec<Confirmation> =
             confirmations.into_iter().map(|(device, signature)| Confirmation { device, signature }).collect();
@@ -237,9 +238,9 @@ impl Engine {
         match state.roster.rotate(&author, &proposal, &confirmations) {
             Ok(bytes) => {
                 self.take_key(space, key);
-                self.admit_own(space, bytes, token);
+                self.admit_own(space, bytes, tokens);
             }
-            Err(why) => self.fail(token, RequestError::Roster(Arc::new(why))),
+            Err(why) => self.fail(&tokens, &RequestError::Roster(Arc::new(why))),
         }
     }
 
@@ -250,10 +251,21 @@ impl Engine {
         let Some(state) = self.spaces.get_mut(&space).filter(|state| state.is_active) else { return };
         let age = now.wall.as_millis().saturating_sub(state.roster.rotated_at().millis());
         let is_due = state.roster.is_rotation_due() || age > EPOCH_AGE_MAX.as_millis() as u64;
-        state.rotate_at = match state.roster.admin_rank(&own) {
-            Some(rank) if is_due && state.rotation.is_none() => {
+        // Whoever had the current key may be gone with it: a disk that was lost, a backup put back.
+        let is_keyless = match state.roster.epoch() {
+            Epoch::Current { key_id, .. } => !state.keys.contains_key(&key_id),
+            Epoch::Contested { .. } => false,
+        };
+        let after = match (is_due, is_keyless) {
+            (true, _) => Some(ROTATE_AFTER),
+            (false, true) => Some(KEYLESS_AFTER),
+            (false, false) => None,
+        };
+        state.rotate_at = match (state.roster.admin_rank(&own), after) {
+            (Some(rank), Some(after)) if state.rotation.is_none() => {
                 let rank = u32::try_from(rank).unwrap_or(u32::MAX).min(RANK_MAX);
-                Some(state.rotate_at.unwrap_or(now.uptime + ROTATE_AFTER + ROTATE_APART * rank))
+                let latest = now.uptime + after + ROTATE_APART * rank;
+                Some(state.rotate_at.map_or(latest, |at| at.min(latest)))
             }
             _ => None,
         };
@@ -290,7 +302,7 @@ impl Engine {
         }
         let signature = Box::new(self.identity.sign(&receipt_hash(&space, &digest, &asker)));
         self.send(peer, &Message::Receipt { scope, digest, signature });
-        self.rotate(now, space, None);
+        self.rotate(now, space, Vec::new());
     }
 
     pub(super) fn receipt(&mut self, peer: PeerId, scope: ScopeTag, digest: [u8; 32], signature: &[u8; 64]) {
@@ -308,9 +320,9 @@ impl Engine {
         }
     }
 
-    fn fail(&mut self, token: Option<Token>, why: RequestError) {
-        if let Some(token) = token {
-            self.emit(Effect::Failed { token, why });
+    pub(super) fn fail(&mut self, tokens: &[Token], why: &RequestError) {
+        for token in tokens {
+            self.emit(Effect::Failed { token: *token, why: why.clone() });
         }
     }
 }
@@ -328,6 +340,9 @@ const CONFIRM_WITHIN: Duration = Duration::from_secs(3);
 /// How long the first admin waits before it rotates by itself: whoever has just removed a device
 /// rotates at once.
 const ROTATE_AFTER: Duration = Duration::from_millis(500);
+
+/// How long an admin waits for a current key that nobody hands over, before it makes a new one.
+const KEYLESS_AFTER: Duration = Duration::from_secs(20);
 
 /// How much longer each further admin waits.
 const ROTATE_APART: Duration = Duration::from_secs(4);

@@ -1,5 +1,6 @@
 //! Changes of a roster that this device writes: devices enrolled, renamed, removed.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use super::engine::Engine;
 use super::space::{SpaceState, Then};
 use super::txn::Write;
 use crate::crypto::EpochKey;
+use crate::model::limits::CUT_LOGS_MAX;
 use crate::model::{DeviceId, Hlc, LogId, Now, RecordHash, Scope, SpaceId, Tip};
 use crate::roster::{Admit, Author as RosterAuthor, Change, NewDevice, Role, RosterError};
 
@@ -36,7 +38,7 @@ impl Engine {
         };
         let author = RosterAuthor { identity: &self.identity, key: &key, hlc: Hlc::at(now.wall), entropy };
         match state.roster.add_device(&author, &NewDevice { device, role, name }) {
-            Ok(bytes) => self.admit_own(space, bytes, Some(token)),
+            Ok(bytes) => self.admit_own(space, bytes, vec![token]),
             Err(why) => self.emit(Effect::Failed { token, why: RequestError::Roster(Arc::new(why)) }),
         }
     }
@@ -65,7 +67,7 @@ impl Engine {
         let written = self.record(now, space, &change);
         match written {
             Ok(bytes) => {
-                self.admit_own(space, bytes, Some(token));
+                self.admit_own(space, bytes, vec![token]);
                 let is_admin =
                     self.spaces.get(&space).is_some_and(|state| state.roster.admin_rank(&own).is_some());
                 if is_removal && is_admin {
@@ -84,7 +86,7 @@ impl Engine {
         change: &Change<'_>,
     ) -> Result<(), RosterError> {
         let bytes = self.record(now, space, change)?;
-        self.admit_own(space, bytes, None);
+        self.admit_own(space, bytes, Vec::new());
         Ok(())
     }
 
@@ -101,26 +103,22 @@ impl Engine {
     }
 
     /// Takes in a record this device has just written.
-    pub(super) fn admit_own(&mut self, space: SpaceId, bytes: Bytes, token: Option<Token>) {
+    pub(super) fn admit_own(&mut self, space: SpaceId, bytes: Bytes, tokens: Vec<Token>) {
         let Some(state) = self.spaces.get_mut(&space) else { return };
         match state.roster.admit(bytes.clone()) {
             Ok(Admit::New { admitted }) => {
                 for hash in &admitted {
                     self.write(Write::Record { space, hash: *hash, bytes: bytes.clone() });
                 }
-                self.then(Then::Records { space, records: admitted, token });
+                self.then(Then::Records { space, records: admitted, tokens });
             }
             Ok(Admit::Duplicate | Admit::Parked) => {
-                if let Some(token) = token {
-                    self.emit(Effect::Done { token });
-                }
+                tokens.into_iter().for_each(|token| self.emit(Effect::Done { token }));
             }
             Err(source) => {
                 let hash = RecordHash::from_bytes(*blake3::hash(&bytes).as_bytes());
                 let why = RequestError::Roster(Arc::new(RosterError::Record { hash, source }));
-                if let Some(token) = token {
-                    self.emit(Effect::Failed { token, why });
-                }
+                self.fail(&tokens, &why);
             }
         }
     }
@@ -150,10 +148,14 @@ fn concerns_nobody(state: &SpaceState, own: &DeviceId) -> bool {
     state.scope != Scope::Personal && (is_alone || is_removed)
 }
 
-/// What this device holds of a device's logs.
+/// What this device holds of a device's logs: all of it, or the longest where a record cannot name
+/// them all. A device that has begun more logs than that is removed like any other.
 fn held_of(state: &SpaceState, device: &DeviceId) -> BTreeMap<LogId, Tip> {
-    let held = state.durable.iter().filter(|(log, _)| log.device == *device);
-    held.map(|(log, tip)| (*log, *tip)).collect()
+    let of_device = |(log, tip): (&LogId, &Tip)| (log.device == *device).then_some((*log, *tip));
+    let mut held: Vec<(LogId, Tip)> = state.durable.iter().filter_map(of_device).collect();
+    held.sort_by_key(|(log, tip)| (Reverse(tip.seq), *log));
+    held.truncate(CUT_LOGS_MAX);
+    held.into_iter().collect()
 }
 
 impl SpaceState {

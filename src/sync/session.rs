@@ -302,7 +302,7 @@ impl Engine {
             .collect();
         if !writes.is_empty() {
             writes.into_iter().for_each(|write| self.write(write));
-            self.then(Then::Records { space: id, records: admitted, token: None });
+            self.then(Then::Records { space: id, records: admitted, tokens: Vec::new() });
         }
         let is_awaited = self.session(peer, id).is_some_and(|session| session.is_roster_awaited);
         if is_last && is_awaited {
@@ -584,7 +584,7 @@ impl Engine {
         for space in self.spaces.keys().copied().collect::<Vec<_>>() {
             let Some(state) = self.spaces.get_mut(&space) else { continue };
             if state.rotate_at.is_some_and(|at| at <= now.uptime) {
-                self.rotate(now, space, None);
+                self.rotate(now, space, Vec::new());
             }
             let Some(state) = self.spaces.get_mut(&space) else { continue };
             if state.rotation.as_ref().is_some_and(|rotation| rotation.commit_at <= now.uptime) {

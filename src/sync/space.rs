@@ -166,12 +166,16 @@ impl SpaceState {
         self.parked_count = self.logs.values().map(|log| log.parked_count).sum();
     }
 
-    /// Whether the fold shows exactly what is sealed and durable.
+    /// Whether the fold shows exactly what is sealed and durable, but for logs that wait for a key:
+    /// those are held, and that is what a receipt says.
     pub fn is_folded(&self) -> bool {
         let Some(folded) = &self.folded else { return false };
         self.author.drafts().is_empty()
-            && folded.applied.iter().filter(|(_, seq)| **seq > Seq::ZERO).count() == self.durable.log_count()
-            && self.durable.iter().all(|(log, tip)| folded.applied.get(log) == Some(&tip.seq))
+            && folded.applied.iter().all(|(log, seq)| *seq <= self.durable.tip(log).seq)
+            && self.durable.iter().all(|(log, tip)| {
+                let is_parked = self.logs.get(log).is_some_and(|log| !log.parked.is_empty());
+                folded.applied.get(log) == Some(&tip.seq) || is_parked
+            })
     }
 
     /// How much an ack of now speaks of: ops and roster records. Both only grow, also over a crash
@@ -200,7 +204,7 @@ pub(super) enum Then {
     /// Drafts were sealed.
     Sealed { space: SpaceId, tips: Vec<SealedTip>, runs: Vec<super::effect::FoldRun> },
     /// Roster records were stored.
-    Records { space: SpaceId, records: Vec<RecordHash>, token: Option<Token> },
+    Records { space: SpaceId, records: Vec<RecordHash>, tokens: Vec<Token> },
     /// A key was stored.
     Key { space: SpaceId, key: EpochKey },
     /// A space was founded or joined, perhaps in the place of another.

@@ -117,6 +117,17 @@ impl Engine {
             .collect()
     }
 
+    /// The keys members of a space may recognise each other by: the current one first, or where there
+    /// is none the newest that is here, then the earlier ones, newest first.
+    pub fn keys_of(&self, space: SpaceId) -> Vec<&EpochKey> {
+        let Some(state) = self.spaces.get(&space) else { return Vec::new() };
+        let current = state.sealing_key().map(EpochKey::id);
+        let mut keys: Vec<&EpochKey> = state.roster.key_ids().filter_map(|id| state.keys.get(&id)).collect();
+        keys.reverse();
+        keys.sort_by_key(|key| Some(key.id()) != current);
+        keys
+    }
+
     /// The key new batches of a space are sealed under.
     pub fn sealing_key(&self, space: SpaceId) -> Option<&EpochKey> {
         self.spaces.get(&space)?.sealing_key()

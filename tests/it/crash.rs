@@ -5,7 +5,6 @@ use std::fs;
 use std::io::BufRead;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::process::Command;
 
 use kinfold::model::Payload;
 use kinfold::node::{Custody, HealthReason, NewOp, Node, NodeError};
@@ -250,43 +249,6 @@ fn a_home_without_its_store_or_identity_says_what_is_missing() {
     home.run(&["status"]).expect_code(0);
 }
 
-#[test]
-fn a_copied_home_that_both_write_is_noticed_and_the_others_lose_nothing() {
-    let (one, two) = (Home::init("one"), Home::init("two"));
-    pair(&one, &two);
-    put_many(&one, "shared", 3);
-    let peer = two.up(&[]);
-    meet(&one, &peer);
-
-    let copy = Home::empty();
-    let copied = Command::new("cp").arg("-a").arg(one.path()).arg(copy.path()).status();
-    assert!(copied.expect("cp can be run").success());
-    // Enough for both to seal batches that nobody else has.
-    put_many(&one, "original", 200);
-    put_many(&copy, "copy", 200);
-    put_many(&two, "honest", 3);
-    meet(&one, &peer);
-    let daemon = copy.up(&["--peer", &peer.listening]);
-    two.run(&["put", "registry:note", "later", "1"]).expect_code(0);
-    copy.run(&["put", "registry:note", "from the copy", "1"]).expect_code(0);
-    until_row(&copy, "later");
-    until_row(&two, "from the copy");
-    daemon.terminate();
-
-    // Healing what the copy alone had sealed is not built yet: today it stays on the copy.
-    let on_two = rows(&two);
-    assert!((0..200).all(|n| on_two.contains(&format!("original {n}"))));
-    assert!(
-        (0..3).all(|n| on_two.contains(&format!("honest {n}")) && on_two.contains(&format!("shared {n}")))
-    );
-    let on_copy = rows(&copy);
-    assert!((0..200).all(|n| on_copy.contains(&format!("copy {n}"))));
-    assert!((0..3).all(|n| on_copy.contains(&format!("honest {n}"))));
-    let reasons = two.json(&["status"])["health"]["reasons"].clone();
-    assert!(reasons.as_array().unwrap().iter().any(|reason| reason["kind"] == "Fork"), "{reasons}");
-    assert_eq!(peer.terminate(), 0);
-}
-
 /// Appends over the control socket whose answers are counted.
 struct Import {
     caller: Caller,
@@ -381,42 +343,6 @@ fn rows(home: &Home) -> BTreeSet<String> {
         key.as_str().expect("a key").to_owned()
     };
     exported.stdout.lines().map(key).collect()
-}
-
-fn put_many(home: &Home, what: &str, count: u64) {
-    let lines: String = (0..count)
-        .map(|n| format!("{{\"surface\":\"registry:note\",\"payload\":{{\"id\":\"{what} {n}\"}}}}\n"))
-        .collect();
-    home.run_with(&["import", "-"], lines.as_bytes()).expect_code(0);
-}
-
-/// Runs a node until its peer has all it has.
-fn meet(home: &Home, peer: &Daemon) {
-    let daemon = home.up(&["--peer", &peer.listening]);
-    home.run(&["wait", "--on", "1", "--timeout", "100s"]).expect_code(0);
-    assert_eq!(daemon.terminate(), 0);
-}
-
-/// Listens for changes until a row is there.
-fn until_row(home: &Home, key: &str) {
-    let mut caller = Caller::connect(home);
-    caller.call("sync.subscribe", json!({"surface": "registry:note"}));
-    loop {
-        let get = json!({"jsonrpc": "2.0", "id": "get", "method": "sync.get",
-            "params": {"surface": "registry:note", "id": key}});
-        caller.send(get.to_string().as_bytes());
-        let answer = loop {
-            let said = caller.next();
-            if said["id"] == "get" {
-                break said;
-            }
-        };
-        if !answer["result"].is_null() {
-            return;
-        }
-        // Whatever changed may be it.
-        caller.next();
-    }
 }
 
 /// Requests of one import.

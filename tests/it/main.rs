@@ -3,6 +3,7 @@
 mod agreement;
 mod canary;
 mod cli;
+mod clones;
 mod corpus;
 mod crash;
 mod floors;
@@ -16,4 +17,5 @@ mod members;
 mod pair;
 mod pairing;
 mod peers;
+mod revoked;
 mod socket;

@@ -51,6 +51,7 @@ fn space(n: u8) -> BeaconSpace {
     BeaconSpace {
         scope: ScopeTag::from_bytes([n; 16]),
         key: BeaconKey::from_bytes([n; 32]),
+        earlier: Vec::new(),
         members: vec![device(1), device(2)],
     }
 }
