@@ -84,10 +84,13 @@ async fn what_a_removed_device_tells_those_who_have_not_heard_is_dropped_when_th
     let nodes = [&at_a, &at_b];
     let are_equal = async || {
         let stands = |status: &Status| {
-            let of_rogue = |(log, seq): &(LogId, u64)| (log.device == removed).then_some((log.incarnation.get(), *seq));
+            let of_rogue =
+                |(log, seq): &(LogId, u64)| (log.device == removed).then_some((log.incarnation.get(), *seq));
             status.frontier.iter().filter_map(of_rogue).collect::<Vec<_>>() == [(1, 1)]
         };
-        let is_clean = |node: &Node| is_known(node, "kept") && !is_known(node, "late") && !is_known(node, "late, in another log");
+        let is_clean = |node: &Node| {
+            is_known(node, "kept") && !is_known(node, "late") && !is_known(node, "late, in another log")
+        };
         nodes.iter().all(|node| is_clean(node))
             && stands(&at_a.status().await.unwrap())
             && stands(&at_b.status().await.unwrap())
@@ -160,7 +163,9 @@ async fn a_removed_device_holds_no_key_that_tells_the_beacons_of_the_next_epoch(
     for member in [world.victim.device(), world.honest.device(), removed] {
         let announced = next.beacon().tag(&member, quarter);
         // Whatever it can compute, for any quarter a receiver would accept.
-        assert!(quarter.around().iter().all(|quarter| rogue.key.beacon().tag(&member, *quarter) != announced));
+        assert!(
+            quarter.around().iter().all(|quarter| rogue.key.beacon().tag(&member, *quarter) != announced)
+        );
     }
     rogue.raw.stop().await;
     world.goes_on().await;
@@ -271,7 +276,8 @@ async fn a_made_up_history_of_this_device_does_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_in_another_members_name_ends_the_connection_and_nothing_else() {
     let world = World::new().await;
-    let log = |status: Status| status.frontier.iter().map(|(log, _)| *log).find(|log| log.device == status.device);
+    let log =
+        |status: Status| status.frontier.iter().map(|(log, _)| *log).find(|log| log.device == status.device);
     let of_honest = log(world.honest.status().await.unwrap()).unwrap();
 
     world
@@ -297,7 +303,8 @@ async fn a_device_with_more_logs_than_a_removal_names_is_removed_all_the_same() 
     // The longest is kept, wherever it stands among them.
     let first = rogue.seal(rogue.log(700), Seq::new(1), TipHash::NONE, &knowledge("long"), 1);
     let second = rogue.seal(rogue.log(700), Seq::new(2), first.link(), &knowledge("longer"), 1);
-    let short = (1..count).map(|n| rogue.seal(rogue.log(n as u64), Seq::new(1), TipHash::NONE, &knowledge("x"), 1));
+    let short =
+        (1..count).map(|n| rogue.seal(rogue.log(n as u64), Seq::new(1), TipHash::NONE, &knowledge("x"), 1));
     let batches: Vec<SealedBatch> = [first, second].into_iter().chain(short).collect();
     for some in batches.chunks(16) {
         let bytes: Vec<u8> = some.iter().flat_map(|batch| batch.bytes().to_vec()).collect();
@@ -318,9 +325,39 @@ async fn a_device_with_more_logs_than_a_removal_names_is_removed_all_the_same() 
     world.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_floods_the_roster_is_removed_like_any_other() {
+    let world = World::new().await;
+    let mut rogue = world.join().await;
+    let (scope, space, device) = (rogue.space_hello.scope, rogue.space_hello.space, rogue.identity.device());
+    let parents = heads(space, &records(&world.victim).await);
+    let name = |n: u16| {
+        [rogue.key.id().as_bytes().as_slice(), &40u16.to_be_bytes(), &n.to_be_bytes(), &[1; 38]].concat()
+    };
+    let renames = (0..1_500).map(|n| {
+        record(&rogue.identity, space, &parents, RENAME, &[device.as_bytes().as_slice(), &name(n)].concat())
+    });
+    for message in Message::records(scope, renames) {
+        rogue.raw.say(&message);
+    }
+    rogue.is_answered().await;
+    world.goes_on().await;
+
+    world.victim.personal().revoke(device).await.unwrap();
+
+    for node in [&world.victim, &world.honest] {
+        until_status(node, |status| is_gone(status, device)).await;
+    }
+    rogue.raw.stop().await;
+    world.goes_on().await;
+    world.stop().await;
+}
+
 /// Joins as a member in good standing.
 async fn join(node: &Node, secret: &[u8; 32]) -> Rogue {
-    let raw = Raw::connect(Arc::new(Identity::from_secret(secret)), node.device(), node.local_addr().unwrap()).await;
+    let raw =
+        Raw::connect(Arc::new(Identity::from_secret(secret)), node.device(), node.local_addr().unwrap())
+            .await;
     let log = LogId { device: node.device(), incarnation: Incarnation::new(1) };
     Rogue::join(raw, Identity::from_secret(secret), log).await
 }
