@@ -325,6 +325,34 @@ async fn a_device_with_more_logs_than_a_removal_names_is_removed_all_the_same() 
     world.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_floods_the_roster_is_removed_like_any_other() {
+    let world = World::new().await;
+    let mut rogue = world.join().await;
+    let (scope, space, device) = (rogue.space_hello.scope, rogue.space_hello.space, rogue.identity.device());
+    let parents = heads(space, &records(&world.victim).await);
+    let name = |n: u16| {
+        [rogue.key.id().as_bytes().as_slice(), &40u16.to_be_bytes(), &n.to_be_bytes(), &[1; 38]].concat()
+    };
+    let renames = (0..1_500).map(|n| {
+        record(&rogue.identity, space, &parents, RENAME, &[device.as_bytes().as_slice(), &name(n)].concat())
+    });
+    for message in Message::records(scope, renames) {
+        rogue.raw.say(&message);
+    }
+    rogue.is_answered().await;
+    world.goes_on().await;
+
+    world.victim.personal().revoke(device).await.unwrap();
+
+    for node in [&world.victim, &world.honest] {
+        until_status(node, |status| is_gone(status, device)).await;
+    }
+    rogue.raw.stop().await;
+    world.goes_on().await;
+    world.stop().await;
+}
+
 /// Joins as a member in good standing.
 async fn join(node: &Node, secret: &[u8; 32]) -> Rogue {
     let raw =
