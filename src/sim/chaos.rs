@@ -129,14 +129,13 @@ impl World {
     /// Notes what nobody else has of a disk that is about to be lost.
     fn lose_disk(&mut self, host: usize, backup: &super::disk::Disk) {
         self.note(format!("{host} ! comes back from a backup"));
-        let own = self.hosts[host].device();
-        let answers: Vec<_> =
-            self.checks.answers.iter().filter(|answer| answer.device == host).cloned().collect();
+        // Its own, and what others have lost before and only it still had.
+        let answers = self.checks.answers.clone();
         let mut held: BTreeMap<SpaceId, BTreeSet<(Dot, Hlc)>> = BTreeMap::new();
         for answer in answers {
             let Some(marker) = answer.marker else { continue };
             let held = held.entry(answer.space).or_insert_with(|| {
-                let others = self.hosts.iter().filter(|other| other.device() != own);
+                let others = self.hosts.iter().filter(|other| other.index != host);
                 let disks = others.map(|other| &other.disk).chain([backup]);
                 disks.flat_map(|disk| super::check::identities(disk, &answer.space)).collect()
             });

@@ -346,7 +346,7 @@ impl Checks {
         };
         let is_due = |answer: &&Answer| {
             let may_be_gone = answer.marker.is_none_or(|marker| self.may_be_gone.contains(&marker));
-            answer.device == device && !(may_be_gone && !self.forkable.is_empty())
+            answer.device == device && (!may_be_gone || self.forkable.is_empty())
         };
         let lost = self.answers.iter().filter(is_due).find(|answer| !is_held(answer));
         match lost {

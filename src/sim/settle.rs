@@ -93,7 +93,8 @@ impl World {
 
     /// Whether a device was removed, as others know.
     fn is_removed(&self, device: &DeviceId) -> bool {
-        self.hosts.iter().any(|host| {
+        // One that was removed itself may believe anything.
+        self.hosts.iter().filter(|host| !self.removed.contains(&host.device())).any(|host| {
             let engine = host.life.as_ref().map(|life| &life.engine);
             let space = engine.and_then(|engine| engine.space(engine.personal()?));
             space.is_some_and(|view| view.roster.removal_of(device).is_some())

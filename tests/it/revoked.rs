@@ -153,7 +153,7 @@ async fn a_removed_device_holds_no_key_that_tells_the_beacons_of_the_next_epoch(
     let rogue = world.join().await;
     let removed = rogue.identity.device();
     let held = keys(&world.victim).await;
-    assert_eq!(held, [rogue.key.clone()], "until then there is one epoch");
+    assert_eq!(held, std::slice::from_ref(&rogue.key), "until then there is one epoch");
 
     world.victim.personal().revoke(removed).await.unwrap();
 
