@@ -107,9 +107,8 @@ impl World {
                     self.removed.insert(device);
                     self.note(format!("{host} ! removes {other}"));
                     // What the remover does not have by then is gone with it.
-                    let gone = self.checks.answers.iter().filter(|answer| {
-                        self.hosts.get(answer.device).is_some_and(|host| host.device() == device)
-                    });
+                    let gone =
+                        self.checks.answers.iter().filter(|answer| answer.placed.dot.log.device == device);
                     let gone: Vec<u64> = gone.filter_map(|answer| answer.marker).collect();
                     self.checks.may_be_gone.extend(gone);
                     self.hosts[host].request(Request::Remove(device));

@@ -145,12 +145,13 @@ impl World {
         let settled_after = self.now - self.healed_at;
         let gone: Vec<DeviceId> =
             self.removed.iter().copied().filter(|device| self.is_removed(device)).collect();
+        let common = self.hosts[0].personal_on_disk();
         // What a removed device wrote after it was removed is nobody's loss but its own.
         let late: Vec<u64> = self
             .checks
             .answers
             .iter()
-            .filter(|answer| self.hosts.get(answer.device).is_some_and(|host| gone.contains(&host.device())))
+            .filter(|answer| gone.contains(&answer.placed.dot.log.device))
             .filter_map(|answer| answer.marker)
             .collect();
         self.checks.may_be_gone.extend(late);
@@ -161,7 +162,8 @@ impl World {
         for index in 0..self.hosts.len() {
             let host = &mut self.hosts[index];
             self.checks.answered(index, &host.disk)?;
-            if !host.is_member() || host.is_blind || gone.contains(&host.device()) {
+            let is_outside = host.personal_on_disk() != common;
+            if !host.is_member() || host.is_blind || is_outside || gone.contains(&host.device()) {
                 continue;
             }
             let space = host.life.as_ref().and_then(|life| life.engine.personal());
@@ -175,6 +177,7 @@ impl World {
         let members: Vec<usize> = (0..self.hosts.len())
             .filter(|host| self.hosts[*host].is_member() && !self.hosts[*host].is_blind)
             .filter(|host| !gone.contains(&self.hosts[*host].device()))
+            .filter(|host| self.hosts[*host].personal_on_disk() == common)
             .collect();
         let host = members[self.rng.index(members.len())];
         let (op_count, conflict_count) = self.shuffled(host)?;

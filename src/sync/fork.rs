@@ -74,6 +74,7 @@ impl Engine {
             LookUpReason::Confront { peer, witness } => {
                 let Some(held) = held else { return };
                 self.confront(peer, space, &witness, &held.witness());
+                self.locate(peer, space, log);
             }
             LookUpReason::Echo { peer, theirs } => {
                 if held.is_none_or(|held| end_of(held) != theirs) {
@@ -139,7 +140,10 @@ impl Engine {
             return self.not_shared(peer, &scope);
         };
         if let Ok(proof) = ForkProof::parse(bytes) {
+            let log = proof.log();
             self.keep_proof(space, proof, Some(peer));
+            // Whoever tells may hold the other history.
+            self.locate(peer, space, log);
         }
     }
 
@@ -161,9 +165,6 @@ impl Engine {
         }
         if self.spaces.get(&space).is_some_and(|state| state.author.log() == log) {
             self.begin_new_log(space);
-        }
-        if let Some(peer) = from {
-            self.locate(peer, space, log);
         }
     }
 
