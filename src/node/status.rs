@@ -6,7 +6,7 @@ use super::core::Core;
 use super::types::{ConnectionRefusal, DeviceStatus, HealthReason, SafeToSleep, Status};
 use crate::clock;
 use crate::model::{DeviceId, SpaceId};
-use crate::roster::{Epoch, Member};
+use crate::roster::{Epoch, Member, Role};
 use crate::sync::{PeerView, SpaceView};
 
 impl Core {
@@ -141,7 +141,9 @@ impl Core {
         for (log, why) in self.engine.blocked_logs(view.space) {
             health.push(HealthReason::LogBlocked { device: log.device, why: why.to_owned() });
         }
-        if view.parked_count > 0 {
+        // A blind device has no use for keys, and nothing is amiss for lack of them.
+        let may_hold_keys = view.roster.role_of(&own).is_some_and(Role::holds_keys);
+        if may_hold_keys && view.parked_count > 0 {
             health.push(HealthReason::KeyMissing { batches: view.parked_count });
         }
         if matches!(view.roster.epoch(), Epoch::Contested { .. }) {

@@ -10,7 +10,6 @@ use super::network::{Conn, Parcel};
 use super::rng::Rng;
 use super::world::{Event, LOOK_EVERY, World};
 use crate::model::{Dot, Hlc, Op, Payload, SpaceId};
-use crate::wire::Message;
 
 impl World {
     pub(super) fn chaos(&mut self) -> Result<(), Violation> {
@@ -130,14 +129,13 @@ impl World {
     /// Notes what nobody else has of a disk that is about to be lost.
     fn lose_disk(&mut self, host: usize, backup: &super::disk::Disk) {
         self.note(format!("{host} ! comes back from a backup"));
-        let own = self.hosts[host].device();
-        let answers: Vec<_> =
-            self.checks.answers.iter().filter(|answer| answer.device == host).cloned().collect();
+        // Its own, and what others have lost before and only it still had.
+        let answers = self.checks.answers.clone();
         let mut held: BTreeMap<SpaceId, BTreeSet<(Dot, Hlc)>> = BTreeMap::new();
         for answer in answers {
             let Some(marker) = answer.marker else { continue };
             let held = held.entry(answer.space).or_insert_with(|| {
-                let others = self.hosts.iter().filter(|other| other.device() != own);
+                let others = self.hosts.iter().filter(|other| other.index != host);
                 let disks = others.map(|other| &other.disk).chain([backup]);
                 disks.flat_map(|disk| super::check::identities(disk, &answer.space)).collect()
             });
@@ -257,11 +255,6 @@ pub(super) fn spoil(parcel: Parcel, rng: &mut Rng) -> Parcel {
         Bytes::from(bytes)
     };
     match parcel {
-        // Greetings stay whole: what they say of the other's own log is taken at its word, so a liar
-        // can make a device begin a new one, and ops of logs begun anew are not carried over yet.
-        Parcel::Frame(bytes) if matches!(Message::decode(&bytes), Ok(Message::Hello(_))) => {
-            Parcel::Frame(bytes)
-        }
         Parcel::Frame(bytes) => Parcel::Frame(flip(&bytes, rng)),
         Parcel::Batches(batches) => Parcel::Batches(batches.iter().map(|bytes| flip(bytes, rng)).collect()),
     }

@@ -346,7 +346,7 @@ impl Checks {
         };
         let is_due = |answer: &&Answer| {
             let may_be_gone = answer.marker.is_none_or(|marker| self.may_be_gone.contains(&marker));
-            answer.device == device && !(may_be_gone && !self.forkable.is_empty())
+            answer.device == device && (!may_be_gone || self.forkable.is_empty())
         };
         let lost = self.answers.iter().filter(is_due).find(|answer| !is_held(answer));
         match lost {
@@ -400,6 +400,14 @@ pub fn identities(disk: &Disk, space: &SpaceId) -> BTreeSet<(Dot, Hlc)> {
     let logs = disk.logs(space);
     let ops = logs.iter().flat_map(|log| disk.ops_from(space, log, Seq::new(1)).collect::<Vec<_>>());
     ops.map(|op| identity(&op)).collect()
+}
+
+/// Every content on a disk.
+pub fn markers(disk: &Disk) -> BTreeSet<u64> {
+    let spaces: Vec<SpaceId> = disk.spaces().map(|(space, _)| space).collect();
+    let logs = spaces.iter().flat_map(|space| disk.logs(space).into_iter().map(move |log| (space, log)));
+    let ops = logs.flat_map(|(space, log)| disk.ops_from(space, &log, Seq::new(1)).collect::<Vec<_>>());
+    ops.filter_map(|op| marker_of(&op.body)).collect()
 }
 
 /// The content a payload carries.

@@ -93,7 +93,8 @@ impl World {
 
     /// Whether a device was removed, as others know.
     fn is_removed(&self, device: &DeviceId) -> bool {
-        self.hosts.iter().any(|host| {
+        // One that was removed itself may believe anything.
+        self.hosts.iter().filter(|host| !self.removed.contains(&host.device())).any(|host| {
             let engine = host.life.as_ref().map(|life| &life.engine);
             let space = engine.and_then(|engine| engine.space(engine.personal()?));
             space.is_some_and(|view| view.roster.removal_of(device).is_some())
@@ -153,6 +154,10 @@ impl World {
             .filter_map(|answer| answer.marker)
             .collect();
         self.checks.may_be_gone.extend(late);
+        // Nor is what only a removed device had of others, whose disks were lost.
+        for host in self.hosts.iter().filter(|host| gone.contains(&host.device())) {
+            self.checks.may_be_gone.extend(super::check::markers(&host.disk));
+        }
         for index in 0..self.hosts.len() {
             let host = &mut self.hosts[index];
             self.checks.answered(index, &host.disk)?;

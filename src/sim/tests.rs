@@ -23,6 +23,36 @@ fn forty_worlds_with_a_liar_settle() {
     check(0..40, &Knobs { hostile_permille: 20, ..Knobs::default() });
 }
 
+/// Backups put back, homes copied, devices removed, keys renewed, some devices blind.
+fn shaken() -> Knobs {
+    Knobs { trust_permille: 60, ..Knobs::default() }
+}
+
+#[test]
+fn a_hundred_and_twenty_worlds_whose_trust_is_shaken_settle() {
+    check(0..120, &shaken());
+}
+
+#[test]
+fn a_history_that_parts_before_an_earlier_selection_is_selected_against_too() {
+    check([472], &shaken());
+}
+
+#[test]
+fn a_parting_is_found_by_asking_more_than_once() {
+    check([437, 927], &shaken());
+}
+
+#[test]
+fn a_key_that_nobody_has_any_more_is_replaced() {
+    check([365], &shaken());
+}
+
+#[test]
+fn a_copy_hears_what_the_other_copy_writes() {
+    check([13, 19], &shaken());
+}
+
 #[test]
 fn the_same_seed_is_the_same_world() {
     let one = run(7, &Knobs::default()).expect("settles");

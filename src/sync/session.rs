@@ -277,6 +277,10 @@ impl Engine {
         }
         // The empty one says: that was all.
         self.send(peer, &Message::Records { scope, records: Vec::new() });
+        // A record written after the peer's greeting was sent is named by no greeting.
+        if held.iter().any(|hash| self.spaces[&id].roster.record(hash).is_none()) {
+            self.ask_roster(peer, id);
+        }
         if self.is_leaving(id) {
             // The others pass it on.
             self.leave(id, None);
@@ -591,6 +595,9 @@ impl Engine {
                 continue;
             }
             self.enforce(space);
+            for (log, after, through) in self.to_reissue(space) {
+                self.emit(Effect::Reissue { space, log, after, through });
+            }
             if self.is_awaited(space) {
                 self.seal_drafts(space);
             }

@@ -60,7 +60,7 @@ async fn a_store_overwritten_in_place_loses_nothing_its_peer_has() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_home_put_back_with_a_mark_that_fits_is_told_by_its_peer_alone() {
-    let healed = a_backup_is_put_back(|home, backup| rewind(home, backup)).await;
+    let healed = a_backup_is_put_back(rewind).await;
 
     // The mark noticed nothing, so both histories were written, and one was written again.
     assert_eq!(healed, 1);

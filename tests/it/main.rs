@@ -1,11 +1,13 @@
 //! The integration tests, one binary.
 
 mod agreement;
+mod blind;
 mod canary;
 mod cli;
 mod clones;
 mod corpus;
 mod crash;
+mod epochs;
 mod floors;
 mod golden;
 mod history;

@@ -153,7 +153,7 @@ async fn a_removed_device_holds_no_key_that_tells_the_beacons_of_the_next_epoch(
     let rogue = world.join().await;
     let removed = rogue.identity.device();
     let held = keys(&world.victim).await;
-    assert_eq!(held, [rogue.key.clone()], "until then there is one epoch");
+    assert_eq!(held, std::slice::from_ref(&rogue.key), "until then there is one epoch");
 
     world.victim.personal().revoke(removed).await.unwrap();
 
@@ -319,6 +319,34 @@ async fn a_device_with_more_logs_than_a_removal_names_is_removed_all_the_same() 
     for node in [&world.victim, &world.honest] {
         until_status(node, |status| is_gone(status, removed) && held(status) == CUT_LOGS_MAX).await;
         assert!(is_known(node, "longer"));
+    }
+    rogue.raw.stop().await;
+    world.goes_on().await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_floods_the_roster_is_removed_like_any_other() {
+    let world = World::new().await;
+    let mut rogue = world.join().await;
+    let (scope, space, device) = (rogue.space_hello.scope, rogue.space_hello.space, rogue.identity.device());
+    let parents = heads(space, &records(&world.victim).await);
+    let name = |n: u16| {
+        [rogue.key.id().as_bytes().as_slice(), &40u16.to_be_bytes(), &n.to_be_bytes(), &[1; 38]].concat()
+    };
+    let renames = (0..1_500).map(|n| {
+        record(&rogue.identity, space, &parents, RENAME, &[device.as_bytes().as_slice(), &name(n)].concat())
+    });
+    for message in Message::records(scope, renames) {
+        rogue.raw.say(&message);
+    }
+    rogue.is_answered().await;
+    world.goes_on().await;
+
+    world.victim.personal().revoke(device).await.unwrap();
+
+    for node in [&world.victim, &world.honest] {
+        until_status(node, |status| is_gone(status, device)).await;
     }
     rogue.raw.stop().await;
     world.goes_on().await;

@@ -134,6 +134,44 @@ fn every_method_for_programs_answers_in_its_form() {
 }
 
 #[test]
+fn spaces_and_rosters_are_kept_by_programs_too() {
+    let home = Home::init("a");
+    let daemon = home.up(&[]);
+    let mut caller = Caller::connect(&home);
+    let acme = json!({"org": "acme"});
+
+    let made = caller.call("space.create", json!({"name": "acme", "device_name": "desk"}))["result"].clone();
+    assert_eq!((&made["scope"], &made["role"], &made["devices"]), (&acme, &json!("admin"), &json!(1)));
+    assert_eq!(caller.call("space.list", json!({}))["result"]["spaces"].as_array().unwrap().len(), 2);
+    let roster = caller.call("roster.list", json!({"scope": acme}))["result"].clone();
+    assert_eq!((&roster["devices"][0]["name"], &roster["removed"]), (&json!("desk"), &json!([])));
+    assert_eq!((&roster["scope"], &roster["devices"][0]["dormant"]), (&acme, &json!(false)));
+    let renamed = caller.call("roster.rename", json!({"scope": acme, "device": "desk", "name": "den"}));
+    assert_eq!(renamed["result"]["device_id"], daemon.device);
+    assert_eq!(caller.call("roster.rotate", json!({"scope": acme}))["result"]["epoch"], 1);
+
+    let mut refused = |method: &str, params: Value, kind: &str| {
+        let answer = caller.call(method, params);
+        assert_eq!(answer["error"]["data"]["kind"], kind, "{answer}");
+        assert_eq!(answer["error"]["code"], -32000, "{answer}");
+        answer["error"]["data"].clone()
+    };
+    let unknown = refused("roster.revoke", json!({"scope": acme, "device": "desk"}), "UnknownDevice");
+    assert_eq!((&unknown["found"], &unknown["candidates"][0]["name"]), (&json!("desk"), &json!("den")));
+    refused("roster.retire", json!({"device": "b"}), "UnknownDevice");
+    refused("roster.revoke", json!({"device": "a"}), "OwnDevice");
+    refused("roster.retire", json!({"scope": acme, "device": "den"}), "OwnDevice");
+    refused("roster.rename", json!({"device": "a", "name": ""}), "BadName");
+    refused("space.create", json!({"name": "acme"}), "ScopeTaken");
+    refused("space.create", json!({"name": "Not A"}), "BadScope");
+    refused("space.leave", json!({}), "PersonalSpace");
+    refused("roster.list", json!({"scope": {"org": "other"}}), "NoSuchSpace");
+
+    assert_eq!(caller.call("space.leave", json!({"scope": acme}))["result"]["told"], true);
+    assert_eq!(caller.call("space.list", json!({}))["result"]["spaces"].as_array().unwrap().len(), 1);
+}
+
+#[test]
 fn requests_of_one_connection_do_not_wait_for_each_other() {
     let home = Home::init("a");
     let _daemon = home.up(&[]);
