@@ -34,7 +34,7 @@
 //! # let op = node.personal().put("registry:note", "today", 1).await?;
 //! node.start().await?; // QUIC, multicast DNS
 //! let invite = node.personal().invite(Role::Admin).await?;
-//! println!("On the other device: kinfold join {}", invite.code());
+//! println!("On the other device: kinfold join {}", *invite.code().to_text());
 //! let holders = node.wait(op.id, Custody::on(1)).await?; // another device holds it durably
 //! # drop(holders);
 //! # Ok(())

@@ -98,6 +98,8 @@ pub(super) struct Core {
     reissues: VecDeque<Reissue>,
     folded: BTreeSet<SpaceId>,
     carries: VecDeque<(SpaceId, SpaceId)>,
+    /// Spaces whose index is being built beside.
+    reading: BTreeSet<SpaceId>,
     /// Set when everything of a space that was left has arrived.
     is_carried: bool,
     /// Devices of which two copies were connected at once.
@@ -164,6 +166,7 @@ impl Core {
             reissues: VecDeque::new(),
             folded: BTreeSet::new(),
             carries: VecDeque::new(),
+            reading: BTreeSet::new(),
             is_carried: false,
             twins: BTreeSet::new(),
             token_last: 0,
@@ -248,6 +251,7 @@ impl Core {
                 }
                 Job::LoadFailed { space, why } => {
                     error!(why = %chain_of(&why), "the state cannot be read from the store");
+                    self.reading.remove(&space);
                     if let Some(index) = self.index(&space) {
                         index.fail(why);
                     }
@@ -626,31 +630,43 @@ impl Core {
             self.keys.insert(key);
         }
         self.repin();
-        for index in self.indexes.read().unwrap_or_else(PoisonError::into_inner).values() {
-            let Some(view) = self.engine.space(index.space) else { continue };
-            let (space, frontier) = (index.space, view.frontier.clone());
-            let (store, keys) = (self.store.clone(), self.keys.clone());
-            let Some(jobs) = self.loopback.upgrade() else { continue };
-            let load = move || match index::load(&space, &store, &keys, &frontier) {
-                Ok((folded, replayed)) => {
-                    drop(jobs.blocking_send(Job::Loaded { space, folded: Box::new(folded), replayed }));
-                }
-                Err(why) => drop(jobs.blocking_send(Job::LoadFailed { space, why })),
-            };
-            if let Err(error) = std::thread::Builder::new().name("kinfold-load".into()).spawn(load) {
-                error!(%error, "the index cannot be built");
+        let spaces: Vec<SpaceId> =
+            self.indexes.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect();
+        spaces.into_iter().for_each(|space| self.read_beside(space));
+    }
+
+    /// Builds the index of a space on a thread of its own; it comes back as a [`Job::Loaded`].
+    fn read_beside(&mut self, space: SpaceId) {
+        let Some(frontier) = self.engine.space(space).map(|view| view.frontier.clone()) else { return };
+        let Some(jobs) = self.loopback.upgrade() else { return };
+        if !self.reading.insert(space) {
+            return;
+        }
+        let (store, keys) = (self.store.clone(), self.keys.clone());
+        let load = move || match index::load(&space, &store, &keys, &frontier) {
+            Ok((folded, replayed)) => {
+                drop(jobs.blocking_send(Job::Loaded { space, folded: Box::new(folded), replayed }));
             }
+            Err(why) => drop(jobs.blocking_send(Job::LoadFailed { space, why })),
+        };
+        if let Err(error) = std::thread::Builder::new().name("kinfold-load".into()).spawn(load) {
+            self.reading.remove(&space);
+            error!(%error, "the index cannot be built");
         }
     }
 
     fn loaded(&mut self, space: SpaceId, folded: Folded) {
+        self.reading.remove(&space);
         let Some(index) = self.index(&space) else { return };
-        if folded.truncations == self.store.truncations(&space) {
-            index.install(folded);
-            self.catch_up(space);
-        } else {
+        if folded.truncations != self.store.truncations(&space) {
             // The end of a log was dropped while this was read: it has folded ops that are gone.
-            self.fold_anew(space);
+            return self.read_beside(space);
+        }
+        index.install(folded);
+        self.catch_up(space);
+        if index.is_ready() {
+            // It was folded anew; readers had the old state until now.
+            return self.settle();
         }
         // Not earlier: the drafts are held by the engine, and a reader would miss them.
         index.open_to_readers();
@@ -673,28 +689,11 @@ impl Core {
         self.folded.insert(space);
     }
 
+    /// Folds a space anew beside. Readers keep the old state until the new one is whole; what is
+    /// taken in meanwhile is folded when it is there.
     fn refold(&mut self, space: SpaceId) {
-        let Some(index) = self.index(&space) else { return };
-        // What is being read beside is looked at when it is there.
-        if index.is_ready() {
-            self.fold_anew(space);
-        }
-    }
-
-    fn fold_anew(&mut self, space: SpaceId) {
-        let Some(index) = self.index(&space) else { return };
-        let Some(frontier) = self.engine.space(space).map(|view| view.frontier.clone()) else { return };
-        // Readers keep the old state until the new one is whole.
-        let fresh = Index::new(space, Frontier::new());
-        fresh.install(Folded::nothing(space, &self.store));
-        match fresh.catch_up(&self.store, &self.keys, &frontier) {
-            Ok(()) => {
-                fresh.fold(&self.engine.draft_runs(space));
-                index.install(fresh.into_folded());
-                self.folded.insert(space);
-            }
-            Err(error) => error!(error = %chain_of(&error), "the log cannot be folded again"),
-        }
+        // One that is on its way is compared with what was dropped when it arrives.
+        self.read_beside(space);
     }
 
     /// Writes the own ops of a space that was left into the one that took its place, under their

@@ -114,11 +114,6 @@ impl Index {
         self.staged.notify_all();
     }
 
-    /// The state, taken out.
-    pub fn into_folded(self) -> Folded {
-        self.state.into_inner().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Folds runs and tells subscribers. What is folded already is skipped, and so is what does not
     /// follow yet: it is left for [`Index::catch_up`], never folded with a hole before it.
     pub fn fold(&self, runs: &[FoldRun]) {

@@ -436,7 +436,7 @@ fn heads(space: SpaceId, records: &[Bytes]) -> Vec<RecordHash> {
     roster.propose(&admin, KeyId::from_bytes([1; 16])).unwrap().parents
 }
 
-/// A signed record, of whatever it says. See `manual/protocol.md`.
+/// A signed record, of whatever it says. See `manual/formats.md`.
 fn record(by: &Identity, space: SpaceId, parents: &[RecordHash], kind: u16, body: &[u8]) -> Bytes {
     let mut bytes = b"KFR1".to_vec();
     bytes.extend_from_slice(space.as_bytes());
