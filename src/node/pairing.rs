@@ -116,7 +116,10 @@ impl Space {
         let node = &self.node;
         let host = Arc::new(Host { space: self.clone(), role });
         let pairing = node.pairing();
-        if pairing.is_open() {
+        let open = pairing.open.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(open) = open
+            && !open.over_soon().await
+        {
             return Err(PairError::InviteOpen);
         }
         let invite =
@@ -169,11 +172,6 @@ impl Node {
 }
 
 impl Pairing {
-    fn is_open(&self) -> bool {
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.as_ref().is_some_and(|open| !open.is_over())
-    }
-
     /// Remembers the open invite. Of two that were opened at once, the second gives way.
     fn keep(&self, withdrawal: Withdrawal) -> Result<(), PairError> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);

@@ -174,6 +174,12 @@ impl Withdrawal {
         self.tasks.is_empty()
     }
 
+    /// Waits until the invite is over, for a moment at most: one that has just been used still hears the
+    /// other device out. Answers whether it is over.
+    pub async fn over_soon(&self) -> bool {
+        self.is_over() || tokio::time::timeout(SPENT_WITHIN, self.tasks.wait()).await.is_ok()
+    }
+
     /// Withdraws it where it still runs and waits until its port is closed, at most two seconds.
     /// Answers whether there was anything to withdraw.
     pub async fn now(self) -> bool {
@@ -637,6 +643,9 @@ const LOOK_AT_CLOCK: Duration = Duration::from_secs(1);
 
 /// How long closes are repeated to whoever missed them.
 const LINGER: Duration = Duration::from_millis(500);
+
+/// How long an invite that was just used may take to end.
+const SPENT_WITHIN: Duration = Duration::from_secs(1);
 
 /// How long [`OpenInvite::end`] waits.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
