@@ -18,7 +18,7 @@ use crate::net::{self, CloseCode, Link, Net, NetEvent, Pins, PushOrder};
 use crate::oplog::Seen;
 use crate::store::{Blocks, KeyRing, Store, StoreError};
 use crate::sync::{
-    Authored, Effect, Engine, Input, Notice, PeerId, Refusal, RequestError, Stored, Token, Txn, TxnId,
+    Authored, Effect, Engine, Input, Notice, PeerId, Refusal, RequestError, Stored, Token, Txn, TxnId, Write,
 };
 
 /// What other tasks ask of the loop.
@@ -419,7 +419,14 @@ impl Core {
             self.acks_stored = now;
             txns.push(Txn { id: TxnId::new(0), writes: self.engine.unstored_acks() });
         }
+        let cut: BTreeSet<SpaceId> = txns.iter().flat_map(|txn| &txn.writes).filter_map(space_cut).collect();
+        let ready: Vec<Arc<Index>> =
+            cut.iter().filter_map(|space| self.index(space)).filter(|index| index.is_ready()).collect();
+        ready.iter().for_each(|index| index.close_to_readers());
         let outcome = self.store.commit(&txns);
+        if outcome.is_err() {
+            ready.iter().for_each(|index| index.open_to_readers());
+        }
         self.storage_failed = outcome.as_ref().err().map(|error| chain_of(error));
         if let Some(why) = &self.storage_failed {
             error!(%why, "the store refused a write");
@@ -689,8 +696,9 @@ impl Core {
         self.folded.insert(space);
     }
 
-    /// Folds a space anew beside. Readers keep the old state until the new one is whole; what is
-    /// taken in meanwhile is folded when it is there.
+    /// Folds a space anew beside. Where only places have changed readers keep the old state until the
+    /// new one is whole; where ops were dropped they wait for it. What is taken in meanwhile is
+    /// folded when it is there.
     fn refold(&mut self, space: SpaceId) {
         // One that is on its way is compared with what was dropped when it arrives.
         self.read_beside(space);
@@ -870,6 +878,21 @@ impl Core {
         {
             warn!(error = %chain_of(&error), "the last acks could not be stored; they will be said again");
         }
+    }
+}
+
+/// The space of which a write drops the end of a log.
+const fn space_cut(write: &Write) -> Option<SpaceId> {
+    match write {
+        Write::Truncate { space, .. } => Some(*space),
+        Write::Space { .. }
+        | Write::Batches { .. }
+        | Write::Drafts { .. }
+        | Write::DraftsSealed { .. }
+        | Write::Record { .. }
+        | Write::Ack { .. }
+        | Write::Key { .. }
+        | Write::ForkProof { .. } => None,
     }
 }
 

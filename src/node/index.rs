@@ -108,6 +108,15 @@ impl Index {
         self.staged.notify_all();
     }
 
+    /// Keeps readers out: the end of a log is dropped, and other ops may stand where the state points.
+    /// They wait until it is folded anew.
+    pub fn close_to_readers(&self) {
+        let mut stage = self.stage();
+        if matches!(*stage, Stage::Ready) {
+            *stage = Stage::Loading;
+        }
+    }
+
     /// Tells readers that there will be no state.
     pub fn fail(&self, why: StoreError) {
         *self.stage() = Stage::Failed(Arc::new(why));

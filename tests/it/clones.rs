@@ -12,7 +12,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use kinfold::model::{Payload, Root, Surface};
-use kinfold::node::{Custody, HealthReason, NewOp, Node, NodeError, Status};
+use kinfold::node::{Custody, HealthReason, NewOp, Node, Status};
 use kinfold::roster::Role;
 use serde_json::json;
 use tempfile::TempDir;
@@ -316,21 +316,11 @@ impl Shown {
 
 fn shown(node: &Node) -> Shown {
     let space = node.personal();
-    let rows = settled(space.list(&note(), None, usize::MAX)).unwrap_or_default();
-    let events = settled(space.events(&talk(), "talk", None, usize::MAX)).unwrap_or_default();
+    let rows = space.list(&note(), None, usize::MAX).unwrap();
+    let events = space.events(&talk(), "talk", None, usize::MAX).unwrap();
     let mut events: Vec<String> = events.iter().map(|event| event.payload.as_str().to_owned()).collect();
     events.sort();
     Shown { rows: rows.into_iter().map(|row| row.key).collect(), events }
-}
-
-/// What was read, or nothing while a history that was dropped is being folded away: until that is
-/// done a reader is told today that an op is missing.
-pub fn settled<T>(read: Result<T, NodeError>) -> Option<T> {
-    match read {
-        Ok(found) => Some(found),
-        Err(NodeError::OpMissing { .. }) => None,
-        Err(error) => panic!("{error}"),
-    }
 }
 
 /// Lets one node dial the other, and waits until each holds what the other has so far.

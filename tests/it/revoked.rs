@@ -19,7 +19,7 @@ use kinfold::wire::Message;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::clones::{Home, close, meet, settled, until_all};
+use crate::clones::{Home, close, meet, until_all};
 use crate::pair::{PATIENCE, invite, until};
 use crate::peers::{LINK, NoBatches, Raw, Rogue, World, hello, one_op, until_status};
 
@@ -410,7 +410,7 @@ fn knowledge(key: &str) -> Vec<u8> {
 }
 
 fn is_known(node: &Node, key: &str) -> bool {
-    settled(node.personal().get(&"knowledge".parse().unwrap(), key)).flatten().is_some()
+    node.personal().get(&"knowledge".parse().unwrap(), key).unwrap().is_some()
 }
 
 async fn until_known(node: &Node, key: &str) {
