@@ -151,7 +151,12 @@ impl World {
             .checks
             .answers
             .iter()
-            .filter(|answer| gone.contains(&answer.placed.dot.log.device))
+            .filter(|answer| {
+                let author = answer.placed.dot.log.device;
+                let of_author = self.hosts.iter().filter(|host| host.device() == author);
+                let is_outside = of_author.clone().all(|host| host.personal_on_disk() != common);
+                gone.contains(&author) || self.removed.contains(&author) && is_outside
+            })
             .filter_map(|answer| answer.marker)
             .collect();
         self.checks.may_be_gone.extend(late);

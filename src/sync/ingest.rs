@@ -98,12 +98,15 @@ impl Engine {
         let mut kept = Vec::with_capacity(batches.len());
         let mut runs = Vec::with_capacity(batches.len());
         let mut blocked = None;
+        // The fold takes a log in order: it stops at the first batch that waits for a key.
+        let mut is_parked = !state.log(log).parked.is_empty();
         for batch in batches {
             let sealed = batch.sealed();
             let header = sealed.header();
             match state.keys.get(&header.key_id) {
                 // No key yet: stored and passed on, folded once the key is here.
                 None => {
+                    is_parked = true;
                     let entry = state.log(log);
                     entry.parked.insert(header.key_id);
                     entry.parked_count += 1;
@@ -118,16 +121,16 @@ impl Engine {
                         if state.author.observe(greatest, now.wall) {
                             state.skewed_count += 1;
                         }
-                        runs.push(FoldRun { log, first: header.first, op_count: header.op_count, body });
+                        if !is_parked {
+                            let (first, op_count) = (header.first, header.op_count);
+                            runs.push(FoldRun { log, first, op_count, body });
+                        }
                     }
                 },
             }
             tip = Tip { seq: header.last(), hash: sealed.link() };
             self.received_ops += u64::from(header.op_count);
             kept.push(sealed.clone());
-        }
-        if !state.log(log).parked.is_empty() {
-            runs.clear();
         }
         if let Some(by) = blocked {
             let end = if tip.seq.get() > 0 { tip } else { state.durable.tip(&log) };
@@ -184,9 +187,11 @@ impl Engine {
         state.durable.set(log, tip);
         let is_bounded = !matches!(state.roster.allowance(&log), Allowance::All);
         let is_parked = state.logs.get(&log).is_some_and(|log| !log.parked.is_empty());
+        let folded = runs.last().map_or(Seq::ZERO, |run| run.first.plus(u64::from(run.op_count) - 1));
         if !runs.is_empty() {
             self.emit(Effect::Fold { space, runs });
-        } else if !is_parked {
+        }
+        if folded < tip.seq && !is_parked {
             // Its key came while it was on its way to the store.
             self.emit(Effect::CatchUp { space });
         }

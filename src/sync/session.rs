@@ -54,9 +54,6 @@ pub(super) struct Session {
     gaps: BTreeMap<LogId, u32>,
     /// Whether roster records are awaited before this device tells its frontier.
     is_roster_awaited: bool,
-    /// Logs whose batches come from their author over this connection: not passed back to it. Another
-    /// copy of that device may be at the other end of another connection, and lack them.
-    written_there: BTreeSet<LogId>,
     /// Own logs of which it is being found out where the peer's history parts from this device's.
     pub locating: BTreeMap<LogId, Locating>,
 }
@@ -536,18 +533,15 @@ impl Engine {
         for (peer, connection) in &mut self.peers {
             let Some(session) = connection.spaces.get_mut(&space) else { continue };
             if *peer == from {
-                if connection.device == log.device {
-                    session.written_there.insert(log);
-                }
                 // Whoever sent it has it; how far it is beyond that, its frontier will say.
                 if let Some(known) = &mut session.known
                     && known.tip(&log).seq < tip.seq
                 {
                     known.set(log, tip);
                 }
-            } else if !session.written_there.contains(&log)
-                && session.known.as_ref().is_some_and(|known| known.tip(&log).seq < tip.seq)
-            {
+            } else if session.known.as_ref().is_some_and(|known| known.tip(&log).seq < tip.seq) {
+                // Its author has it long before that; another copy of the author's home has not.
+                let due = if connection.device == log.device { now.uptime + TO_AUTHOR_AFTER } else { due };
                 session.forward.entry(log).or_insert(due);
             }
         }
@@ -710,6 +704,9 @@ impl Engine {
 /// Parcels of a log that may be on their way when this device says that it lacks what is before them:
 /// as many as a sender's queues hold for one peer, and some more.
 const GAPS_MAX: u32 = 2_048;
+
+/// How long what another device passed on of a log is kept from the device that writes it.
+const TO_AUTHOR_AFTER: Duration = Duration::from_secs(2);
 
 /// Marks a round's question as answered; numbers never reach it.
 const ANSWERED: u64 = u64::MAX;
