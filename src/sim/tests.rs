@@ -54,6 +54,16 @@ fn a_copy_hears_what_the_other_copy_writes() {
 }
 
 #[test]
+fn what_can_be_read_before_a_missing_key_is_read() {
+    check([2_670], &Knobs { trust_permille: 150, ..Knobs::default() });
+}
+
+#[test]
+fn a_removal_decides_between_histories_that_its_device_left_open() {
+    check([2_063], &Knobs { trust_permille: 150, ..Knobs::default() });
+}
+
+#[test]
 fn the_same_seed_is_the_same_world() {
     let one = run(7, &Knobs::default()).expect("settles");
     let other = run(7, &Knobs::default()).expect("settles");

@@ -10,7 +10,7 @@ use super::txn::{DraftGroup, Write};
 use crate::crypto::{ForkWitness, SealedBatch};
 use crate::model::{Dot, LogId, Now, ScopeTag, Seq, SpaceId, Tip, TipHash};
 use crate::oplog::{Author, ForkProof, LogChain};
-use crate::roster::Branch;
+use crate::roster::{Allowance, Branch};
 use crate::wire::Message;
 
 /// A question to the store, and what its answer is for.
@@ -124,7 +124,11 @@ impl Engine {
 
     fn confront(&mut self, peer: PeerId, space: SpaceId, theirs: &ForkWitness, ours: &ForkWitness) {
         match ForkProof::new(theirs, ours) {
-            Ok(proof) => self.keep_proof(space, proof, None),
+            Ok(proof) => {
+                let log = proof.log();
+                self.keep_proof(space, proof, None);
+                self.yield_to_cut(space, log);
+            }
             // Not signed by the log's device: the peer made it up.
             Err(crate::oplog::ForkError::Signature(source)) => {
                 let Ok((_, header)) = ForkWitness::parse(&theirs.to_bytes()) else { return };
@@ -132,6 +136,18 @@ impl Engine {
                 self.close(peer, Refusal::Signature { author, first: header.first, source });
             }
             Err(_) => {}
+        }
+    }
+
+    /// Gives up a history of a removed device's log that ends before the cut, once another is proved:
+    /// the cut has chosen one of the two, and only whoever reaches it knows which.
+    fn yield_to_cut(&mut self, space: SpaceId, log: LogId) {
+        let Some(state) = self.spaces.get(&space) else { return };
+        if let Allowance::UpTo(cut) = state.roster.allowance(&log)
+            && log.device != self.identity.device()
+            && state.durable.tip(&log).seq < cut.seq
+        {
+            self.truncate(space, log, Tip::NONE);
         }
     }
 
