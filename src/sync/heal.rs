@@ -11,7 +11,7 @@ use super::effect::{Effect, Notice, PeerId, Placed, RequestError, Stored, Token}
 use super::engine::{Engine, STORE_AGAIN_AFTER};
 use super::fork::LookUpReason;
 use super::join::space_write;
-use super::space::{Appended, SpaceState, Then};
+use super::space::{Appended, LogState, SpaceState, Then};
 use super::txn::Write;
 use crate::crypto::{BatchHeader, ForkWitness, SealedBatch};
 use crate::model::{Dot, LogId, Now, OpId, ScopeTag, Seq, SpaceId, Tip, TipHash};
@@ -412,10 +412,9 @@ impl Engine {
         if held.seq <= to.seq || log == state.author.log() {
             return;
         }
-        let entry = state.log(log);
-        entry.chain = LogChain::at(to);
-        entry.blocked = None;
-        // What comes in its place is looked at when it comes.
+        // Nothing that was found out about what is dropped holds of what comes in its place.
+        *state.log(log) = LogState::at(to);
+        state.recount_parked();
         state.dropped += held.seq.get() - to.seq.get();
         let row = space_write(state);
         // Acks are numbered by what is held, which falls now: the greatest number so far is kept.
