@@ -271,14 +271,14 @@ impl Engine {
         };
     }
 
-    /// Asks an admin to coordinate the rotation that is due instead of this device.
-    pub(super) fn delegate(&mut self, space: SpaceId, except: Option<DeviceId>) {
+    /// Asks an admin to coordinate the rotation that is due because this device leaves.
+    pub(super) fn delegate(&mut self, space: SpaceId) {
         let Some(state) = self.spaces.get(&space) else { return };
         let (scope, digest) = (state.tag, state.roster.digest());
         let admins: BTreeSet<DeviceId> = state
             .roster
             .members()
-            .filter(|member| member.role == Role::Admin && Some(member.device) != except)
+            .filter(|member| member.role == Role::Admin)
             .map(|member| member.device)
             .collect();
         let peer = self.peers.iter().find(|(_, peer)| {
@@ -290,12 +290,14 @@ impl Engine {
     }
 
     pub(super) fn delegated(&mut self, now: &Now, peer: PeerId, scope: ScopeTag, digest: [u8; 32]) {
-        let Some(space) = self.shared_space(peer, &scope) else {
-            return self.not_shared(peer, &scope);
-        };
-        let own = self.identity.device();
         let Some(asker) = self.peers.get(&peer).map(|peer| peer.device) else { return };
-        let Some(state) = self.spaces.get(&space) else { return };
+        // Whoever asks has just removed itself: it must not know the key that comes.
+        let Some(space) = self.tags.get(&scope).copied() else { return self.not_shared(peer, &scope) };
+        let own = self.identity.device();
+        let Some(state) = self.spaces.get(&space).filter(|state| state.is_active) else { return };
+        if state.roster.removal_of(&asker).is_none_or(|removed| removed.by != asker) {
+            return;
+        }
         let is_ours = state.roster.digest() == digest && state.roster.admin_rank(&own).is_some();
         if !is_ours || !state.roster.is_rotation_due() {
             return;
@@ -306,16 +308,16 @@ impl Engine {
     }
 
     pub(super) fn receipt(&mut self, peer: PeerId, scope: ScopeTag, digest: [u8; 32], signature: &[u8; 64]) {
-        let Some(space) = self.shared_space(peer, &scope) else {
-            return self.not_shared(peer, &scope);
-        };
+        // This device may have left the space by now.
+        let Some(space) = self.tags.get(&scope).copied() else { return self.not_shared(peer, &scope) };
         let own = self.identity.device();
         let Some(device) = self.peers.get(&peer).map(|peer| peer.device) else { return };
-        if verify(&device, &receipt_hash(&space, &digest, &own), signature).is_ok() {
-            // Somebody else has it in hand, and has signed so; should it fail, the plan takes over.
-            if let Some(state) = self.spaces.get_mut(&space) {
-                state.rotate_at = state.rotate_at.map(|at| at + CONFIRM_WITHIN);
-            }
+        let has_left = self
+            .spaces
+            .get(&space)
+            .is_some_and(|state| state.roster.removal_of(&own).is_some_and(|removed| removed.by == own));
+        if has_left && verify(&device, &receipt_hash(&space, &digest, &own), signature).is_ok() {
+            // Should it fail, the next admin's turn comes by itself.
             self.notice(Notice::RotationTaken { space, by: device });
         }
     }

@@ -343,7 +343,7 @@ impl Engine {
             let is_told = self.peers.values().any(|peer| peer.spaces.contains_key(&space));
             let is_alone = self.spaces.get(&space).is_some_and(|state| state.roster.member_count() == 0);
             if is_told || is_alone {
-                self.delegate(space, None);
+                self.delegate(space);
                 return self.leave(space, None);
             }
         }

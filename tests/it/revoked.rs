@@ -241,6 +241,37 @@ async fn keys_and_rotations_are_taken_from_whom_they_may_come() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_leaves_hands_the_rotation_over_and_gets_a_receipt() {
+    let world = World::new().await;
+    let mut rogue = world.join().await;
+    let (scope, space, leaver) = (rogue.space_hello.scope, rogue.space_hello.space, rogue.identity.device());
+    let before = records(&world.victim).await;
+    let body = [&leaver.as_bytes()[..], &0u16.to_be_bytes()].concat();
+    let removal = record(&rogue.identity, space, &heads(space, &before), REMOVE_DEVICE, &body);
+    let digest = Roster::load(space, before.into_iter().chain([removal.clone()])).unwrap().digest();
+
+    rogue.raw.say(&Message::Records { scope, records: vec![removal] });
+    rogue.raw.say(&Message::Delegate { scope, digest });
+    let signature = rogue
+        .raw
+        .heard(|message| match message {
+            Message::Receipt { digest: of, signature, .. } if of == digest => Some(signature),
+            _ => None,
+        })
+        .await;
+
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"kinfold rotation receipt v1").update(space.as_bytes());
+    hasher.update(&digest).update(leaver.as_bytes());
+    let signed = *hasher.finalize().as_bytes();
+    assert_eq!(kinfold::crypto::verify(&world.victim.device(), &signed, &signature), Ok(()));
+    until_status(&world.victim, |status| is_gone(status, leaver)).await;
+    until_keys(&world.victim, 2).await;
+    rogue.raw.stop().await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_made_up_history_of_this_device_does_nothing() {
     let world = World::new().await;
     let mut rogue = world.join().await;
@@ -425,6 +456,20 @@ async fn records(node: &Node) -> Vec<Bytes> {
 /// The keys of every epoch.
 async fn keys(node: &Node) -> Vec<EpochKey> {
     welcome(node).await.keys
+}
+
+async fn until_keys(node: &Node, count: usize) {
+    let mut version = node.version();
+    let wait = async {
+        loop {
+            version.mark_unchanged();
+            if keys(node).await.len() == count {
+                return;
+            }
+            version.changed().await.unwrap();
+        }
+    };
+    timeout(PATIENCE, wait).await.expect("in time");
 }
 
 async fn welcome(node: &Node) -> kinfold::node::Welcome {
