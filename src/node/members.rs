@@ -1,25 +1,12 @@
 //! Who is in a space, and how it changes: founding, inviting, joining.
 
-use bytes::Bytes;
-
 use super::error::NodeError;
 use super::handle::Node;
 use super::space::{Place, Space};
-use crate::crypto::EpochKey;
 use crate::model::{DeviceId, Scope, SpaceId};
 use crate::roster::{Epoch, Role};
 use crate::sync::{Input, RosterChange};
-
-/// What an invited device gets: the space's roster and, unless it is to be blind, its keys.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Welcome {
-    /// The space.
-    pub space: SpaceId,
-    /// The roster, as signed records.
-    pub records: Vec<Bytes>,
-    /// The keys of every epoch; they print as their ids.
-    pub keys: Vec<EpochKey>,
-}
+use crate::wire::Welcome;
 
 impl Node {
     /// Begins a space with this device as its first admin, called `name` there.

@@ -20,7 +20,7 @@ mod types;
 
 pub use error::NodeError;
 pub use handle::{Node, NodeBuilder};
-pub use members::{Rotated, SpaceInfo, Welcome};
+pub use members::{Rotated, SpaceInfo};
 pub use pairing::{Membership, PairError};
 pub use removal::{RemovedDevice, Revoked};
 pub use space::Space;

@@ -9,7 +9,6 @@ use thiserror::Error;
 
 use super::error::NodeError;
 use super::handle::Node;
-use super::members;
 use super::space::Space;
 use crate::clock;
 use crate::crypto::pairing::{NameError, PairingName, Phrase, TTL};
@@ -160,8 +159,9 @@ impl Node {
         let options = JoinOptions { name, target, addresses };
         let joined = join(self.identity(), pair_config(self), options, progress).await?;
         let Joined { inviter, inviter_name, role, scope, address, phrase, welcome, receipt } = joined;
-        let Welcome { space, records, keys } = Welcome::decode(welcome)?;
-        self.adopt(members::Welcome { space, records, keys }).await?;
+        let welcome = Welcome::decode(welcome)?;
+        let space = welcome.space;
+        self.adopt(welcome).await?;
         // Only now may the inviter forget the invite: a welcome that is lost here can be asked for.
         receipt.send().await;
         if let Some(address) = address {
@@ -193,9 +193,7 @@ impl PairHost for Host {
     fn enrol(&self, joiner: DeviceId, name: String) -> Enrolling<'_> {
         Box::pin(async move {
             let enrolled = self.space.enrol(joiner, &name, self.role).await;
-            let members::Welcome { space, records, keys } =
-                enrolled.map_err(|error| EnrolError(Box::new(error)))?;
-            let welcome = Welcome { space, records, keys }.encode();
+            let welcome = enrolled.map_err(|error| EnrolError(Box::new(error)))?.encode();
             Ok(Bytes::from_owner(welcome.map_err(|error| EnrolError(Box::new(error)))?))
         })
     }

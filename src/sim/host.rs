@@ -20,7 +20,7 @@ use crate::roster::{Author, Role, Roster};
 use crate::sync::{
     Authored, Effect, Engine, Input, Notice, PeerId, Refusal, RosterChange, Stored, Token, Txn, TxnId, Write,
 };
-use crate::wire::OpView;
+use crate::wire::{OpView, Welcome};
 
 /// What a device asks of the world.
 #[derive(Debug)]
@@ -67,14 +67,6 @@ pub(super) enum Request {
     Rotate,
     /// One round with every peer.
     Round,
-}
-
-/// What an invited device is given.
-#[derive(Clone, Debug)]
-pub(super) struct Welcome {
-    pub space: SpaceId,
-    pub records: Vec<Bytes>,
-    pub keys: Vec<EpochKey>,
 }
 
 /// What a step may touch.

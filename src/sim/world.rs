@@ -6,12 +6,13 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::check::{Checks, Violation};
-use super::host::{Env, Host, Out, Request, Welcome};
+use super::host::{Env, Host, Out, Request};
 use super::network::{Lane, Network, Parcel, end_of, peer_id};
 use super::rng::Rng;
 use super::{Knobs, Summary};
 use crate::model::{DeviceId, SpaceId};
 use crate::sync::Input;
+use crate::wire::Welcome;
 
 #[derive(Debug)]
 pub(super) enum Event {

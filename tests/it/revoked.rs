@@ -472,7 +472,7 @@ async fn until_keys(node: &Node, count: usize) {
     timeout(PATIENCE, wait).await.expect("in time");
 }
 
-async fn welcome(node: &Node) -> kinfold::node::Welcome {
+async fn welcome(node: &Node) -> kinfold::wire::Welcome {
     node.personal().enrol(node.device(), "itself", Role::Admin).await.unwrap()
 }
 
