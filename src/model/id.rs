@@ -96,6 +96,16 @@ bytes_id!(
     RecordHash, 32
 );
 
+bytes_id!(
+    /// The hash of a certificate that names a host of the lease register.
+    CertHash, 32
+);
+
+impl CertHash {
+    /// What stands where a token was given without naming its certificate.
+    pub const NONE: Self = Self([0; 32]);
+}
+
 impl TipHash {
     /// What the first batch of a log names as its predecessor.
     pub const NONE: Self = Self([0; 32]);

@@ -11,6 +11,9 @@ pub const PAYLOAD_DEPTH_MAX: usize = 64;
 /// Greatest row key or stream name in bytes; a path of the common systems fits.
 pub const KEY_BYTES_MAX: usize = 1024;
 
+/// Greatest name of an agent or a run in bytes: a unit's or a job's name and an id fit.
+pub const LEASE_NAME_BYTES_MAX: usize = 128;
+
 /// Greatest surface name in bytes.
 pub const SURFACE_BYTES_MAX: usize = 64;
 

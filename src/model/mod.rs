@@ -7,6 +7,7 @@ pub mod blame;
 pub mod frontier;
 pub mod id;
 pub mod json;
+pub mod lease;
 pub mod limits;
 pub mod op;
 pub mod surface;
@@ -15,10 +16,11 @@ pub mod time;
 pub use blame::Blame;
 pub use frontier::{Frontier, Tip};
 pub use id::{
-    DeviceId, Dot, IdError, Incarnation, KeyId, LogId, OpId, RecordHash, Root, ScopeTag, Seq, SpaceId,
-    TipHash,
+    CertHash, DeviceId, Dot, IdError, Incarnation, KeyId, LogId, OpId, RecordHash, Root, ScopeTag, Seq,
+    SpaceId, TipHash,
 };
 pub use json::{Payload, PayloadError};
+pub use lease::{AgentId, LeaseEpoch, LeaseNameError, RunId};
 pub use op::{Op, OpKind};
 pub use surface::{Scope, ScopeError, Surface, SurfaceError, Tier};
 pub use time::{Hlc, Now, Wall};
