@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
+use super::addresses::Addresses;
 use super::error::NodeError;
 use super::index::{self, Folded, Index};
 use super::types::{Appended, NewOp};
@@ -83,6 +84,7 @@ pub(super) struct Core {
     pub refusals: BTreeMap<DeviceId, Refused>,
     pub net: Arc<RwLock<Option<Net>>>,
     pub pins: Pins,
+    pub addresses: Addresses,
     pub version: watch::Sender<u64>,
     pub recent: RecentOps,
     pub discovery_down: Option<String>,
@@ -130,6 +132,7 @@ pub(super) struct Parts {
     pub personal: Arc<RwLock<SpaceId>>,
     pub net: Arc<RwLock<Option<Net>>>,
     pub pins: Pins,
+    pub addresses: Addresses,
     pub version: watch::Sender<u64>,
     pub recent: RecentOps,
     pub jobs: mpsc::Receiver<Job>,
@@ -151,6 +154,7 @@ impl Core {
             refusals: BTreeMap::new(),
             net: parts.net,
             pins: parts.pins,
+            addresses: parts.addresses,
             version: parts.version,
             recent: parts.recent,
             discovery_down: None,
@@ -326,6 +330,7 @@ impl Core {
             }
             NetEvent::Connected { device, remote, .. } => {
                 info!(peer = %device.short(), %remote, "connected");
+                self.addresses.learn(device, remote, clock::wall());
             }
             NetEvent::Frame { conn, frame } => {
                 self.inputs.push_back(Input::Frame { peer: peer_id(conn), bytes: frame });
@@ -801,10 +806,16 @@ impl Core {
         }
     }
 
-    /// The network has started: it learns who may connect.
+    /// The network has started: it learns who may connect, and where they were last.
     pub fn announce(&mut self) {
         self.discovery_down = None;
         self.repin();
+        self.addresses.retain(|device| self.pins.contains(device));
+        if let Some(net) = &*self.net.read().unwrap_or_else(PoisonError::into_inner) {
+            for (device, addresses) in self.addresses.all() {
+                net.dial(addresses, Some(device));
+            }
+        }
     }
 
     /// The logs of a space with their last positions, the own one first.
@@ -869,6 +880,9 @@ impl Core {
     /// Leaves the store so that the next start is quick.
     fn end(&mut self) {
         self.settle();
+        for link in self.links.values() {
+            self.addresses.learn(link.device(), link.remote(), clock::wall());
+        }
         if self.ops_since_snapshot >= OPS_WORTH_A_SNAPSHOT {
             self.snapshot();
         }

@@ -10,6 +10,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::warn;
 
+use super::addresses::Addresses;
 use super::core::{Core, Indexes, Job, Parts, RecentOps};
 use super::error::NodeError;
 use super::home;
@@ -503,6 +504,7 @@ fn open(builder: NodeBuilder) -> Result<Node, NodeError> {
         personal: Arc::clone(&personal),
         net: Arc::clone(&net),
         pins: pins.clone(),
+        addresses: Addresses::of(&home, clock::wall()),
         version: version_writer,
         recent: Arc::clone(&recent),
         jobs: job_reader,

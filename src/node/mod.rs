@@ -4,6 +4,7 @@
 //! Must never decide anything about replication itself. [`Node`] is where an application begins;
 //! `core` is the loop that performs the engine's effects.
 
+mod addresses;
 mod core;
 mod error;
 mod handle;

@@ -15,6 +15,7 @@ mod kin;
 #[cfg(target_os = "linux")]
 mod lan;
 mod layers;
+mod living;
 mod members;
 mod pair;
 mod pairing;
