@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, trace};
 
+use super::ask;
 use super::close::{CloseCode, CloseReason};
 use super::frame::{Cutter, ReadEnd, Violation, frame_header, read_frame};
 use super::link::{ConnId, Link, Outgoing, PushOrder, QueueReader};
@@ -116,6 +117,7 @@ async fn serve(
     tasks.spawn(write_live(link.clone(), outgoing.live));
     tasks.spawn(write_backlog(link.clone(), outgoing.orders, around.clone()));
     tasks.spawn(accept_batches(link.clone(), around.clone()));
+    tasks.spawn(ask::accept(link.clone(), around.clone()));
     tokio::select! {
         // Losing the race loses nothing: `closed` is asked again, ended tasks stay in the set.
         _ = link.connection().closed() => {}

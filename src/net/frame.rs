@@ -3,6 +3,7 @@
 //! | stream | bytes |
 //! |---|---|
 //! | control, bidirectional, opened by the dialling side | repeated: length 4 big-endian, then that many bytes |
+//! | questions, bidirectional, opened by whoever asks | see `ask` |
 //! | batches, unidirectional, at most two per direction | sealed batches, one after another, each as long as its header says |
 //!
 //! Lengths are compared with their limits before anything is allocated. What a frame or a batch

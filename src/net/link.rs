@@ -95,7 +95,8 @@ pub struct LinkStats {
     pub mtu: u16,
 }
 
-/// A connection to a device. Clones speak over the same connection. No method waits.
+/// A connection to a device. Clones speak over the same connection. No method waits but
+/// [`Link::ask`].
 #[derive(Clone)]
 pub struct Link(Arc<Inner>);
 

@@ -5,6 +5,7 @@
 //! is kept, and the node is told by [`NetEvent`]s on one channel. Read [`NetEvent`] for their order,
 //! then `tls` for who is let in and `dial` for who is called.
 
+mod ask;
 mod beacon;
 mod cert;
 mod close;
@@ -37,6 +38,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
+pub use ask::{ASK_BYTES_MAX, Answer, AskError, Topic};
 pub use beacon::BeaconSpace;
 pub use cert::{PeerRefused, certificate, device};
 pub use close::{CloseCode, CloseReason, DialError};
@@ -275,6 +277,19 @@ pub enum NetEvent {
         batches: Vec<Bytes>,
         /// To be dropped once they are dealt with: 4 MiB may be outstanding per connection.
         credit: Credit,
+    },
+    /// The other side asks something and waits.
+    Asked {
+        /// The connection.
+        conn: ConnId,
+        /// Who asks, as the connection authenticated it.
+        device: DeviceId,
+        /// What about.
+        topic: Topic,
+        /// The question, at most [`ASK_BYTES_MAX`].
+        question: Bytes,
+        /// Where the answer goes.
+        answer: Answer,
     },
     /// The last byte of a push order is with the transport, which is not yet with the peer.
     PushDone {

@@ -13,6 +13,7 @@ use super::*;
 use crate::crypto::identity::Identity;
 use crate::model::{DeviceId, Incarnation, LogId, Seq, SpaceId};
 
+mod asking;
 pub(super) mod discovery;
 mod links;
 mod strangers;

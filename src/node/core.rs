@@ -365,6 +365,8 @@ impl Core {
                 self.heard.insert(device, clock::uptime());
                 self.inputs.push_back(Input::Closed { peer: peer_id(conn) });
             }
+            // Dropped: whoever asks is told at once that nothing answers here.
+            NetEvent::Asked { .. } => {}
             NetEvent::Woke => {
                 // Both ways are tried at once, and what was on its way is found lost at once.
                 let token = self.token(Waiting::Nobody);

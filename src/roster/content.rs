@@ -8,8 +8,9 @@
 //! | 4 `Rename` | device 32 ‖ key id 16 ‖ name length u16 ‖ sealed name |
 //! | 5 `Dormant`, 6 `Active` | device 32 |
 //! | 7 `RotateKey` | n u64, from 1 ‖ key id 16 ‖ confirmation count u16 ‖ (device 32 ‖ signature 64)\*, devices strictly rising |
+//! | 8 `DesignateHost` | term u32, 1 to 2^21 - 1 ‖ handover u8 (1 planned, 2 lost) ‖ certificate before 32 ‖ host before 32 ‖ host 32 ‖ its instance u64 ‖ table digest 32, zero exactly where lost ‖ confirmation count u16 ‖ (device 32 ‖ signature 64)\*, devices strictly rising |
 //! | 9 `SelectBranch` | log 40 ‖ base seq u64 ‖ base link 32 ‖ link of the first batch after it 32 ‖ seq u64 ‖ link 32; seq past the base; base link zero exactly where base seq is |
-//! | 8, 10 | reserved: `DesignateHost`, `ClockFault` |
+//! | 10 | reserved: `ClockFault` |
 //!
 //! A log is device 32 ‖ incarnation u64. A sealed name is a [`vault`] blob under the epoch key its
 //! key id names, with the context `"kinfold name v1" ‖ device`: a blind device carries it and
@@ -20,11 +21,12 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use super::host::{Handover, HostTerm};
 use super::record::RecordError;
 use super::role::Role;
 use crate::crypto::vault;
 use crate::model::limits::{CONFIRMATIONS_MAX, CUT_LOGS_MAX, NAME_BYTES_MAX};
-use crate::model::{DeviceId, Incarnation, KeyId, LogId, Scope, Seq, Tip, TipHash};
+use crate::model::{CertHash, DeviceId, Incarnation, KeyId, LogId, Scope, Seq, Tip, TipHash};
 
 /// The body by kind.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -36,6 +38,7 @@ pub(super) enum Content {
     Dormant(DeviceId),
     Active(DeviceId),
     RotateKey(RotateKey),
+    DesignateHost(Box<DesignateHost>),
     SelectBranch(Branch),
     /// A kind whose meaning this version does not know: kept and passed on as it is.
     Unknown {
@@ -85,12 +88,30 @@ pub(super) struct RotateKey {
     pub confirmations: Vec<Confirmation>,
 }
 
-/// A device's word that it holds a proposed key.
+/// Names the host of the register of leases.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct DesignateHost {
+    pub term: HostTerm,
+    pub handover: Handover,
+    pub prev: CertHash,
+    /// The host by the certificate before.
+    pub from: DeviceId,
+    pub host: DeviceId,
+    /// The life of its home.
+    pub instance: u64,
+    /// The hash of the table that the host before has sealed; zero where it was lost.
+    pub table: [u8; 32],
+    /// Strictly rising by device; whether a signature holds is asked where they are counted.
+    pub confirmations: Vec<Confirmation>,
+}
+
+/// A device's word that it holds a proposed key, or has promised a term to a proposed host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Confirmation {
     /// The device.
     pub device: DeviceId,
-    /// Made by [`Proposal::confirm`](super::Proposal::confirm).
+    /// Made by [`Proposal::confirm`](super::Proposal::confirm) or
+    /// [`HostProposal::confirm`](super::HostProposal::confirm).
     pub signature: [u8; 64],
 }
 
@@ -144,6 +165,7 @@ impl Content {
             Self::Dormant(_) => DORMANT,
             Self::Active(_) => ACTIVE,
             Self::RotateKey(_) => ROTATE_KEY,
+            Self::DesignateHost(_) => DESIGNATE_HOST,
             Self::SelectBranch(_) => SELECT_BRANCH,
             Self::Unknown { kind, .. } => *kind,
         }
@@ -185,11 +207,17 @@ impl Content {
             Self::RotateKey(rotated) => {
                 body.extend_from_slice(&rotated.n.to_be_bytes());
                 body.extend_from_slice(rotated.key_id.as_bytes());
-                push_count(&mut body, rotated.confirmations.len());
-                for confirmation in &rotated.confirmations {
-                    body.extend_from_slice(confirmation.device.as_bytes());
-                    body.extend_from_slice(&confirmation.signature);
-                }
+                push_confirmations(&mut body, &rotated.confirmations);
+            }
+            Self::DesignateHost(designated) => {
+                body.extend_from_slice(&designated.term.get().to_be_bytes());
+                body.push(designated.handover.to_byte());
+                body.extend_from_slice(designated.prev.as_bytes());
+                body.extend_from_slice(designated.from.as_bytes());
+                body.extend_from_slice(designated.host.as_bytes());
+                body.extend_from_slice(&designated.instance.to_be_bytes());
+                body.extend_from_slice(&designated.table);
+                push_confirmations(&mut body, &designated.confirmations);
             }
             Self::SelectBranch(branch) => {
                 body.extend_from_slice(&branch.log.to_bytes());
@@ -216,6 +244,9 @@ impl Content {
             DORMANT => cursor.device().map(Self::Dormant),
             ACTIVE => cursor.device().map(Self::Active),
             ROTATE_KEY => cursor.rotate_key().map(Self::RotateKey),
+            DESIGNATE_HOST => {
+                cursor.designate_host().map(|designated| Self::DesignateHost(Box::new(designated)))
+            }
             SELECT_BRANCH => cursor.select_branch().map(Self::SelectBranch),
             _ => return Ok(Self::Unknown { kind, body }),
         };
@@ -235,6 +266,14 @@ fn push_blob(body: &mut Vec<u8>, blob: &[u8]) {
 
 fn push_count(body: &mut Vec<u8>, count: usize) {
     body.extend_from_slice(&u16::try_from(count).expect("a writer keeps the limits").to_be_bytes());
+}
+
+fn push_confirmations(body: &mut Vec<u8>, confirmations: &[Confirmation]) {
+    push_count(body, confirmations.len());
+    for confirmation in confirmations {
+        body.extend_from_slice(confirmation.device.as_bytes());
+        body.extend_from_slice(&confirmation.signature);
+    }
 }
 
 fn push_tip(body: &mut Vec<u8>, tip: &Tip) {
@@ -315,6 +354,23 @@ impl<'a> Cursor<'a> {
         // Epoch 0 is the genesis.
         let n = self.number().filter(|n| *n > 0)?;
         let key_id = KeyId::from_bytes(self.array()?);
+        Some(RotateKey { n, key_id, confirmations: self.confirmations()? })
+    }
+
+    fn designate_host(&mut self) -> Option<DesignateHost> {
+        let term = HostTerm::new(u32::from_be_bytes(self.array()?))?;
+        let handover = Handover::from_byte(self.array::<1>()?[0])?;
+        let prev = CertHash::from_bytes(self.array()?);
+        let (from, host) = (self.device()?, self.device()?);
+        let (instance, table) = (self.number()?, self.array()?);
+        if (handover == Handover::Lost) != (table == [0; 32]) {
+            return None;
+        }
+        let confirmations = self.confirmations()?;
+        Some(DesignateHost { term, handover, prev, from, host, instance, table, confirmations })
+    }
+
+    fn confirmations(&mut self) -> Option<Vec<Confirmation>> {
         let mut confirmations: Vec<Confirmation> = Vec::new();
         for _ in 0..self.count(CONFIRMATIONS_MAX)? {
             let confirmation = Confirmation { device: self.device()?, signature: self.array()? };
@@ -323,7 +379,7 @@ impl<'a> Cursor<'a> {
             }
             confirmations.push(confirmation);
         }
-        Some(RotateKey { n, key_id, confirmations })
+        Some(confirmations)
     }
 
     fn select_branch(&mut self) -> Option<Branch> {
@@ -350,6 +406,7 @@ const RENAME: u16 = 4;
 const DORMANT: u16 = 5;
 const ACTIVE: u16 = 6;
 const ROTATE_KEY: u16 = 7;
+const DESIGNATE_HOST: u16 = 8;
 const SELECT_BRANCH: u16 = 9;
 
 #[cfg(test)]
@@ -383,17 +440,34 @@ mod tests {
         Content::RotateKey(RotateKey { n: 2, key_id: KeyId::from_bytes([8; 16]), confirmations })
     }
 
+    fn designation(handover: Handover) -> Content {
+        let confirmations =
+            [1, 2].map(|byte| Confirmation { device: device(byte), signature: [byte; 64] }).to_vec();
+        Content::DesignateHost(Box::new(DesignateHost {
+            term: HostTerm::new(3).unwrap(),
+            handover,
+            prev: CertHash::from_bytes([0xcc; 32]),
+            from: device(1),
+            host: device(2),
+            instance: 6,
+            table: if handover == Handover::Lost { [0; 32] } else { [7; 32] },
+            confirmations,
+        }))
+    }
+
     fn selection() -> Content {
         Content::SelectBranch(Branch { log: log(9, 1), base: tip(4), first: tip(5).hash, tip: tip(6) })
     }
 
-    fn every_kind() -> [Content; 6] {
+    fn every_kind() -> [Content; 8] {
         [
             removal(),
             Content::Rename(Rename { device: device(9), name: name() }),
             Content::Dormant(device(9)),
             Content::Active(device(9)),
             rotation(),
+            designation(Handover::Planned),
+            designation(Handover::Lost),
             selection(),
         ]
     }
@@ -426,7 +500,16 @@ mod tests {
 
         assert_eq!(
             lengths,
-            [32 + 2 + 2 * 80, 32 + 16 + 2 + 90, 32, 32, 8 + 16 + 2 + 2 * 96, 40 + 40 + 32 + 40]
+            [
+                32 + 2 + 2 * 80,
+                32 + 16 + 2 + 90,
+                32,
+                32,
+                8 + 16 + 2 + 2 * 96,
+                141 + 2 + 2 * 96,
+                141 + 2 + 2 * 96,
+                40 + 40 + 32 + 40
+            ]
         );
     }
 
@@ -448,6 +531,15 @@ mod tests {
         refused(&rotation(), 0, &[0; 8]);
         refused(&rotation(), 26, &[2; 32]);
         refused(&rotation(), 26, &[3; 32]);
+        // Term 0, a term beyond the last, a handover of no kind, a table where the host was lost and none
+        // where it was not, devices that repeat.
+        let (planned, lost) = (designation(Handover::Planned), designation(Handover::Lost));
+        refused(&planned, 0, &[0; 4]);
+        refused(&planned, 0, &[0, 0x20, 0, 0]);
+        refused(&planned, 4, &[3]);
+        refused(&planned, 4, &[2]);
+        refused(&lost, 4, &[1]);
+        refused(&lost, 143 + 96, &[1; 32]);
         // An end at its base, a base without a link, a link without a base.
         refused(&selection(), 112, &4u64.to_be_bytes());
         refused(&selection(), 48, &[0; 32]);

@@ -46,6 +46,8 @@ struct OrderKey(u32, Hlc, RecordHash);
 pub(super) struct Node {
     pub record: Record,
     pub past: NodeSet,
+    /// Whose confirmations of a host hold.
+    pub confirmed: BTreeSet<DeviceId>,
     depth: u32,
 }
 
@@ -109,6 +111,10 @@ impl Dag {
             next += 1;
         }
         Ok(Offer::Admitted(admitted))
+    }
+
+    pub const fn space(&self) -> SpaceId {
+        self.space
     }
 
     pub const fn len(&self) -> usize {
@@ -236,7 +242,21 @@ impl Dag {
         // Children arrive after their parents, so nothing here names the new record yet.
         self.heads.insert(record.hash());
         self.index.insert(record.hash(), at);
-        let node = Node { record, depth, past };
+        let confirmed = match record.content() {
+            Content::DesignateHost(designated) => {
+                designated.confirmed_by(self.space, record.author(), record.parents())
+            }
+            Content::Genesis(_)
+            | Content::AddDevice(_)
+            | Content::RemoveDevice(_)
+            | Content::Rename(_)
+            | Content::Dormant(_)
+            | Content::Active(_)
+            | Content::RotateKey(_)
+            | Content::SelectBranch(_)
+            | Content::Unknown { .. } => BTreeSet::new(),
+        };
+        let node = Node { record, depth, past, confirmed };
         self.order.insert(Self::order_key(&node), at);
         self.nodes.push(node);
         Ok(())
@@ -258,6 +278,7 @@ impl Dag {
                 | Content::Dormant(_)
                 | Content::Active(_)
                 | Content::RotateKey(_)
+                | Content::DesignateHost(_)
                 | Content::SelectBranch(_)
                 | Content::Unknown { .. },
                 role,
@@ -292,6 +313,7 @@ pub(super) const fn grant(record: &Record) -> Option<(DeviceId, Role)> {
         | Content::Dormant(_)
         | Content::Active(_)
         | Content::RotateKey(_)
+        | Content::DesignateHost(_)
         | Content::SelectBranch(_)
         | Content::Unknown { .. } => None,
     }

@@ -123,6 +123,7 @@ impl Epochs {
                 | Content::Rename(_)
                 | Content::Dormant(_)
                 | Content::Active(_)
+                | Content::DesignateHost(_)
                 | Content::SelectBranch(_)
                 | Content::Unknown { .. } => {}
             }

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::content::{Branch, Content, SealedName};
 use super::dag::Dag;
 use super::epoch::Epochs;
+use super::host::{self, HostCertificate};
 use super::removal::{Verdict, target};
 use super::role::Role;
 use super::{Member, Removed};
-use crate::model::{DeviceId, LogId, Seq, Tip, TipHash};
+use crate::model::{DeviceId, LogId, RecordHash, Seq, Tip, TipHash};
 
 /// The devices, keys and branches of a space.
 #[derive(Clone, Debug)]
@@ -22,6 +23,8 @@ pub(super) struct Facts {
     banned: BTreeSet<DeviceId>,
     pub epochs: Epochs,
     pub branches: BTreeMap<Parting, Branch>,
+    /// Who hosts the register of leases; the first certificate first, and never none.
+    pub hosts: Vec<HostCertificate>,
     pub unknown_count: u64,
 }
 
@@ -39,9 +42,15 @@ impl Facts {
             banned: verdict.effective.iter().map(|at| target(dag, *at)).collect(),
             epochs: Epochs::of(dag, &verdict),
             branches: branches(dag, &verdict),
+            hosts: host::chain(dag, &verdict, founder(dag)),
             unknown_count: dag.ranked().filter(unknown).count() as u64,
             verdict,
         }
+    }
+
+    /// The certificate in force.
+    pub fn host(&self) -> &HostCertificate {
+        self.hosts.last().expect("a chain begins with the certificate that follows from the genesis")
     }
 
     /// Whether a removal of this device stands, also where nothing ever added it.
@@ -60,6 +69,12 @@ impl Facts {
     pub fn right_of(&self, device: &DeviceId) -> Option<usize> {
         self.verdict.grants.best(device).map(|(at, _)| at)
     }
+}
+
+/// Who signed the genesis.
+fn founder(dag: &Dag) -> DeviceId {
+    let genesis = dag.index_of(&RecordHash::from_bytes(*dag.space().as_bytes()));
+    dag.node(genesis.expect("a roster is loaded with its genesis")).record.author()
 }
 
 /// The last name of every device that was ever added: that of its grant, or a later one.
@@ -87,6 +102,7 @@ fn names(dag: &Dag, verdict: &Verdict) -> BTreeMap<DeviceId, SealedName> {
             | Content::Dormant(_)
             | Content::Active(_)
             | Content::RotateKey(_)
+            | Content::DesignateHost(_)
             | Content::SelectBranch(_)
             | Content::Unknown { .. } => continue,
         };
@@ -166,6 +182,7 @@ fn members(
             | Content::RemoveDevice(_)
             | Content::Rename(_)
             | Content::RotateKey(_)
+            | Content::DesignateHost(_)
             | Content::SelectBranch(_)
             | Content::Unknown { .. } => continue,
         };

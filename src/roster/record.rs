@@ -239,6 +239,7 @@ impl Record {
             | Content::Dormant(_)
             | Content::Active(_)
             | Content::RotateKey(_)
+            | Content::DesignateHost(_)
             | Content::SelectBranch(_)
             | Content::Unknown { .. } => self.draft.space,
         }
@@ -362,7 +363,7 @@ mod tests {
     }
 
     fn unknown(body: &'static [u8]) -> Draft {
-        Draft { content: Content::Unknown { kind: 8, body: Bytes::from_static(body) }, ..add() }
+        Draft { content: Content::Unknown { kind: 10, body: Bytes::from_static(body) }, ..add() }
     }
 
     /// Puts `bytes` at `at` of a good record and signs again, so that only the form is wrong.

@@ -5,10 +5,11 @@ use super::record::Draft;
 use super::*;
 use crate::crypto::Identity;
 use crate::model::limits::DEVICES_MAX;
-use crate::model::{Incarnation, Seq, TipHash};
+use crate::model::{CertHash, Incarnation, Seq, TipHash};
 
 mod changes;
 mod epochs;
+mod hosts;
 mod model;
 mod removals;
 
@@ -102,6 +103,7 @@ fn after(seen: &Roster, records: &[&Bytes]) -> Roster {
     let reversed = Roster::load(roster.space(), all).unwrap();
     assert!(reversed.members().eq(roster.members()) && reversed.removed().eq(roster.removed()));
     assert_eq!((reversed.digest(), reversed.epoch()), (roster.digest(), roster.epoch()));
+    assert_eq!(reversed.lease_chain(), roster.lease_chain());
     roster
 }
 
@@ -418,6 +420,34 @@ fn the_golden_records_are_written_and_read_as_ever() {
     assert_eq!(read.epoch(), Epoch::Current { n: 1, key_id: KeyId::from_bytes([7; 16]) });
     assert_eq!(read.confirmations_of(&KeyId::from_bytes([7; 16])).len(), 2);
     assert!(read.branches().eq([branch]) && read.removal_of(&device(2)).is_some_and(|r| r.cut == cut));
+}
+
+/// The records that name hosts, pinned like the others.
+#[test]
+fn the_golden_designations_are_written_and_read_as_ever() {
+    let vectors: serde_json::Value =
+        serde_json::from_str(include_str!("../../tests/data/hosts-v1.json")).unwrap();
+    let (roster, records) = hosts::golden_designations();
+    let certificates: Vec<_> = roster
+        .lease_chain()
+        .iter()
+        .map(|certificate| {
+            serde_json::json!({
+                "term": certificate.term, "host": hex(certificate.host.as_bytes()),
+                "hash": certificate.hash.to_string(), "prev": certificate.prev.to_string(),
+            })
+        })
+        .collect();
+    let written = serde_json::json!({
+        "space": roster.space().to_string(),
+        "records": records.iter().map(|bytes| hex(bytes)).collect::<Vec<_>>(),
+        "certificates": certificates,
+    });
+    assert_eq!(vectors, written, "written now:\n{written:#}");
+
+    for (vector, bytes) in vectors["records"].as_array().unwrap().iter().zip(&records) {
+        assert_eq!(roster.record(&record_hash(bytes)), Some(&unhex(vector.as_str().unwrap())));
+    }
 }
 
 fn golden(kind: &str, by: u8, bytes: &Bytes, after: &Roster) -> serde_json::Value {

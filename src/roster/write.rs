@@ -255,7 +255,7 @@ impl Roster {
         Ok(Content::RemoveDevice(RemoveDevice { device, cut }))
     }
 
-    fn check_admin(&self, device: &DeviceId) -> Result<(), RosterError> {
+    pub(super) fn check_admin(&self, device: &DeviceId) -> Result<(), RosterError> {
         match self.role_of(device) {
             Some(Role::Admin) => Ok(()),
             Some(Role::Member | Role::Blind) | None => Err(RosterError::NotAdmin { device: *device }),
@@ -276,7 +276,7 @@ impl Roster {
         if self.knows_key(&key_id) { Ok(()) } else { Err(RosterError::UnknownKey { key_id }) }
     }
 
-    fn parents_for(&self, device: &DeviceId) -> Vec<RecordHash> {
+    pub(super) fn parents_for(&self, device: &DeviceId) -> Vec<RecordHash> {
         self.dag.parents_for(self.facts.right_of(device))
     }
 
@@ -286,7 +286,7 @@ impl Roster {
         self.facts.epochs.n.saturating_add(1)
     }
 
-    fn sign(
+    pub(super) fn sign(
         &self,
         author: &Author<'_>,
         parents: Vec<RecordHash>,
