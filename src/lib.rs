@@ -59,6 +59,8 @@ pub mod wire;
 #[cfg(feature = "node")]
 pub mod clock;
 #[cfg(feature = "node")]
+pub mod config;
+#[cfg(feature = "node")]
 pub mod control;
 #[cfg(feature = "node")]
 pub mod net;

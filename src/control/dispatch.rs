@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::{RawValue, to_raw_value};
 
+use super::config;
 use super::convert::{EventCursor, event_form, health_form, new_op, peer_forms};
 use super::error::ControlError;
 use super::forms::*;
@@ -107,6 +108,9 @@ async fn answer(
         Method::Retire => roster::retire(node, read_params(method, params)?).await,
         Method::Rename => roster::rename(node, read_params(method, params)?).await,
         Method::Rotate => roster::rotate(node, read_params(method, params)?).await,
+        Method::GetConfig => Ok(to_raw(&config::get(node, read_params(method, params)?).await?)),
+        Method::SetConfig => Ok(to_raw(&config::set(node, read_params(method, params)?).await?)),
+        Method::PatchConfig => Ok(to_raw(&config::patch(node, read_params(method, params)?).await?)),
         Method::Health => {
             let ScopeParams { scope } = read_params(method, params)?;
             Ok(to_raw(&health_form(&space(node, &scope).await?.status().await?.health)))

@@ -7,9 +7,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 
+use super::config::{config_hint, config_kind};
 use super::method::Method;
 use super::pairing::{pair_hint, pair_kind};
 use super::roster::{CandidateForm, listed, scope_text};
+use crate::config::ConfigError;
 use crate::crypto::pairing::CodeError;
 use crate::model::{Blame, IdError, PayloadError, Scope, ScopeError, Surface, SurfaceError};
 use crate::net::pairing::LinkProblem;
@@ -153,6 +155,9 @@ pub enum ControlError {
     /// A pairing was refused or failed.
     #[error(transparent)]
     Pair(Box<PairError>),
+    /// The settings cannot be read or changed.
+    #[error(transparent)]
+    Config(Box<ConfigError>),
     /// The node refused.
     #[error(transparent)]
     Node(Box<NodeError>),
@@ -187,6 +192,7 @@ impl ControlError {
             Self::BadCode(_) => "BadCode",
             Self::BadLink(_) => "BadLink",
             Self::Pair(error) => pair_kind(error),
+            Self::Config(error) => config_kind(error),
             Self::Node(error) => node_kind(error),
             Self::Lost => "Lost",
         }
@@ -222,6 +228,7 @@ impl ControlError {
             }
             Self::BadCode(_) => Some("the other device shows it as XXX-XXX-XXX".into()),
             Self::Pair(error) => pair_hint(error),
+            Self::Config(error) => config_hint(error),
             Self::Node(error) => node_hint(error),
             _ => None,
         }
@@ -265,6 +272,12 @@ impl ControlError {
             Self::UnknownDevice { found, candidates } | Self::AmbiguousDevice { found, candidates } => {
                 field("found", found.as_str().into());
                 field("candidates", candidates.iter().map(CandidateForm::to_value).collect());
+            }
+            Self::Config(error) => {
+                if let ConfigError::GenerationConflict { expected, current } = **error {
+                    field("expected", expected.into());
+                    field("current", current.into());
+                }
             }
             Self::Node(error) => match &**error {
                 NodeError::KeyLength { found, limit } => {
@@ -428,6 +441,7 @@ pub(super) fn node_kind(error: &NodeError) -> &'static str {
         NodeError::Read(_) => "Read",
         NodeError::OpMissing { .. } => "OpMissing",
         NodeError::Net(_) => "Net",
+        NodeError::Config(error) => config_kind(error),
         NodeError::Surface(error) => surface_kind(error),
         NodeError::PeerAddress { .. } => "PeerAddress",
         NodeError::Payload(error) => payload_kind(error),
@@ -465,6 +479,7 @@ pub(super) fn node_kind(error: &NodeError) -> &'static str {
 
 pub(super) fn node_hint(error: &NodeError) -> Option<String> {
     match error {
+        NodeError::Config(error) => config_hint(error),
         NodeError::IdMissing { .. } => Some("add the member, or name the row with \"key\"".into()),
         NodeError::StoreEmpty { .. } => Some(
             "put the store folder back; where it is gone, move this home aside, `kinfold init` a new one and add it on another device".into(),

@@ -1,5 +1,7 @@
 //! The methods this version answers, by name.
 
+use crate::model::nearest::nearest;
+
 /// A method of the control API.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Method {
@@ -55,6 +57,12 @@ pub enum Method {
     Join,
     /// `pair.cancel` {} → {cancelled}, once the invite's port is closed.
     CancelInvite,
+    /// `config.get` {key?, envelope?} → [`ConfigForm`](super::config::ConfigForm).
+    GetConfig,
+    /// `config.set` {key, value, expected_generation?} → [`ConfigChangedForm`](super::config::ConfigChangedForm).
+    SetConfig,
+    /// `config.patch` {patch, expected_generation?} → [`ConfigChangedForm`](super::config::ConfigChangedForm).
+    PatchConfig,
     /// `health.get` {scope?} → [`HealthForm`](super::forms::HealthForm).
     Health,
     /// `node.version` {} → [`VersionForm`](super::forms::VersionForm).
@@ -63,7 +71,7 @@ pub enum Method {
 
 impl Method {
     /// Every method.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 31] = [
         Self::Status,
         Self::Append,
         Self::AppendMany,
@@ -90,6 +98,9 @@ impl Method {
         Self::Invite,
         Self::Join,
         Self::CancelInvite,
+        Self::GetConfig,
+        Self::SetConfig,
+        Self::PatchConfig,
         Self::Health,
         Self::Version,
     ];
@@ -123,6 +134,9 @@ impl Method {
             Self::Invite => "pair.invite",
             Self::Join => "pair.join",
             Self::CancelInvite => "pair.cancel",
+            Self::GetConfig => "config.get",
+            Self::SetConfig => "config.set",
+            Self::PatchConfig => "config.patch",
             Self::Health => "health.get",
             Self::Version => "node.version",
         }
@@ -135,37 +149,9 @@ impl Method {
 
     /// The method whose name is closest to a mistyped one; `None` where none is near.
     pub fn nearest(name: &str) -> Option<Self> {
-        if name.len() > NAME_BYTES_COMPARED {
-            return None;
-        }
-        let (distance, method) = Self::ALL
-            .into_iter()
-            .map(|method| (edit_distance(name, method.name()), method))
-            .min_by_key(|(distance, _)| *distance)?;
-        (distance <= NEAR_EDITS).then_some(method)
+        nearest(name, Self::ALL.into_iter().map(Self::name)).and_then(Self::from_name)
     }
 }
-
-/// Levenshtein distance over bytes.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.bytes().enumerate() {
-            let replaced = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
-}
-
-/// A longer name is nobody's typing error.
-const NAME_BYTES_COMPARED: usize = 64;
-
-/// Further apart than this, a suggestion would be a guess.
-const NEAR_EDITS: usize = 3;
 
 #[cfg(test)]
 mod tests {

@@ -7,6 +7,7 @@
 
 #[cfg(unix)]
 pub mod client;
+pub mod config;
 pub mod convert;
 pub mod dispatch;
 pub mod envelope;

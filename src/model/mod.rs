@@ -9,6 +9,7 @@ pub mod id;
 pub mod json;
 pub mod lease;
 pub mod limits;
+pub mod nearest;
 pub mod op;
 pub mod surface;
 pub mod time;

@@ -26,6 +26,10 @@ use crate::model::{Blame, DeviceId};
 pub(super) enum Report {
     /// Addresses to try: for a device, kept and retried; for nobody in particular, tried once.
     Dial { addresses: Vec<SocketAddr>, expect: Option<DeviceId> },
+    /// A peer, as `host:port`, to be dialled whenever it is not connected.
+    Name { peer: String },
+    /// A peer that is not to be dialled by that name any more.
+    Unname { peer: String },
     /// Who answers at a configured peer's address.
     Known { origin: TargetId, device: DeviceId },
     /// A device's first frame arrived.
@@ -41,8 +45,8 @@ pub(super) enum Report {
 /// Whom a dial is for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum TargetId {
-    /// The n-th configured peer.
-    Static(usize),
+    /// A configured peer.
+    Static(u64),
     /// A device.
     Device(DeviceId),
     /// Addresses without a name, tried once.
@@ -51,7 +55,7 @@ pub(super) enum TargetId {
 
 /// Runs until cancelled.
 pub(super) async fn run(shared: Arc<Shared>, mut reports: mpsc::Receiver<Report>) {
-    let mut table = Table::new(shared.config.peers.len(), Instant::now());
+    let mut table = Table::new(&shared.config.peers, Instant::now());
     loop {
         for start in table.due(Instant::now()) {
             let shared = Arc::clone(&shared);
@@ -74,6 +78,8 @@ pub(super) async fn run(shared: Arc<Shared>, mut reports: mpsc::Receiver<Report>
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Start {
     target: TargetId,
+    /// What a configured peer is called; it is resolved anew each time.
+    peer: Option<String>,
     addresses: Vec<SocketAddr>,
 }
 
@@ -82,11 +88,13 @@ struct Start {
 struct Table {
     targets: BTreeMap<TargetId, Target>,
     live: BTreeMap<DeviceId, usize>,
-    once: u64,
+    /// Numbers given to targets without a device.
+    count: u64,
 }
 
 #[derive(Debug)]
 struct Target {
+    peer: Option<String>,
     device: Option<DeviceId>,
     addresses: VecDeque<SocketAddr>,
     state: State,
@@ -101,17 +109,20 @@ enum State {
 }
 
 impl Table {
-    fn new(static_count: usize, now: Instant) -> Self {
-        let target =
-            || Target { device: None, addresses: VecDeque::new(), state: State::Waiting(now), failures: 0 };
-        let targets = (0..static_count).map(|index| (TargetId::Static(index), target())).collect();
-        Self { targets, ..Self::default() }
+    fn new(peers: &[String], now: Instant) -> Self {
+        let mut table = Self::default();
+        peers.iter().for_each(|peer| table.name(peer.clone(), now));
+        table
     }
 
     fn take(&mut self, report: Report, now: Instant, jitter: Jitter) {
         match report {
             Report::Dial { addresses, expect: Some(device) } => self.learn(device, &addresses, now),
             Report::Dial { addresses, expect: None } => self.once(addresses, now),
+            Report::Name { peer } => self.name(peer, now),
+            Report::Unname { peer } => {
+                self.targets.retain(|_, target| target.peer.as_ref() != Some(&peer));
+            }
             Report::Known { origin, device } => self.known(origin, device),
             Report::Up { device, remote } => self.up(device, remote, now),
             Report::Down { device, lasted, reason } => self.down(device, lasted, &reason, now, jitter),
@@ -133,7 +144,8 @@ impl Table {
                 continue;
             }
             target.state = State::Dialling;
-            starts.push(Start { target: *id, addresses: target.addresses.iter().copied().collect() });
+            let addresses = target.addresses.iter().copied().collect();
+            starts.push(Start { target: *id, peer: target.peer.clone(), addresses });
         }
         starts
     }
@@ -153,12 +165,8 @@ impl Table {
             return;
         }
         let is_live = self.live.contains_key(&device);
-        let target = self.targets.entry(id).or_insert_with(|| Target {
-            device: Some(device),
-            addresses: VecDeque::new(),
-            state: State::Waiting(now),
-            failures: 0,
-        });
+        let target =
+            self.targets.entry(id).or_insert_with(|| Target { device: Some(device), ..Target::new(now) });
         let is_news = addresses.iter().any(|address| !target.addresses.contains(address));
         for address in addresses.iter().rev() {
             target.remember(*address);
@@ -178,10 +186,19 @@ impl Table {
         if self.targets.len() >= TARGETS_MAX {
             return;
         }
-        self.once += 1;
-        let target =
-            Target { device: None, addresses: addresses.into(), state: State::Waiting(now), failures: 0 };
-        self.targets.insert(TargetId::Once(self.once), target);
+        self.count += 1;
+        let target = Target { addresses: addresses.into(), ..Target::new(now) };
+        self.targets.insert(TargetId::Once(self.count), target);
+    }
+
+    fn name(&mut self, peer: String, now: Instant) {
+        let is_known = self.targets.values().any(|target| target.peer.as_ref() == Some(&peer));
+        if is_known || self.targets.len() >= TARGETS_MAX {
+            return;
+        }
+        self.count += 1;
+        let target = Target { peer: Some(peer), ..Target::new(now) };
+        self.targets.insert(TargetId::Static(self.count), target);
     }
 
     fn known(&mut self, origin: TargetId, device: DeviceId) {
@@ -249,6 +266,10 @@ impl Table {
 }
 
 impl Target {
+    fn new(now: Instant) -> Self {
+        Self { peer: None, device: None, addresses: VecDeque::new(), state: State::Waiting(now), failures: 0 }
+    }
+
     fn remember(&mut self, address: SocketAddr) {
         self.addresses.retain(|known| *known != address);
         self.addresses.push_front(address);
@@ -354,9 +375,9 @@ async fn connect(
     start: &Start,
     expect: Option<DeviceId>,
 ) -> Result<(quinn::Connection, DeviceId), DialError> {
-    let addresses = match start.target {
-        TargetId::Static(index) => resolve(&shared.config.peers[index]).await?,
-        TargetId::Device(_) | TargetId::Once(_) => start.addresses.clone(),
+    let addresses = match &start.peer {
+        Some(peer) => resolve(peer).await?,
+        None => start.addresses.clone(),
     };
     if expect.is_some_and(|device| !shared.pins.contains(&device)) {
         return Err(DialError::NotPinned);
@@ -502,9 +523,10 @@ mod tests {
     #[tokio::test]
     async fn a_static_peer_rests_once_its_device_is_known_and_connected() {
         let now = Instant::now();
-        let mut table = Table::new(1, now);
-        let origin = TargetId::Static(0);
-        assert_eq!(table.due(now), [Start { target: origin, addresses: Vec::new() }]);
+        let mut table = Table::new(&["nas:1".to_owned()], now);
+        let origin = TargetId::Static(1);
+        let peer = Some("nas:1".to_owned());
+        assert_eq!(table.due(now), [Start { target: origin, peer, addresses: Vec::new() }]);
 
         table.take(Report::Known { origin, device: DEVICE }, now, EVEN);
         table.take(up(1), now, EVEN);
@@ -512,6 +534,25 @@ mod tests {
 
         table.take(down(LASTING), now, EVEN);
         assert_eq!(table.due(now + BACKOFF_MIN).len(), 2, "by its name and by its last address");
+    }
+
+    #[tokio::test]
+    async fn a_peer_is_named_once_and_no_longer_dialled_when_it_is_unnamed() {
+        let (mut table, now) = (Table::default(), Instant::now());
+        let name = || Report::Name { peer: "nas:1".to_owned() };
+        table.take(name(), now, EVEN);
+        table.take(name(), now, EVEN);
+        let due = table.due(now);
+        assert_eq!(due.len(), 1);
+        let origin = due[0].target;
+
+        table.take(Report::Unname { peer: "other:1".to_owned() }, now, EVEN);
+        table.take(Report::Unname { peer: "nas:1".to_owned() }, now, EVEN);
+        // The dial that was under way ends after that.
+        table.take(Report::Known { origin, device: DEVICE }, now, EVEN);
+        table.take(Report::Failed { origin, blame: Blame::Environment }, now, EVEN);
+
+        assert!(table.targets.is_empty());
     }
 
     #[tokio::test]
@@ -561,7 +602,7 @@ mod tests {
 
     fn start(ports: &[u16]) -> Start {
         let addresses = ports.iter().map(|port| address(*port)).collect();
-        Start { target: TargetId::Device(DEVICE), addresses }
+        Start { target: TargetId::Device(DEVICE), peer: None, addresses }
     }
 
     fn up(port: u16) -> Report {

@@ -416,6 +416,24 @@ impl Net {
         let _ = self.shared.reports.try_send(Report::Dial { addresses, expect });
     }
 
+    /// Dials this `host:port` whenever it is not connected, from now on.
+    ///
+    /// # Errors
+    /// [`NetError::PeerForm`].
+    pub fn add_peer(&self, peer: String) -> Result<(), NetError> {
+        if !is_host_port(&peer) {
+            return Err(NetError::PeerForm { found: peer });
+        }
+        // As for `dial`: a full queue is full of dials.
+        let _ = self.shared.reports.try_send(Report::Name { peer });
+        Ok(())
+    }
+
+    /// Dials this `host:port` no longer. A connection to whoever answers there stays.
+    pub fn remove_peer(&self, peer: String) {
+        let _ = self.shared.reports.try_send(Report::Unname { peer });
+    }
+
     /// Tells that the machine woke or its addresses changed, for callers that know it before this
     /// does: every known peer is dialled at once, and connections that are silent are given up.
     pub fn wake(&self) {

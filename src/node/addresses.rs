@@ -18,7 +18,8 @@ use crate::model::{DeviceId, Wall};
 
 /// The memory of a home, with its file.
 pub(super) struct Addresses {
-    path: PathBuf,
+    /// `None`: nothing is kept.
+    path: Option<PathBuf>,
     book: AddressBook,
 }
 
@@ -34,7 +35,12 @@ impl Addresses {
                 AddressBook::default()
             }
         };
-        Self { path, book }
+        Self { path: Some(path), book }
+    }
+
+    /// A memory that keeps nothing; what the home remembers stays as it is.
+    pub fn none() -> Self {
+        Self { path: None, book: AddressBook::default() }
     }
 
     /// Notes that a device was reached there, and writes that down where it is news.
@@ -59,7 +65,8 @@ impl Addresses {
     }
 
     fn save(&self) {
-        if let Err(error) = write(&self.path, &self.book.to_text()) {
+        let Some(path) = &self.path else { return };
+        if let Err(error) = write(path, &self.book.to_text()) {
             debug!(%error, "the addresses of other devices cannot be remembered");
         }
     }

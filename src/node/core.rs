@@ -10,6 +10,7 @@ use tracing::{debug, error, info, warn};
 use super::addresses::Addresses;
 use super::error::NodeError;
 use super::index::{self, Folded, Index};
+use super::settings::Rounds;
 use super::types::{Appended, NewOp};
 use crate::clock;
 use crate::crypto::EpochKey;
@@ -85,6 +86,8 @@ pub(super) struct Core {
     pub net: Arc<RwLock<Option<Net>>>,
     pub pins: Pins,
     pub addresses: Addresses,
+    pub rounds_every: Option<Duration>,
+    rounds: Rounds,
     pub version: watch::Sender<u64>,
     pub recent: RecentOps,
     pub discovery_down: Option<String>,
@@ -133,6 +136,7 @@ pub(super) struct Parts {
     pub net: Arc<RwLock<Option<Net>>>,
     pub pins: Pins,
     pub addresses: Addresses,
+    pub rounds_every: Option<Duration>,
     pub version: watch::Sender<u64>,
     pub recent: RecentOps,
     pub jobs: mpsc::Receiver<Job>,
@@ -155,6 +159,8 @@ impl Core {
             net: parts.net,
             pins: parts.pins,
             addresses: parts.addresses,
+            rounds_every: parts.rounds_every,
+            rounds: Rounds::default(),
             version: parts.version,
             recent: parts.recent,
             discovery_down: None,
@@ -200,6 +206,7 @@ impl Core {
                     event = self.events.recv() => self.turn(None, event),
                     () = tokio::time::sleep(deadline) => {
                         self.inputs.push_back(Input::Tick);
+                        self.round_if_due();
                         self.turn(None, None)
                     }
                 };
@@ -848,7 +855,17 @@ impl Core {
 
     fn next_deadline(&self) -> Duration {
         let now = clock::uptime();
-        self.engine.deadline().map_or(IDLE_TICK, |deadline| deadline.at.saturating_sub(now).min(IDLE_TICK))
+        let round = self.rounds.wait(now, self.rounds_every).filter(|_| !self.links.is_empty());
+        let engine = self.engine.deadline().map(|deadline| deadline.at.saturating_sub(now));
+        engine.into_iter().chain(round).fold(IDLE_TICK, Duration::min)
+    }
+
+    /// Compares with everybody once in a while: what was lost by a fault that nobody saw is found.
+    fn round_if_due(&mut self) {
+        if !self.links.is_empty() && self.rounds.is_due(clock::uptime(), self.rounds_every) {
+            let token = self.token(Waiting::Nobody);
+            self.inputs.push_back(Input::Round { token });
+        }
     }
 
     fn snapshot_if_due(&mut self) {

@@ -76,6 +76,9 @@ pub enum NodeError {
     /// The network cannot be used.
     #[error("the network cannot be used")]
     Net(#[from] crate::net::NetError),
+    /// The settings cannot be read.
+    #[error(transparent)]
+    Config(Box<crate::config::ConfigError>),
     /// The value is no payload.
     #[error("the value is refused")]
     Payload(#[from] PayloadError),
@@ -191,6 +194,7 @@ macro_rules! boxed_from {
 
 // Boxed, because every answer of a node carries the size of its largest error.
 boxed_from! {
+    crate::config::ConfigError => Config,
     crate::store::ReadError => Read,
     crate::sync::EngineError => Engine,
     crate::roster::RosterError => Roster

@@ -17,9 +17,11 @@ use super::home;
 use super::index::Index;
 use super::marker::{self, Past};
 use super::pairing::Pairing;
+use super::settings::{InForce, net_config};
 use super::space::{Place, Space};
 use super::types::{Custody, Round, SafeToSleep, Status};
 use crate::clock;
+use crate::config::Settings;
 use crate::crypto::Identity;
 use crate::model::{DeviceId, Dot, LogId, OpId, Scope, Seq, SpaceId};
 use crate::net::{BatchSource, Loopback, Mdns, Net, NetConfig, NetEvent, Pins, SourceError};
@@ -38,6 +40,7 @@ struct Inner {
     device: DeviceId,
     identity: Arc<Identity>,
     config: Mutex<NetConfig>,
+    settings: InForce,
     store: Store,
     blocks: Arc<Blocks>,
     indexes: Indexes,
@@ -83,6 +86,7 @@ struct Lifecycle {
 #[must_use = "a builder does nothing until it is opened"]
 pub struct NodeBuilder {
     home: PathBuf,
+    settings: Settings,
     config: NetConfig,
     store: Option<OpenStore>,
 }
@@ -91,6 +95,14 @@ pub struct NodeBuilder {
 type OpenStore = Box<dyn FnOnce(&[u8; 32]) -> Result<(Store, Loaded), StoreError> + Send>;
 
 impl NodeBuilder {
+    /// Takes everything from these settings, as `kinfold up` takes it from `HOME/config.toml`:
+    /// `.settings(ConfigFile::of(home).read()?)`. Call it first: what follows goes before it.
+    pub fn settings(mut self, settings: Settings) -> Self {
+        self.config = net_config(&settings);
+        self.settings = settings;
+        self
+    }
+
     /// Listens here once started; `[::]:0` by default. Port 0 takes a free one.
     pub fn listen(mut self, address: SocketAddr) -> Self {
         self.config.listen = address;
@@ -161,7 +173,12 @@ impl Node {
 
     /// Prepares to open the device in `home`.
     pub fn builder(home: impl Into<PathBuf>) -> NodeBuilder {
-        NodeBuilder { home: home.into(), config: NetConfig::default(), store: None }
+        NodeBuilder {
+            home: home.into(),
+            settings: Settings::default(),
+            config: NetConfig::default(),
+            store: None,
+        }
     }
 
     /// This device.
@@ -326,21 +343,36 @@ impl Node {
         self.personal().safe_to_sleep().await
     }
 
-    /// Dials this `host:port` from now on, once if the network is running, always after a restart
-    /// of it.
+    /// Dials this `host:port` whenever it is not connected, until [`Node::remove_peer`].
     ///
     /// # Errors
     /// [`NodeError::PeerAddress`] for text that names no address.
     pub async fn add_peer(&self, address: String) -> Result<(), NodeError> {
-        let found: Vec<SocketAddr> = tokio::net::lookup_host(&address)
-            .await
-            .map_err(|source| NodeError::PeerAddress { address: address.clone(), source })?
-            .collect();
-        self.0.config.lock().unwrap_or_else(PoisonError::into_inner).peers.push(address);
+        // A name that nobody has is most often a typing error.
+        let looked_up = tokio::net::lookup_host(&address).await.map(drop);
+        looked_up.map_err(|source| NodeError::PeerAddress { address: address.clone(), source })?;
         if let Some(net) = &*self.0.net.read().unwrap_or_else(PoisonError::into_inner) {
-            net.dial(found, None);
+            net.add_peer(address.clone())?;
+        }
+        let mut config = self.0.config.lock().unwrap_or_else(PoisonError::into_inner);
+        if !config.peers.contains(&address) {
+            config.peers.push(address);
         }
         Ok(())
+    }
+
+    /// Dials this `host:port` no longer; false where it was not dialled. A connection to whoever
+    /// answers there stays, and that device is still found by other means.
+    pub fn remove_peer(&self, address: &str) -> bool {
+        let mut config = self.0.config.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = config.peers.len();
+        config.peers.retain(|peer| peer != address);
+        let is_known = config.peers.len() < count;
+        drop(config);
+        if let Some(net) = &*self.0.net.read().unwrap_or_else(PoisonError::into_inner) {
+            net.remove_peer(address.to_owned());
+        }
+        is_known
     }
 
     /// A number that changes whenever something did: what to wait on before asking again.
@@ -374,6 +406,10 @@ impl Node {
 
     pub(super) fn pairing(&self) -> &Pairing {
         &self.0.pairing
+    }
+
+    pub(super) fn in_force(&self) -> &InForce {
+        &self.0.settings
     }
 
     pub(super) fn net_config(&self) -> NetConfig {
@@ -457,7 +493,7 @@ impl Node {
 
 /// Opens a home and starts the loop.
 fn open(builder: NodeBuilder) -> Result<Node, NodeError> {
-    let NodeBuilder { home, config, store } = builder;
+    let NodeBuilder { home, settings, config, store } = builder;
     let identity = Arc::new(home::identity(&home)?);
     let lock = home::lock(&home)?;
     let local_key = home::local_key(&identity);
@@ -504,7 +540,12 @@ fn open(builder: NodeBuilder) -> Result<Node, NodeError> {
         personal: Arc::clone(&personal),
         net: Arc::clone(&net),
         pins: pins.clone(),
-        addresses: Addresses::of(&home, clock::wall()),
+        addresses: if settings.remembers_addresses() {
+            Addresses::of(&home, clock::wall())
+        } else {
+            Addresses::none()
+        },
+        rounds_every: settings.anti_entropy(),
         version: version_writer,
         recent: Arc::clone(&recent),
         jobs: job_reader,
@@ -522,6 +563,7 @@ fn open(builder: NodeBuilder) -> Result<Node, NodeError> {
         device,
         identity,
         config: Mutex::new(config),
+        settings: InForce::new(settings),
         store,
         blocks,
         indexes,

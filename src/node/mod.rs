@@ -15,6 +15,7 @@ mod members;
 mod pairing;
 mod read;
 mod removal;
+mod settings;
 mod space;
 mod status;
 mod types;
@@ -24,6 +25,7 @@ pub use handle::{Node, NodeBuilder};
 pub use members::{Rotated, SpaceInfo};
 pub use pairing::{Membership, PairError};
 pub use removal::{RemovedDevice, Revoked};
+pub use settings::Reloaded;
 pub use space::Space;
 pub use types::{
     Appended, Change, ConnectionRefusal, Custody, DeviceStatus, HealthReason, NewOp, Round, Row, RowValue,

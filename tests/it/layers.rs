@@ -15,6 +15,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("sync", 4),
     ("sim", 5),
     ("clock", 5),
+    ("config", 5),
     ("store", 5),
     ("net", 5),
     ("node", 6),

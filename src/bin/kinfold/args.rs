@@ -81,6 +81,11 @@ pub enum Command {
         #[command(subcommand)]
         command: Option<Spaces>,
     },
+    /// The settings of this device, kept in its config.toml
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
     /// Two fresh nodes on this machine write, meet and converge
     Demo(Demo),
 }
@@ -280,6 +285,63 @@ pub struct LeaveSpace {
     /// The name once more, for programs: this cannot be undone
     #[arg(long, value_name = "NAME")]
     pub yes: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Shows every setting, or the value of one
+    Get(ConfigGet),
+    /// Sets one: `config set network.mdns false`
+    Set(ConfigSet),
+    /// Takes one away, so that its default holds
+    Unset(ConfigUnset),
+    /// Changes several together by a JSON merge patch (RFC 7396), where null takes a setting away
+    Patch(ConfigPatch),
+    /// Shows where the file is
+    Path,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct ConfigGet {
+    /// Only this one
+    #[arg(value_name = "KEY")]
+    pub key: Option<String>,
+    /// Says where the file is, too
+    #[arg(long)]
+    pub diagnostic: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct ConfigSet {
+    /// SECTION.NAME
+    #[arg(value_name = "KEY")]
+    pub key: String,
+    /// A word, a number, true or false; a list with commas
+    #[arg(value_name = "VALUE", allow_hyphen_values = true)]
+    pub value: String,
+    /// Only if the settings are at this generation
+    #[arg(long, value_name = "N")]
+    pub expect: Option<u64>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct ConfigUnset {
+    /// SECTION.NAME
+    #[arg(value_name = "KEY")]
+    pub key: String,
+    /// Only if the settings are at this generation
+    #[arg(long, value_name = "N")]
+    pub expect: Option<u64>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct ConfigPatch {
+    /// A JSON object, or - for objects on standard input, applied one after the other
+    #[arg(value_name = "JSON")]
+    pub patch: String,
+    /// Only if the settings are at this generation
+    #[arg(long, value_name = "N")]
+    pub expect: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -117,6 +117,11 @@ impl Failure {
         text
     }
 
+    /// What happened and why, for a log.
+    pub fn one_line(&self) -> String {
+        std::iter::once(self.to_string()).chain(self.causes()).collect::<Vec<_>>().join(": ")
+    }
+
     fn causes(&self) -> Vec<String> {
         if let Self::Refused(error) = self {
             return error.data.causes.clone();

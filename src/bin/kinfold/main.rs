@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod config;
 mod confirm;
 mod conflicts;
 mod demo;
@@ -96,6 +97,7 @@ async fn run(args: Args, output: &Output) -> Result<(), Failure> {
         Command::Revoke(removal) => roster::revoke(&site()?, removal, output).await,
         Command::Rotate => roster::rotate(&site()?, output).await,
         Command::Space { command } => spaces::run(&home()?, command, output).await,
+        Command::Config { command } => config::run(&home()?, command, output).await,
         Command::Demo(demo) => demo::run(demo, output).await,
     }
 }

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
 
+use kinfold::config::{ConfigFile, Settings};
 use kinfold::control::params::{ScopeParam, ScopeParams};
-use kinfold::control::{Client, Method, Notice, Session};
+use kinfold::control::{Client, ControlError, Method, Notice, RpcError, Session};
 use kinfold::node::{Node, NodeError};
 use kinfold::store::LockError;
 use serde::Serialize;
@@ -50,6 +51,8 @@ impl Site {
 pub struct Target {
     place: Place,
     notices: mpsc::Receiver<Notice>,
+    /// Why the settings cannot be read: what needs no network works all the same.
+    misconfigured: Option<RpcError>,
 }
 
 enum Place {
@@ -65,14 +68,18 @@ impl Target {
     /// Another command may have the store open for a moment: that is waited for.
     pub async fn open(home: &Path) -> Result<Self, Failure> {
         let mut patience = LOCK_ATTEMPTS;
+        let (settings, misconfigured) = match ConfigFile::of(home).read() {
+            Ok(settings) => (settings, None),
+            Err(error) => (Settings::default(), Some(RpcError::from(ControlError::from(error)))),
+        };
         loop {
             if let Some((client, notices)) = Client::connect(home).await? {
-                return Ok(Self { place: Place::Running(client), notices });
+                return Ok(Self { place: Place::Running(client), notices, misconfigured: None });
             }
-            match Node::builder(home).open().await {
+            match Node::builder(home).settings(settings.clone()).open().await {
                 Ok(node) => {
                     let (session, notices) = Session::new(node);
-                    return Ok(Self { place: Place::Own(session), notices });
+                    return Ok(Self { place: Place::Own(session), notices, misconfigured });
                 }
                 Err(NodeError::Lock { source: LockError::Held { .. }, .. }) if patience > 0 => patience -= 1,
                 Err(error) => return Err(error.into()),
@@ -90,7 +97,12 @@ impl Target {
     pub async fn start_network(&self) -> Result<(), Failure> {
         match &self.place {
             Place::Running(_) => Ok(()),
-            Place::Own(session) => Ok(session.node().start().await?),
+            Place::Own(session) => {
+                if let Some(error) = &self.misconfigured {
+                    return Err(error.clone().into());
+                }
+                Ok(session.node().start().await?)
+            }
         }
     }
 
@@ -188,6 +200,33 @@ impl Interrupt {
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending().await
         }
+    }
+}
+
+/// The signal that tells this process to read its settings again.
+pub struct Hangup(#[cfg(unix)] Option<tokio::signal::unix::Signal>);
+
+impl Hangup {
+    /// Listens from now on; without this the signal would end the process.
+    pub fn listen() -> Self {
+        #[cfg(unix)]
+        {
+            use tokio::signal::unix::{SignalKind, signal};
+            Self(signal(SignalKind::hangup()).ok())
+        }
+        #[cfg(not(unix))]
+        Self()
+    }
+
+    /// Completes at each signal.
+    pub async fn told(&mut self) {
+        #[cfg(unix)]
+        if let Some(signal) = &mut self.0
+            && signal.recv().await.is_some()
+        {
+            return;
+        }
+        std::future::pending().await
     }
 }
 

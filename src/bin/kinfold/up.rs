@@ -5,21 +5,27 @@ use std::path::Path;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use kinfold::control::Server;
+use kinfold::config::ConfigFile;
+use kinfold::control::{ControlError, Server};
 use kinfold::node::{Node, Status};
 use serde_json::json;
+use tracing::warn;
 
 use crate::args::Up;
+use crate::config::reloaded_text;
 use crate::failure::Failure;
 use crate::output::{Output, count, log_to_stderr, short_hash};
-use crate::target::Interrupt;
+use crate::target::{Hangup, Interrupt};
 
 pub async fn run(home: &Path, up: Up, output: &Output) -> Result<(), Failure> {
     let line = status_line(output);
     log_to_stderr(line.clone());
     // Listens for signals before there is anything to stop.
     let mut interrupt = Interrupt::listen();
-    let mut builder = Node::builder(home);
+    let mut hangup = Hangup::listen();
+    Node::device_in(home)?;
+    let settings = ConfigFile::of(home).read().map_err(ControlError::from)?;
+    let mut builder = Node::builder(home).settings(settings);
     if let Some(address) = up.listen {
         builder = builder.listen(address);
     }
@@ -30,7 +36,7 @@ pub async fn run(home: &Path, up: Up, output: &Output) -> Result<(), Failure> {
         builder = builder.peer(peer);
     }
     let node = builder.open().await?;
-    let outcome = serve(&node, line.as_ref(), &mut interrupt, output).await;
+    let outcome = serve(&node, line.as_ref(), &mut interrupt, &mut hangup, output).await;
     let stopped = tokio::select! {
         stopped = node.stop() => stopped.map_err(Failure::from),
         // Asked twice, or not done in time: what was acknowledged is on disk already.
@@ -49,6 +55,7 @@ async fn serve(
     node: &Node,
     line: Option<&ProgressBar>,
     interrupt: &mut Interrupt,
+    hangup: &mut Hangup,
     output: &Output,
 ) -> Result<(), Failure> {
     let server = Server::start(node.clone())?;
@@ -65,9 +72,22 @@ async fn serve(
         // The caller stops the node, with everything it has under way; a look at it may be cut off.
         () = interrupt.told() => Ok(()),
         outcome = running => outcome,
+        // Waits for signals for ever; one that is being read again is read once more at the next start.
+        () = read_again(node, hangup, output) => Ok(()),
     };
     server.stop().await;
     outcome
+}
+
+/// Reads the settings again at every SIGHUP. What cannot be read is told, and the node goes on as it was.
+async fn read_again(node: &Node, hangup: &mut Hangup, output: &Output) {
+    loop {
+        hangup.told().await;
+        match node.reload().await {
+            Ok(reloaded) => output.note(reloaded_text(&reloaded)),
+            Err(error) => warn!(error = %Failure::from(error).one_line(), "the settings stay as they were"),
+        }
+    }
 }
 
 /// The two facts a script waits for, first of all.
