@@ -41,12 +41,13 @@
 //! # }
 //! ```
 //!
-//! The core ([`model`], [`crypto`], [`wire`], [`oplog`], [`fold`], [`roster`], [`sync`]) is pure: no
+//! The core ([`model`], [`crypto`], [`wire`], [`oplog`], [`fold`], [`roster`], [`lease`], [`sync`]) is pure: no
 //! clock, no entropy, no file, no socket. It builds alone with `--no-default-features`. The shells
 //! behind the feature `node` do all input and output. Read [`manual::architecture`] next.
 
 pub mod crypto;
 pub mod fold;
+pub mod lease;
 pub mod manual;
 pub mod model;
 pub mod oplog;

@@ -12,6 +12,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("oplog", 3),
     ("fold", 3),
     ("roster", 3),
+    ("lease", 3),
     ("sync", 4),
     ("sim", 5),
     ("clock", 5),
@@ -25,7 +26,7 @@ const LAYERS: &[(&str, u8)] = &[
 ];
 
 /// Modules that must build without tokio, files, sockets and clocks.
-const CORE: &[&str] = &["model", "crypto", "wire", "oplog", "fold", "roster", "sync"];
+const CORE: &[&str] = &["model", "crypto", "wire", "oplog", "fold", "roster", "lease", "sync"];
 
 fn layer(module: &str) -> Option<u8> {
     LAYERS.iter().find(|(name, _)| *name == module).map(|(_, layer)| *layer)

@@ -1,0 +1,5 @@
+//! The machines, rule by rule.
+
+mod bench;
+mod client;
+mod register;
