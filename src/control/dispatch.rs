@@ -188,6 +188,7 @@ fn checked(op: NewOp) -> Result<NewOp, ControlError> {
     let key = match &op {
         NewOp::Put { key, .. } | NewOp::Delete { key, .. } | NewOp::Fact { key, .. } => key,
         NewOp::Event { stream, .. } => stream,
+        NewOp::Intent(_) => return Ok(op),
     };
     let limit = crate::model::limits::KEY_BYTES_MAX;
     if (1..=limit).contains(&key.len()) {

@@ -10,6 +10,7 @@
 //! | `Put`, `Delete` on a registry surface | rows: the ops of a row that no other op of it names |
 //! | `Fact` on a fact surface | facts: per distinct content its least op, the least of all wins |
 //! | `Event` on an event surface | events: a set by place and stamp, read in total order |
+//! | `Intent` | runs of agents: every intent, judged by tokens when it is read ([`RunView`]) |
 //! | `Reissue` | the op within, as if it stood at its first place; at whatever number of places, once |
 //! | a kind, flag or surface of a later version | kept and counted as unknown |
 //! | a body that breaks its rules, a kind on a surface of another tier | kept and counted as malformed |
@@ -21,6 +22,7 @@ mod covered;
 mod events;
 mod facts;
 mod key;
+mod ledger;
 mod logs;
 mod query;
 #[cfg(test)]
@@ -28,11 +30,13 @@ mod reference;
 mod relocated;
 pub mod root;
 mod rows;
+mod runs;
 pub mod snapshot;
 mod state;
 mod tables;
 
 pub use query::{Conflict, Counts, Event, Head, ListedRow, RowFilter, RowView, Seen, SurfaceCounts};
 pub use root::FOLD_VERSION;
+pub use runs::{IntentView, Lineage, NoChain, Objection, PlacedToken, RunStatus, RunView, Standing};
 pub use snapshot::{SnapshotError, StateBuilder};
 pub use state::{Applied, Change, State};

@@ -9,6 +9,7 @@ use super::logs::{Entry, Logs, Mark};
 use super::relocated::Relocated;
 use super::root::{RowHash, RowTag, row_bytes};
 use super::rows::Row;
+use super::runs::Lineage;
 use super::state::State;
 use super::tables::{Rows, Table};
 use crate::model::limits::PREDS_MAX;
@@ -58,6 +59,11 @@ impl RowView {
         !self.shown().is_tombstone
     }
 
+    /// What is shown first, and what lost behind it.
+    pub(super) const fn contested(heads: Vec<Head>) -> Self {
+        Self { heads, is_conflict: true }
+    }
+
     /// Whether values compete: several heads that are not all tombstones.
     pub const fn is_conflict(&self) -> bool {
         self.is_conflict
@@ -73,7 +79,7 @@ pub struct ListedRow {
     pub row: RowView,
 }
 
-/// A row or entity whose heads compete.
+/// A row, entity or run whose values compete.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Conflict {
     /// Its surface.
@@ -119,13 +125,13 @@ pub struct Seen {
 pub struct Counts {
     /// Ops applied, merely kept ones included.
     pub ops: u64,
-    /// Rows and entities that show a value.
+    /// Rows and entities that show a value, and runs of agents.
     pub live_rows: u64,
     /// Rows that show a tombstone.
     pub tombstones: u64,
     /// Events in all streams.
     pub events: u64,
-    /// Rows and entities in conflict.
+    /// Rows and entities in conflict; runs are counted by [`State::intent_conflict_count`].
     pub conflicts: u64,
     /// Ops kept for a later version that knows their kind or surface.
     pub unknown: u64,
@@ -138,7 +144,7 @@ pub struct Counts {
 pub struct SurfaceCounts {
     /// The surface.
     pub surface: Surface,
-    /// Rows or entities that show a value.
+    /// Rows or entities that show a value, or runs of agents.
     pub live_rows: u64,
     /// Rows that show a tombstone.
     pub tombstones: u64,
@@ -146,7 +152,7 @@ pub struct SurfaceCounts {
     pub streams: u64,
     /// Events in its streams.
     pub events: u64,
-    /// Rows or entities in conflict.
+    /// Rows or entities in conflict; none is counted for the ledger.
     pub conflicts: u64,
 }
 
@@ -159,7 +165,7 @@ impl State {
         match &table.rows {
             Rows::Registers(registers) => Some(view.row(registers.rows().get(&key)?)),
             Rows::Facts(facts) => Some(view.entity(facts.entities().get(&key)?)),
-            Rows::Streams(_) => None,
+            Rows::Streams(_) | Rows::Ledger(_) => None,
         }
     }
 
@@ -190,7 +196,7 @@ impl State {
                 .take(limit)
                 .map(listed)
                 .collect(),
-            Rows::Streams(_) => Vec::new(),
+            Rows::Streams(_) | Rows::Ledger(_) => Vec::new(),
         }
     }
 
@@ -229,8 +235,14 @@ impl State {
         page.map(|(key, stream)| (key.as_str().to_owned(), stream.event_count())).collect()
     }
 
-    /// Up to `limit` conflicts that follow `after` by surface name and key.
-    pub fn conflicts(&self, after: Option<(&Surface, &str)>, limit: usize) -> Vec<Conflict> {
+    /// Up to `limit` conflicts that follow `after` by surface name and key. Of a run of the ledger it
+    /// holds the losing intents behind the shown one, which is itself among them where it is void.
+    pub fn conflicts(
+        &self,
+        after: Option<(&Surface, &str)>,
+        limit: usize,
+        lineage: &dyn Lineage,
+    ) -> Vec<Conflict> {
         let after = after.map(|(surface, key)| (surface.to_string(), key));
         let mut found = Vec::new();
         for table in self.tables.by_name() {
@@ -242,6 +254,10 @@ impl State {
             let conflicts = match &table.rows {
                 Rows::Registers(registers) => registers.conflicts(),
                 Rows::Facts(facts) => facts.conflicts(),
+                Rows::Ledger(_) => {
+                    found.extend(self.intent_conflicts(from, lineage).take(limit - found.len()));
+                    continue;
+                }
                 Rows::Streams(_) => continue,
             };
             for key in conflicts.range(beyond(from)) {
@@ -255,7 +271,7 @@ impl State {
         found
     }
 
-    /// What an author must know of a row, entity or stream before writing to it.
+    /// What an author must know of a row, entity, stream or run before writing to it.
     ///
     /// The stamps of the heads are enough: an honest author's op exceeds those it names.
     pub fn seen(&self, surface: &Surface, key: &str) -> Seen {
@@ -275,6 +291,10 @@ impl State {
                 .streams()
                 .get(&key)
                 .map_or(nothing, |stream| Seen { heads: Vec::new(), greatest: stream.greatest() }),
+            Rows::Ledger(ledger) => ledger.runs().get(&key).map_or(nothing, |run| Seen {
+                heads: Vec::new(),
+                greatest: greatest(run.intents().iter().map(|intent| &intent.entry)),
+            }),
         }
     }
 
@@ -307,7 +327,7 @@ impl State {
         self.relocated.len()
     }
 
-    fn view<'a>(&'a self, table: &Table, key: &str) -> View<'a> {
+    pub(super) fn view<'a>(&'a self, table: &Table, key: &str) -> View<'a> {
         let is_relocating = !self.relocated.is_empty();
         let row = is_relocating.then(|| RowHash::of(&row_bytes(&table.name, key)).tag());
         View { logs: &self.logs, relocated: &self.relocated, row }
@@ -343,12 +363,14 @@ fn count_table(table: &Table) -> SurfaceCounts {
             counts.streams = streams.streams().len() as u64;
             counts.events = streams.event_count();
         }
+        // What lost among intents hangs on the chain: `State::intent_conflict_count`.
+        Rows::Ledger(ledger) => counts.live_rows = ledger.runs().len() as u64,
     }
     counts
 }
 
 /// Shows what one row, entity or stream consists of.
-struct View<'a> {
+pub(super) struct View<'a> {
     logs: &'a Logs,
     relocated: &'a Relocated,
     /// Its tag, where some op has been written again.
@@ -367,7 +389,7 @@ impl View<'_> {
         RowView { is_conflict: heads.len() > 1, heads }
     }
 
-    fn head(&self, entry: &Entry) -> Head {
+    pub(super) fn head(&self, entry: &Entry) -> Head {
         let is_tombstone = entry.mark == Mark::Tombstone;
         Head { dot: self.logs.dot(entry), hlc: entry.hlc, place: self.place(entry), is_tombstone }
     }
@@ -395,12 +417,13 @@ fn greatest<'a>(entries: impl Iterator<Item = &'a Entry>) -> Hlc {
     entries.map(|entry| entry.hlc).max().unwrap_or_default()
 }
 
-fn beyond(after: Option<&str>) -> (Bound<Key>, Bound<Key>) {
+pub(super) fn beyond(after: Option<&str>) -> (Bound<Key>, Bound<Key>) {
     (after.map_or(Bound::Unbounded, |key| Bound::Excluded(Key::new(key))), Bound::Unbounded)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::NoChain;
     use super::super::reference::{SPACE, log, written};
     use super::*;
     use crate::model::{Op, Payload, Seq};
@@ -455,7 +478,7 @@ mod tests {
         let mut found: Vec<Conflict> = Vec::new();
         loop {
             let after = found.last().map(|conflict| (&conflict.surface, conflict.key.as_str()));
-            let page = state.conflicts(after, 3);
+            let page = state.conflicts(after, 3, &NoChain);
             if page.is_empty() {
                 break;
             }

@@ -5,8 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::root::{bucket_of, head_bytes, leaf, row_bytes};
+use super::runs::RunStatus;
 use super::state::State;
-use crate::model::{DeviceId, Dot, Hlc, Incarnation, LogId, Op, Payload, Root, Seq, SpaceId};
+use crate::model::{
+    CertHash, DeviceId, Dot, Hlc, Incarnation, IntentStatus, LeaseEpoch, LogId, Op, Payload, Root, Seq,
+    SpaceId,
+};
 use crate::wire::op::{encode_op, encode_reissue};
 use crate::wire::{FrameView, Original, REISSUE};
 
@@ -57,7 +61,7 @@ pub(super) fn reissued(dot: Dot, op: &Written) -> Written {
 pub(super) fn any_ops() -> impl Strategy<Value = Vec<Written>> {
     let pred = (0usize..5, 1u64..14);
     let pick = any::<prop::sample::Index>();
-    let op = (0u8..18, 0usize..5, 0usize..3, 1u64..6, prop::collection::vec(pred, 0..4), 0u8..3, pick);
+    let op = (0u8..22, 0usize..5, 0usize..3, 1u64..6, prop::collection::vec(pred, 0..4), 0u8..3, pick);
     prop::collection::vec(op, 0..50).prop_map(|picked| {
         let mut next = [1u64; 5];
         let mut ops: Vec<Written> = Vec::new();
@@ -80,7 +84,9 @@ pub(super) fn any_ops() -> impl Strategy<Value = Vec<Written>> {
                 }
                 15 => reissued(dot, &lost(content * 4 + key as u8, log_index.clamp(0, 2 + key))),
                 16 => reissued(dot, &lost(content * 4 + key as u8, log_index)),
-                _ => reissued(dot, &lost(11, log_index)),
+                17 => reissued(dot, &lost(11, log_index)),
+                18 => reissued(dot, &lost(12, log_index)),
+                _ => any_op(12, dot, key, hlc, &preds, content),
             });
         }
         ops
@@ -100,16 +106,46 @@ fn any_op(kind: u8, dot: Dot, key: usize, hlc: u64, preds: &[(usize, u64)], cont
         8 | 9 => Op::Event { surface: "conversation".parse().unwrap(), stream: key.into(), payload },
         // A kind that does not fit the surface's tier, and then kinds of a later version.
         10 => Op::Put { surface: surface(["skill", "intent"]), key: key.into(), preds, payload },
-        _ => Op::Put { surface: surface(["registry:a", "skill"]), key: key.into(), preds, payload },
+        11 => Op::Put { surface: surface(["registry:a", "skill"]), key: key.into(), preds, payload },
+        _ => any_intent(key, &preds, content, payload),
     };
     let mut op = written(dot, hlc, op);
     if kind == 10 {
         op.op = None;
     }
     if kind == 11 {
-        (op.op, op.kind) = (None, 5);
+        (op.op, op.kind) = (None, 7);
     }
     op
+}
+
+/// Two agents, one with two runs, few tokens of which some are under certificates on no chain.
+fn any_intent(key: &str, preds: &[Dot], content: u8, payload: Payload) -> Op {
+    let (agent, run) = match key {
+        "k" => ("a", "r"),
+        "l" => ("b", "r"),
+        _ => ("a", "a rather long run that does not fit in place"),
+    };
+    let (log_index, n) = preds.first().map_or((0, 1), |dot| (dot.log.incarnation.get(), dot.seq.get()));
+    let certs = [CertHash::NONE, CertHash::NONE, ON_CHAIN, OFF_CHAIN];
+    Op::Intent {
+        agent: agent.parse().unwrap(),
+        run: run.parse().unwrap(),
+        epoch: LeaseEpoch::of((n % 3 / 2) as u32, 1 + (n / 3 % 3) as u32).unwrap(),
+        cert: certs[((n + log_index) % 4) as usize],
+        status: [IntentStatus::Pending, IntentStatus::Committed, IntentStatus::Failed]
+            [usize::from(content) * usize::from(n % 2 == 0)],
+        payload,
+    }
+}
+
+/// The certificate of the host of term 1 in tests, and one that no chain has.
+pub(super) const ON_CHAIN: CertHash = CertHash::from_bytes([1; 32]);
+pub(super) const OFF_CHAIN: CertHash = CertHash::from_bytes([2; 32]);
+
+/// The chain of [`ON_CHAIN`].
+pub(super) fn chain(cert: &CertHash) -> Option<u64> {
+    (*cert == ON_CHAIN).then_some(1)
 }
 
 /// Applies `ops`, each log in order, the logs interleaved as `picks` says.
@@ -142,7 +178,7 @@ pub(super) fn fold(ops: &[Written]) -> Folded<'_> {
         rows.entry((op.surface().to_string(), op.key().to_string())).or_default().push(written);
     }
     for row in rows.values_mut() {
-        row.sort_by_key(|written| name_of(written));
+        row.sort_by_key(|written| (name_of(written), said(written)));
         let all = row.clone();
         let mut contents = BTreeSet::new();
         row.retain(|written| match written.op.as_ref().unwrap() {
@@ -151,10 +187,10 @@ pub(super) fn fold(ops: &[Written]) -> Folded<'_> {
                 !all.iter().any(|other| other.id.0 != dot && preds(other).contains(&dot))
             }
             Op::Fact { payload, .. } => contents.insert(payload),
-            Op::Event { .. } => true,
+            Op::Event { .. } | Op::Intent { .. } => true,
         });
         if !matches!(row.first().and_then(|written| written.op.as_ref()), Some(Op::Fact { .. })) {
-            row.dedup_by_key(|written| name_of(written));
+            row.dedup_by_key(|written| (name_of(written), said(written)));
         }
     }
     rows.retain(|_, heads| !heads.is_empty());
@@ -197,6 +233,79 @@ pub(super) fn place(ops: &[Written], head: &Written) -> Dot {
     copies.map(|copy| copy.dot).min_by_key(|dot| (dot.log, dot.seq)).unwrap_or(head.id.0)
 }
 
+/// What an intent says; `None` for other ops.
+fn said(written: &Written) -> Option<(IntentStatus, LeaseEpoch, CertHash)> {
+    match written.op.as_ref()? {
+        Op::Intent { status, epoch, cert, .. } => Some((*status, *epoch, *cert)),
+        _ => None,
+    }
+}
+
+/// Where the token of an intent stands under [`chain`].
+fn token(written: &Written) -> Option<(u64, LeaseEpoch)> {
+    let (_, epoch, cert) = said(written)?;
+    let position = if cert == CertHash::NONE { u64::from(epoch.term()) } else { chain(&cert)? };
+    Some((position, epoch))
+}
+
+/// What became of a run by definition: the status, the op that says so, and those that lost.
+pub(super) fn judge<'a>(
+    run: &[&'a Written],
+    of_agent: &[&'a Written],
+) -> (RunStatus, &'a Written, Vec<&'a Written>) {
+    let greatest = of_agent.iter().filter_map(|intent| token(intent)).max();
+    let is = |intent: &Written, status| said(intent).unwrap().0 == status;
+    let least = |status| run.iter().find(|intent| is(intent, status)).copied();
+    let is_pending = |intent: &Written| is(intent, IntentStatus::Pending);
+    let is_same_token = |a: &Written, b: &Written| {
+        let (a, b) = (said(a).unwrap(), said(b).unwrap());
+        (a.1, a.2) == (b.1, b.2)
+    };
+    let ended = least(IntentStatus::Committed).or(least(IntentStatus::Failed));
+    let (status, shown) = match ended {
+        Some(by) if is(by, IntentStatus::Committed) => (RunStatus::Committed, by),
+        Some(by) => (RunStatus::Failed, by),
+        None => {
+            let best = run.iter().filter_map(|intent| token(intent)).max();
+            match best {
+                Some(best) => {
+                    let holder = run.iter().find(|intent| token(intent) == Some(best)).unwrap();
+                    (if Some(best) == greatest { RunStatus::Pending } else { RunStatus::Fenced }, *holder)
+                }
+                None => (RunStatus::Fenced, *run.last().unwrap()),
+            }
+        }
+    };
+    let losers = (0..run.len()).filter(|at| {
+        let intent = run[*at];
+        let is_void = is_pending(intent) && (token(intent).is_none() || token(intent) < greatest);
+        if std::ptr::eq(intent, shown) {
+            return ended.is_none() && is_void && !is_overtaken(run, *at);
+        }
+        if !is_pending(intent) {
+            let repeats = is(intent, IntentStatus::Committed) && is_same_token(intent, shown);
+            let agrees = status == RunStatus::Failed && is(intent, IntentStatus::Failed);
+            return !(repeats || agrees);
+        }
+        let is_again = status == RunStatus::Pending
+            && token(intent) == token(shown)
+            && intent.id.0.log.device == shown.id.0.log.device;
+        !is_again && !is_overtaken(run, *at)
+    });
+    let losers = losers.map(|at| run[at]).collect();
+    (status, shown, losers)
+}
+
+fn is_overtaken(run: &[&Written], at: usize) -> bool {
+    let intent = run[at];
+    run.iter().enumerate().any(|(other_at, other)| {
+        let (own, said_other) = (said(intent).unwrap(), said(other).unwrap());
+        let ends_it = said_other.0.is_terminal() && (own.1, own.2) == (said_other.1, said_other.2);
+        let is_own = other.id.0.log.device == intent.id.0.log.device;
+        ends_it || (at < other_at && is_own && token(intent) <= token(other))
+    })
+}
+
 /// In total order.
 fn name_of(written: &Written) -> (Hlc, LogId, Seq, bool) {
     let (dot, hlc) = written.id;
@@ -210,6 +319,6 @@ pub(super) fn is_tombstone(written: &Written) -> bool {
 fn preds(written: &Written) -> &[Dot] {
     match written.op.as_ref().unwrap() {
         Op::Put { preds, .. } | Op::Delete { preds, .. } => preds,
-        Op::Fact { .. } | Op::Event { .. } => &[],
+        Op::Fact { .. } | Op::Event { .. } | Op::Intent { .. } => &[],
     }
 }

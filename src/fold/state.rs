@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use super::covered::Covered;
 use super::facts::{Content, Statement};
+use super::ledger::Intent;
 use super::logs::{Entry, LocalDot, Logs, Mark};
 use super::relocated::Relocated;
 use super::root::Tree;
 use super::rows::Write;
 use super::tables::{Rows, Tables};
-use crate::model::{Dot, Hlc, LogId, OpKind, Root, Seq, SpaceId, Surface};
+use crate::model::{Dot, Hlc, LogId, OpKind, Root, Seq, SpaceId, Surface, intent_key};
 use crate::wire::{BodyError, BodyReader, FrameView, OpProblem, OpView, Original, Pred};
 
 /// The folded state of one space: pure data, a function of the set of ops applied to it.
@@ -29,7 +30,7 @@ pub struct State {
 /// What applying an op did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Applied {
-    /// Its row or entity now shows it, or it is an event.
+    /// Its row or entity now shows it, or it is an event or an intent.
     Shown,
     /// It is kept beside what its row or entity shows: a conflict, unless both are tombstones.
     Listed,
@@ -46,7 +47,7 @@ pub enum Applied {
 pub struct Change<'a> {
     /// The surface it touched.
     pub surface: &'a Surface,
-    /// The row, entity or stream.
+    /// The row, entity, stream or run ([`intent_key`]).
     pub key: &'a str,
     /// The op; of one that was written again, its first place.
     pub dot: Dot,
@@ -170,6 +171,13 @@ impl State {
                         stream.iter(None, &self.logs).for_each(|event| leaves.add(event));
                     }
                 }
+                Rows::Ledger(ledger) => {
+                    for (key, run) in ledger.runs() {
+                        let hash = tree.row(name, key.as_str());
+                        let mut leaves = tree.leaves(hash, &self.logs);
+                        run.intents().iter().for_each(|intent| leaves.add(&intent.entry));
+                    }
+                }
             }
         }
         tree.root(&self.space)
@@ -229,6 +237,18 @@ impl State {
         let (Some(kind), Some(name), Some(key)) = (kind_of(op), op.surface(), op.key()) else {
             return Applied::Kept(OpProblem::Malformed);
         };
+        let run_key;
+        let key = match op {
+            OpView::Intent { agent, run, .. } => {
+                run_key = intent_key(agent, run);
+                &*run_key
+            }
+            OpView::Put { .. }
+            | OpView::Delete { .. }
+            | OpView::Fact { .. }
+            | OpView::Event { .. }
+            | OpView::Reissue(_) => key,
+        };
         let table = match self.tables.find_or_create(name, kind) {
             Ok(table) => table,
             Err(problem) => return Applied::Kept(problem),
@@ -261,13 +281,20 @@ impl State {
                 let is_maybe_known = id.written_again.is_some() || !self.relocated.is_empty();
                 streams.fold((name, key), entry, is_maybe_known, &self.logs, &mut self.tree)
             }
+            (OpView::Intent { epoch, cert, status, .. }, Rows::Ledger(ledger)) => {
+                let row = self.tree.row(name, key);
+                let cert = ledger.cert(*cert);
+                let intent = Intent { entry, epoch: *epoch, cert, status: *status };
+                ledger.fold(key, intent, &self.logs, &mut self.tree.leaves(row, &self.logs))
+            }
             (
                 OpView::Put { .. }
                 | OpView::Delete { .. }
                 | OpView::Fact { .. }
                 | OpView::Event { .. }
+                | OpView::Intent { .. }
                 | OpView::Reissue(_),
-                Rows::Registers(_) | Rows::Facts(_) | Rows::Streams(_),
+                Rows::Registers(_) | Rows::Facts(_) | Rows::Streams(_) | Rows::Ledger(_),
             ) => return Applied::Kept(OpProblem::Malformed),
         };
         let is_known = match id.written_again {
@@ -319,6 +346,7 @@ const fn kind_of(op: &OpView<'_>) -> Option<OpKind> {
         OpView::Delete { .. } => Some(OpKind::Delete),
         OpView::Fact { .. } => Some(OpKind::Fact),
         OpView::Event { .. } => Some(OpKind::Event),
+        OpView::Intent { .. } => Some(OpKind::Intent),
         OpView::Reissue(_) => None,
     }
 }
@@ -326,9 +354,9 @@ const fn kind_of(op: &OpView<'_>) -> Option<OpKind> {
 #[cfg(test)]
 mod tests {
     use super::super::reference::{self, SPACE, Written, any_ops, apply_interleaved, log, reissued, written};
-    use super::super::{Head, RowFilter};
+    use super::super::{Head, NoChain, RowFilter};
     use super::*;
-    use crate::model::{Op, Payload, Tier};
+    use crate::model::{Op, Payload, Tier, split_intent_key};
     use crate::wire::BodyWriter;
     use proptest::prelude::*;
 
@@ -394,13 +422,13 @@ mod tests {
         assert_eq!(apply(&mut state, &put(dot(1, 1), 6, &[])), Applied::Listed);
         assert_eq!(heads(&state, &registry()), [dot(0, 1), dot(1, 1)], "the shown one first");
         assert_eq!(state.counts().conflicts, 1);
-        assert_eq!(state.conflicts(None, 9)[0].key, "row");
+        assert_eq!(state.conflicts(None, 9, &NoChain)[0].key, "row");
         let seen = state.seen(&registry(), "row");
         assert_eq!((&seen.heads[..], seen.greatest), (&[dot(1, 1), dot(0, 1)][..], Hlc::new(7)));
 
         apply(&mut state, &put(dot(1, 2), 8, &seen.heads));
         assert_eq!(heads(&state, &registry()), [dot(1, 2)]);
-        assert_eq!(state.conflicts(None, 9), []);
+        assert_eq!(state.conflicts(None, 9, &NoChain), []);
     }
 
     #[test]
@@ -485,7 +513,7 @@ mod tests {
 
         let unknown = Applied::Kept(OpProblem::Unknown);
         let malformed = Applied::Kept(OpProblem::Malformed);
-        assert_eq!(apply(&mut state, &at(1, 5, 0, &good)), unknown);
+        assert_eq!(apply(&mut state, &at(1, 7, 0, &good)), unknown);
         assert_eq!(apply(&mut state, &at(2, 1, 1, &good)), unknown);
         assert_eq!(apply(&mut state, &at(3, 1, 0, &surfaceless("dreams"))), unknown);
         assert_eq!(apply(&mut state, &at(4, 1, 0, &surfaceless("registry:A b"))), unknown);
@@ -650,6 +678,29 @@ mod tests {
                 events += expected.len() as u64;
                 continue;
             }
+            if surface.tier() == Tier::Ledger {
+                let (agent, run) = split_intent_key(key).unwrap();
+                let of_agent = folded.iter().filter(|((name, key), _)| {
+                    *name == surface.to_string() && split_intent_key(key).unwrap().0 == agent
+                });
+                let of_agent: Vec<_> = of_agent.flat_map(|(_, intents)| intents).copied().collect();
+                let (status, shown, losers) = reference::judge(heads, &of_agent);
+                let view = state.run_state(agent, run, &reference::chain).unwrap();
+                prop_assert_eq!((&*view.agent, &*view.run, view.status), (agent, run, status));
+                prop_assert_eq!((view.shown().head.dot, view.shown().head.hlc), shown.id);
+                let mut found: Vec<Head> = view.intents().iter().map(|intent| intent.head).collect();
+                found.sort_by_key(|head| (head.hlc, head.dot.log, head.dot.seq));
+                prop_assert_eq!(found, expected);
+                let lost = view.intents().iter().filter(|intent| intent.standing.is_conflict());
+                let mut lost: Vec<_> = lost.map(|intent| (intent.head.dot, intent.head.hlc)).collect();
+                lost.sort_by_key(|(dot, hlc)| (*hlc, dot.log, dot.seq));
+                prop_assert_eq!(&lost, &losers.iter().map(|loser| loser.id).collect::<Vec<_>>());
+                if !lost.is_empty() {
+                    conflicts.push((name.clone(), key.clone()));
+                }
+                live += 1;
+                continue;
+            }
             if surface.tier() == Tier::Registry {
                 expected.reverse();
             }
@@ -664,11 +715,14 @@ mod tests {
             tombstones += u64::from(!row.is_live());
         }
         let found: Vec<_> = state
-            .conflicts(None, 99)
+            .conflicts(None, 99, &reference::chain)
             .into_iter()
             .map(|found| (found.surface.to_string(), found.key))
             .collect();
+        let is_intent = |(name, _): &&(String, String)| name == "intent";
+        let intent_conflicts = conflicts.iter().filter(is_intent).count() as u64;
         prop_assert_eq!(found, conflicts);
+        prop_assert_eq!(state.intent_conflict_count(&reference::chain), intent_conflicts);
         let counts = state.counts();
         prop_assert_eq!(counts.ops, ops.len() as u64);
         prop_assert_eq!((counts.live_rows, counts.tombstones, counts.events), (live, tombstones, events));

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::events::Streams;
 use super::facts::Facts;
+use super::ledger::Ledger;
 use super::rows::Registers;
 use crate::model::{OpKind, Surface, Tier};
 use crate::wire::OpProblem;
@@ -30,6 +31,7 @@ pub(super) enum Rows {
     Registers(Registers),
     Facts(Facts),
     Streams(Streams),
+    Ledger(Ledger),
 }
 
 impl Tables {
@@ -67,9 +69,10 @@ impl Tables {
             (Tier::Registry, OpKind::Put | OpKind::Delete) => Rows::Registers(Registers::default()),
             (Tier::Facts, OpKind::Fact) => Rows::Facts(Facts::default()),
             (Tier::Events, OpKind::Event) => Rows::Streams(Streams::default()),
+            (Tier::Ledger, OpKind::Intent) => Rows::Ledger(Ledger::default()),
             (
                 Tier::Registry | Tier::Facts | Tier::Events | Tier::Ledger,
-                OpKind::Put | OpKind::Delete | OpKind::Fact | OpKind::Event,
+                OpKind::Put | OpKind::Delete | OpKind::Fact | OpKind::Event | OpKind::Intent,
             ) => return Err(OpProblem::Malformed),
         };
         self.insert(Table { surface, name: name.into(), rows });

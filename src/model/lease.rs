@@ -1,4 +1,4 @@
-//! Names and tokens of leases: who may run an agent, and as what run.
+//! Names and tokens of leases: who may run an agent, as what run, and what became of it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -25,6 +25,12 @@ pub enum LeaseNameError {
     Character {
         /// The character.
         found: char,
+    },
+    /// A word that says nothing of a run.
+    #[error("{found:?} is no status of a run: it is pending, committed or failed")]
+    Status {
+        /// The text.
+        found: String,
     },
     /// A number that is no token: 1 to 2^53 - 1.
     #[error("an epoch is a number from 1 to {}, not {found}", LeaseEpoch::MAX.get())]
@@ -132,6 +138,92 @@ impl fmt::Display for LeaseEpoch {
     }
 }
 
+/// What an intent says of a run. Numbers are for ever.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum IntentStatus {
+    /// 1: its effect is about to happen.
+    Pending,
+    /// 2: its effect has happened.
+    Committed,
+    /// 3: it ended without its effect.
+    Failed,
+}
+
+impl IntentStatus {
+    /// The number in an op.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Pending => 1,
+            Self::Committed => 2,
+            Self::Failed => 3,
+        }
+    }
+
+    /// The status with this number; `None` for one that a later version defines.
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::Pending),
+            2 => Some(Self::Committed),
+            3 => Some(Self::Failed),
+            _ => None,
+        }
+    }
+
+    /// Whether the run is over: such a status never reverts.
+    pub const fn is_terminal(self) -> bool {
+        match self {
+            Self::Pending => false,
+            Self::Committed | Self::Failed => true,
+        }
+    }
+}
+
+impl fmt::Display for IntentStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pending => "pending",
+            Self::Committed => "committed",
+            Self::Failed => "failed",
+        })
+    }
+}
+
+impl FromStr for IntentStatus {
+    type Err = LeaseNameError;
+
+    fn from_str(text: &str) -> Result<Self, LeaseNameError> {
+        match text {
+            "pending" => Ok(Self::Pending),
+            "committed" => Ok(Self::Committed),
+            "failed" => Ok(Self::Failed),
+            _ => Err(LeaseNameError::Status { found: text.chars().take(80).collect() }),
+        }
+    }
+}
+
+/// The key of a run on the `intent` surface: agent, U+001F, run. No name holds that character.
+pub fn intent_key(agent: &str, run: &str) -> String {
+    let mut key = String::with_capacity(agent.len() + 1 + run.len());
+    key.push_str(agent);
+    key.push(INTENT_KEY_SEPARATOR);
+    key.push_str(run);
+    key
+}
+
+/// Agent and run of an [`intent_key`]; `None` where the text is none.
+pub fn split_intent_key(key: &str) -> Option<(&str, &str)> {
+    let (agent, run) = key.split_once(INTENT_KEY_SEPARATOR)?;
+    (is_lease_name(agent) && is_lease_name(run)).then_some((agent, run))
+}
+
+/// Whether the text can name an agent or a run.
+pub(crate) fn is_lease_name(text: &str) -> bool {
+    check_name(text).is_ok()
+}
+
+/// What stands between agent and run in an [`intent_key`].
+const INTENT_KEY_SEPARATOR: char = '\u{1f}';
+
 fn check_name(text: &str) -> Result<(), LeaseNameError> {
     if !(1..=LEASE_NAME_BYTES_MAX).contains(&text.len()) {
         return Err(LeaseNameError::Length { found: text.len(), limit: LEASE_NAME_BYTES_MAX });
@@ -164,6 +256,28 @@ mod tests {
         assert_eq!(LeaseEpoch::new(1 << 53), Err(LeaseNameError::Epoch { found: 1 << 53 }));
         assert_eq!((LeaseEpoch::of(0, 0), LeaseEpoch::of(1 << 21, 0)), (None, None));
         assert_eq!(LeaseEpoch::of((1 << 21) - 1, u32::MAX), Some(LeaseEpoch::MAX));
+    }
+
+    #[test]
+    fn a_status_reads_back_from_its_number_and_its_word() {
+        for status in [IntentStatus::Pending, IntentStatus::Committed, IntentStatus::Failed] {
+            assert_eq!(IntentStatus::from_number(status.number()), Some(status));
+            assert_eq!(status.to_string().parse(), Ok(status));
+            assert_eq!(status.is_terminal(), status != IntentStatus::Pending);
+        }
+        assert_eq!((IntentStatus::from_number(0), IntentStatus::from_number(4)), (None, None));
+        let unknown = LeaseNameError::Status { found: "done".to_owned() };
+        assert_eq!("done".parse::<IntentStatus>(), Err(unknown));
+    }
+
+    #[test]
+    fn a_key_gives_its_agent_and_its_run_back() {
+        let key = intent_key("backup/nas", "2026 11");
+
+        assert_eq!(split_intent_key(&key), Some(("backup/nas", "2026 11")));
+        for none in ["backup", "\u{1f}run", "agent\u{1f}", "agent\u{1f}run\u{1f}"] {
+            assert_eq!(split_intent_key(none), None);
+        }
     }
 
     #[test]

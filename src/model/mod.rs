@@ -21,7 +21,7 @@ pub use id::{
     SpaceId, TipHash,
 };
 pub use json::{Payload, PayloadError};
-pub use lease::{AgentId, LeaseEpoch, LeaseNameError, RunId};
+pub use lease::{AgentId, IntentStatus, LeaseEpoch, LeaseNameError, RunId, intent_key, split_intent_key};
 pub use op::{Op, OpKind};
 pub use surface::{Scope, ScopeError, Surface, SurfaceError, Tier};
 pub use time::{Hlc, Now, Wall};

@@ -4,8 +4,9 @@
 
 use std::sync::Arc;
 
-use super::id::{Dot, OpId, SpaceId};
+use super::id::{CertHash, Dot, OpId, SpaceId};
 use super::json::Payload;
+use super::lease::{AgentId, IntentStatus, LeaseEpoch, RunId, intent_key};
 use super::surface::Surface;
 use super::time::Hlc;
 
@@ -20,6 +21,8 @@ pub enum OpKind {
     Fact,
     /// [`Op::Event`], 4.
     Event,
+    /// [`Op::Intent`], 5.
+    Intent,
 }
 
 impl OpKind {
@@ -30,17 +33,19 @@ impl OpKind {
             Self::Delete => 2,
             Self::Fact => 3,
             Self::Event => 4,
+            Self::Intent => 5,
         }
     }
 
-    /// The kind with this number; `None` for one that a later version defines (5 is reserved for
-    /// intents; 6 is an op of another log, which `wire::op` reads).
+    /// The kind with this number; `None` for one that a later version defines (6 is an op of another
+    /// log, which `wire::op` reads).
     pub const fn from_number(number: u16) -> Option<Self> {
         match number {
             1 => Some(Self::Put),
             2 => Some(Self::Delete),
             3 => Some(Self::Fact),
             4 => Some(Self::Event),
+            5 => Some(Self::Intent),
             _ => None,
         }
     }
@@ -87,6 +92,21 @@ pub enum Op {
         /// The event.
         payload: Payload,
     },
+    /// Says what a run of an agent is about to do, or has done.
+    Intent {
+        /// The agent.
+        agent: AgentId,
+        /// The run.
+        run: RunId,
+        /// The token its author holds, or held.
+        epoch: LeaseEpoch,
+        /// The certificate of the host that gave the token; [`CertHash::NONE`] for the first host.
+        cert: CertHash,
+        /// What is said.
+        status: IntentStatus,
+        /// What else its author notes.
+        payload: Payload,
+    },
 }
 
 impl Op {
@@ -97,6 +117,7 @@ impl Op {
             Self::Delete { .. } => OpKind::Delete,
             Self::Fact { .. } => OpKind::Fact,
             Self::Event { .. } => OpKind::Event,
+            Self::Intent { .. } => OpKind::Intent,
         }
     }
 
@@ -107,14 +128,16 @@ impl Op {
             | Self::Delete { surface, .. }
             | Self::Fact { surface, .. }
             | Self::Event { surface, .. } => surface,
+            Self::Intent { .. } => &Surface::Intent,
         }
     }
 
-    /// The row, entity or stream it touches.
-    pub const fn key(&self) -> &Arc<str> {
+    /// The row, entity, stream or run ([`intent_key`]) it touches.
+    pub fn key(&self) -> Arc<str> {
         match self {
-            Self::Put { key, .. } | Self::Delete { key, .. } | Self::Fact { key, .. } => key,
-            Self::Event { stream, .. } => stream,
+            Self::Put { key, .. } | Self::Delete { key, .. } | Self::Fact { key, .. } => Arc::clone(key),
+            Self::Event { stream, .. } => Arc::clone(stream),
+            Self::Intent { agent, run, .. } => intent_key(agent.as_str(), run.as_str()).into(),
         }
     }
 }

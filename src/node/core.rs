@@ -11,7 +11,7 @@ use super::addresses::Addresses;
 use super::error::NodeError;
 use super::index::{self, Folded, Index};
 use super::settings::Rounds;
-use super::types::{Appended, NewOp};
+use super::types::{Appended, Intent, NewOp};
 use crate::clock;
 use crate::crypto::EpochKey;
 use crate::fold::State;
@@ -938,13 +938,17 @@ fn authored(state: &State, op: NewOp) -> Authored {
         NewOp::Delete { surface, key } => Op::Delete { surface, key: key.into(), preds: Vec::new() },
         NewOp::Fact { surface, key, payload } => Op::Fact { surface, key: key.into(), payload },
         NewOp::Event { surface, stream, payload } => Op::Event { surface, stream: stream.into(), payload },
+        NewOp::Intent(intent) => {
+            let Intent { agent, run, epoch, cert, status, payload } = intent;
+            Op::Intent { agent, run, epoch, cert, status, payload }
+        }
     };
     let seen = seen(state, &op);
     Authored { op, seen }
 }
 
 fn seen(state: &State, op: &Op) -> Seen {
-    let seen = state.seen(op.surface(), op.key());
+    let seen = state.seen(op.surface(), &op.key());
     Seen { heads: seen.heads, greatest: seen.greatest }
 }
 

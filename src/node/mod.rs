@@ -28,6 +28,6 @@ pub use removal::{RemovedDevice, Revoked};
 pub use settings::Reloaded;
 pub use space::Space;
 pub use types::{
-    Appended, Change, ConnectionRefusal, Custody, DeviceStatus, HealthReason, NewOp, Round, Row, RowValue,
-    SafeToSleep, Status, StreamEvent,
+    Appended, Change, ConnectionRefusal, Custody, DeviceStatus, HealthReason, Intent, NewOp, Round, Row,
+    RowValue, SafeToSleep, Status, StreamEvent,
 };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::error::NodeError;
 use super::index::Index;
 use super::types::{Row, RowValue, StreamEvent};
-use crate::fold::{Head, RowFilter, RowView};
+use crate::fold::{Head, NoChain, RowFilter, RowView};
 use crate::model::{Dot, Hlc, Payload, Surface};
 use crate::store::Blocks;
 use crate::wire::OpView;
@@ -43,7 +43,7 @@ pub(super) fn conflicts(
     after: Option<(&Surface, &str)>,
     limit: usize,
 ) -> Result<Vec<Row>, NodeError> {
-    let listed = index.read()?.conflicts(after, limit);
+    let listed = index.read()?.conflicts(after, limit, &NoChain);
     listed
         .iter()
         .map(|conflict| row_of(index, blocks, &conflict.surface, &conflict.key, &conflict.row))

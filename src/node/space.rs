@@ -204,6 +204,8 @@ fn check(op: &NewOp) -> Result<(), NodeError> {
         NewOp::Put { surface, key, .. } | NewOp::Delete { surface, key } => (surface, key, Tier::Registry),
         NewOp::Fact { surface, key, .. } => (surface, key, Tier::Facts),
         NewOp::Event { surface, stream, .. } => (surface, stream, Tier::Events),
+        // Its names are checked by their types.
+        NewOp::Intent(_) => return Ok(()),
     };
     if surface.tier() != tier {
         return Err(NodeError::WrongTier { surface: surface.clone(), tier: surface.tier() });

@@ -3,7 +3,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::model::{Blame, DeviceId, Dot, Hlc, OpId, Payload, Root, Scope, SpaceId, Surface};
+use crate::model::{
+    AgentId, Blame, CertHash, DeviceId, Dot, Hlc, IntentStatus, LeaseEpoch, OpId, Payload, Root, RunId,
+    Scope, SpaceId, Surface,
+};
 use crate::roster::Role;
 
 /// A change to record, before it has a place.
@@ -43,6 +46,26 @@ pub enum NewOp {
         /// The event.
         payload: Payload,
     },
+    /// Says what a run is about to do or has done, whatever stands against it:
+    /// [`Space::record_intent`](super::Space::record_intent) looks first.
+    Intent(Intent),
+}
+
+/// What a run of an agent says of itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Intent {
+    /// The agent.
+    pub agent: AgentId,
+    /// The run.
+    pub run: RunId,
+    /// The token its holder has.
+    pub epoch: LeaseEpoch,
+    /// The certificate of the host that gave the token; [`CertHash::NONE`] for the first host.
+    pub cert: CertHash,
+    /// What is said.
+    pub status: IntentStatus,
+    /// What else is to be noted.
+    pub payload: Payload,
 }
 
 /// Where a durable op ended up.

@@ -139,14 +139,14 @@ impl Author {
     /// row or in the stream; the second does not move the clock, so a row written in 2099 is
     /// answered with later stamps without dragging other rows along.
     pub fn draft(&mut self, mut op: Op, seen: Seen, now: &Now) -> DraftOp {
-        let place = (op.surface().clone(), op.key().clone());
+        let place = (op.surface().clone(), op.key());
         let unfolded = self.unfolded.get(&place).copied();
         let mut heads = unfolded.map_or(seen.heads, |(dot, _)| vec![dot]);
         // More heads than an op can name: the greatest stay for the next write.
         heads.truncate(PREDS_MAX);
         match &mut op {
             Op::Put { preds, .. } | Op::Delete { preds, .. } => *preds = heads,
-            Op::Fact { .. } | Op::Event { .. } => {}
+            Op::Fact { .. } | Op::Event { .. } | Op::Intent { .. } => {}
         }
         let greatest = unfolded.map_or(seen.greatest, |(_, hlc)| hlc.max(seen.greatest));
         self.clock = self.clock.next().max(Hlc::at(now.wall));

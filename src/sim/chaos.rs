@@ -9,7 +9,7 @@ use super::host::{Host, Request};
 use super::network::{Conn, Parcel};
 use super::rng::Rng;
 use super::world::{Event, LOOK_EVERY, World};
-use crate::model::{Dot, Hlc, Op, Payload, SpaceId};
+use crate::model::{CertHash, Dot, Hlc, IntentStatus, LeaseEpoch, Op, Payload, SpaceId};
 
 impl World {
     pub(super) fn chaos(&mut self) -> Result<(), Violation> {
@@ -203,9 +203,24 @@ impl World {
             0..5 => Op::Put { surface: surface("registry:note"), key, preds: Vec::new(), payload },
             5 => return (Op::Delete { surface: surface("registry:note"), key, preds: Vec::new() }, None),
             6 | 7 => Op::Fact { surface: surface("skill"), key, payload },
-            _ => Op::Event { surface: surface("conversation"), stream: key, payload },
+            8 => Op::Event { surface: surface("conversation"), stream: key, payload },
+            _ => self.some_intent(payload),
         };
         (op, Some(marker))
+    }
+
+    fn some_intent(&mut self, payload: Payload) -> Op {
+        const STATUSES: [IntentStatus; 3] =
+            [IntentStatus::Pending, IntentStatus::Committed, IntentStatus::Failed];
+        let name = |prefix: &str, index: u64| format!("{CANARY} {prefix} {index}");
+        Op::Intent {
+            agent: name("agent", self.rng.below(2)).parse().expect("it is short"),
+            run: name("run", self.rng.below(20)).parse().expect("it is short"),
+            epoch: LeaseEpoch::of(0, self.rng.between(1, 9) as u32).expect("it is small"),
+            cert: CertHash::NONE,
+            status: STATUSES[self.rng.index(STATUSES.len())],
+            payload,
+        }
     }
 
     /// From here on nothing goes wrong any more.

@@ -9,7 +9,7 @@ use crate::wire::BodyReader;
 
 /// What an author sees.
 pub(super) fn seen(state: &State, op: &Op) -> Seen {
-    let seen = state.seen(op.surface(), op.key());
+    let seen = state.seen(op.surface(), &op.key());
     Seen { heads: seen.heads, greatest: seen.greatest }
 }
 

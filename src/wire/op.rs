@@ -8,6 +8,7 @@
 //! | 2 `Delete` | surface str, key str, preds |
 //! | 3 `Fact` | surface str, key str, payload bytes |
 //! | 4 `Event` | surface str, stream str, payload bytes |
+//! | 5 `Intent` | agent str, run str, epoch u64, cert 32, status u8, payload bytes |
 //! | 6 `Reissue` | log 40, seq u64, hlc u64, kind u16, flags u8, body bytes: an op of another log |
 //!
 //! `preds` is a count and, for each, an option of the 40-byte log (absent: the op's own log) and
@@ -16,14 +17,15 @@
 use bincode::{BorrowDecode, Encode};
 
 use super::codec;
+use crate::model::lease::is_lease_name;
 use crate::model::limits::{KEY_BYTES_MAX, PAYLOAD_BYTES_MAX, PREDS_MAX, SURFACE_BYTES_MAX};
-use crate::model::{Dot, Hlc, LogId, Op, OpKind, Payload, Seq};
+use crate::model::{CertHash, Dot, Hlc, IntentStatus, LeaseEpoch, LogId, Op, OpKind, Payload, Seq};
 
 /// Why an op is kept but not folded. Deterministic: every device says the same of the same bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum OpProblem {
-    /// A kind, or a flag of it, that a later version defines.
+    /// A kind, a flag of it, or a status of an intent, that a later version defines.
     Unknown,
     /// A known kind whose body breaks its rules.
     Malformed,
@@ -130,6 +132,21 @@ pub enum OpView<'a> {
         /// Canonical JSON.
         payload: &'a str,
     },
+    /// [`Op::Intent`].
+    Intent {
+        /// The agent.
+        agent: &'a str,
+        /// The run.
+        run: &'a str,
+        /// The token.
+        epoch: LeaseEpoch,
+        /// The certificate of the host that gave it.
+        cert: CertHash,
+        /// What is said of the run.
+        status: IntentStatus,
+        /// Canonical JSON.
+        payload: &'a str,
+    },
     /// An op of another log. Its own bytes are read by [`Original::op`].
     Reissue(Original<'a>),
 }
@@ -164,6 +181,7 @@ impl<'a> OpView<'a> {
                 let (surface, stream, payload): (&str, &str, &str) = read(body)?;
                 Self::Event { surface, stream, payload }
             }
+            OpKind::Intent => read_intent(body)?,
         };
         if view.keeps_limits() { Ok(view) } else { Err(OpProblem::Malformed) }
     }
@@ -175,15 +193,17 @@ impl<'a> OpView<'a> {
             | Self::Delete { surface, .. }
             | Self::Fact { surface, .. }
             | Self::Event { surface, .. } => Some(surface),
+            Self::Intent { .. } => Some(INTENT_SURFACE),
             Self::Reissue(original) => original.op().ok()?.surface(),
         }
     }
 
-    /// The row, entity or stream, also of a re-issued op; `None` where that is not readable here.
+    /// The row, entity, stream or agent, also of a re-issued op; `None` where that is not readable here.
     pub fn key(&self) -> Option<&'a str> {
         match self {
             Self::Put { key, .. } | Self::Delete { key, .. } | Self::Fact { key, .. } => Some(key),
             Self::Event { stream, .. } => Some(stream),
+            Self::Intent { agent, .. } => Some(agent),
             Self::Reissue(original) => original.op().ok()?.key(),
         }
     }
@@ -191,9 +211,10 @@ impl<'a> OpView<'a> {
     /// The payload, also of a re-issued op; `None` for a delete.
     pub fn payload(&self) -> Option<&'a str> {
         match self {
-            Self::Put { payload, .. } | Self::Fact { payload, .. } | Self::Event { payload, .. } => {
-                Some(payload)
-            }
+            Self::Put { payload, .. }
+            | Self::Fact { payload, .. }
+            | Self::Event { payload, .. }
+            | Self::Intent { payload, .. } => Some(payload),
             Self::Delete { .. } => None,
             Self::Reissue(original) => original.op().ok()?.payload(),
         }
@@ -220,6 +241,14 @@ impl<'a> OpView<'a> {
             Self::Event { payload, .. } => {
                 Some(Op::Event { surface, stream: key, payload: Payload::parse(payload).ok()? })
             }
+            Self::Intent { agent, run, epoch, cert, status, payload } => Some(Op::Intent {
+                agent: agent.parse().ok()?,
+                run: run.parse().ok()?,
+                epoch: *epoch,
+                cert: *cert,
+                status: *status,
+                payload: Payload::parse(payload).ok()?,
+            }),
             Self::Reissue(_) => None,
         }
     }
@@ -229,7 +258,7 @@ impl<'a> OpView<'a> {
             Self::Put { preds, .. } | Self::Delete { preds, .. } => {
                 preds.len() <= PREDS_MAX && preds.iter().all(|pred| pred.seq > 0)
             }
-            Self::Fact { .. } | Self::Event { .. } | Self::Reissue(_) => true,
+            Self::Fact { .. } | Self::Event { .. } | Self::Intent { .. } | Self::Reissue(_) => true,
         };
         let payload_ok = self.payload().is_none_or(|payload| payload.len() <= PAYLOAD_BYTES_MAX);
         preds_ok
@@ -250,6 +279,14 @@ pub fn encode_op(op: &Op, own: &LogId) -> Vec<u8> {
         Op::Delete { key, preds, .. } => codec::encode((surface.as_str(), &**key, preds_of(preds))),
         Op::Fact { key, payload, .. } => codec::encode((surface.as_str(), &**key, payload.as_str())),
         Op::Event { stream, payload, .. } => codec::encode((surface.as_str(), &**stream, payload.as_str())),
+        Op::Intent { agent, run, epoch, cert, status, payload } => codec::encode((
+            agent.as_str(),
+            run.as_str(),
+            epoch.get(),
+            *cert.as_bytes(),
+            status.number(),
+            payload.as_str(),
+        )),
     }
 }
 
@@ -257,6 +294,16 @@ pub fn encode_op(op: &Op, own: &LogId) -> Vec<u8> {
 pub fn encode_reissue(original: &Original<'_>) -> Vec<u8> {
     let Original { log, seq, hlc, kind, flags, body } = original;
     codec::encode((log.to_bytes(), seq.get(), hlc.get(), *kind, *flags, *body))
+}
+
+fn read_intent(body: &[u8]) -> Result<OpView<'_>, OpProblem> {
+    let (agent, run, epoch, cert, status, payload): (&str, &str, u64, [u8; 32], u8, &str) = read(body)?;
+    let epoch = LeaseEpoch::new(epoch).map_err(|_| OpProblem::Malformed)?;
+    if !is_lease_name(agent) || !is_lease_name(run) {
+        return Err(OpProblem::Malformed);
+    }
+    let status = IntentStatus::from_number(status).ok_or(OpProblem::Unknown)?;
+    Ok(OpView::Intent { agent, run, epoch, cert: CertHash::from_bytes(cert), status, payload })
 }
 
 fn read_original(body: &[u8]) -> Result<Original<'_>, OpProblem> {
@@ -271,10 +318,13 @@ fn read<'a, T: BorrowDecode<'a, ()>>(body: &'a [u8]) -> Result<T, OpProblem> {
     codec::decode(body).map_err(|_| OpProblem::Malformed)
 }
 
+/// The surface intents are on.
+const INTENT_SURFACE: &str = "intent";
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{DeviceId, Incarnation};
+    use crate::model::{DeviceId, Incarnation, Surface};
     use proptest::prelude::*;
 
     fn log(byte: u8) -> LogId {
@@ -318,6 +368,62 @@ mod tests {
         assert_eq!(OpView::decode(3, 0, &long_key), Err(OpProblem::Malformed));
         let pred_zero = codec::encode(("registry:a", "k", vec![Pred { log: None, seq: 0 }]));
         assert_eq!(OpView::decode(2, 0, &pred_zero), Err(OpProblem::Malformed));
+    }
+
+    fn intent() -> Op {
+        Op::Intent {
+            agent: "backup".parse().unwrap(),
+            run: "2026-11-27".parse().unwrap(),
+            epoch: LeaseEpoch::of(1, 7).unwrap(),
+            cert: CertHash::from_bytes([3; 32]),
+            status: IntentStatus::Committed,
+            payload: Payload::parse(r#"{"files":12}"#).unwrap(),
+        }
+    }
+
+    #[test]
+    fn an_intent_reads_back_also_from_a_reissue() {
+        let golden: serde_json::Value =
+            serde_json::from_str(include_str!("../../tests/data/intent-v1.json")).unwrap();
+        let body = encode_op(&intent(), &log(1));
+        let hex: String = body.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, golden["body"].as_str().unwrap());
+
+        let view = OpView::decode(5, 0, &body).unwrap();
+        assert_eq!((view.surface(), view.key()), (Some("intent"), Some("backup")));
+        assert_eq!(Surface::Intent.to_string(), INTENT_SURFACE);
+        assert_eq!((view.payload(), view.to_op(&log(1))), (Some(r#"{"files":12}"#), Some(intent())));
+        let again = encode_reissue(&Original { kind: 5, ..reissue(&body) });
+        assert_eq!(OpView::decode(REISSUE, 0, &again).unwrap().to_op(&log(7)), Some(intent()));
+    }
+
+    #[test]
+    fn an_intent_that_breaks_a_rule_is_malformed_and_one_of_a_later_version_is_unknown() {
+        let long = "x".repeat(129);
+        let found = |agent: &str, run: &str, epoch: u64, status: u8, payload: &str| {
+            OpView::decode(5, 0, &codec::encode((agent, run, epoch, [0u8; 32], status, payload))).map(drop)
+        };
+
+        assert_eq!(found("a", "r", 1, 1, "null"), Ok(()));
+        assert_eq!(found("a", "r", (1 << 53) - 1, 3, "null"), Ok(()));
+        for (agent, run) in
+            [("", "r"), ("a", ""), (&*long, "r"), ("a", &*long), ("a\u{1f}b", "r"), ("a", "\n")]
+        {
+            assert_eq!(found(agent, run, 1, 1, "null"), Err(OpProblem::Malformed), "{agent:?} {run:?}");
+        }
+        for epoch in [0, 1 << 53, u64::MAX] {
+            assert_eq!(found("a", "r", epoch, 1, "null"), Err(OpProblem::Malformed));
+        }
+        let huge = "1".repeat(PAYLOAD_BYTES_MAX + 1);
+        assert_eq!(found("a", "r", 1, 1, &huge), Err(OpProblem::Malformed));
+        assert_eq!(found("a", "r", 1, 4, "null"), Err(OpProblem::Unknown));
+        assert_eq!(found("a", "r", 0, 4, "null"), Err(OpProblem::Malformed), "broken under any version");
+        let body = encode_op(&intent(), &log(1));
+        assert_eq!(OpView::decode(5, 1, &body), Err(OpProblem::Unknown));
+        for end in 0..body.len() {
+            assert_eq!(OpView::decode(5, 0, &body[..end]), Err(OpProblem::Malformed));
+        }
+        assert_eq!(OpView::decode(5, 0, &[&body[..], &[0]].concat()), Err(OpProblem::Malformed));
     }
 
     fn reissue<'a>(body: &'a [u8]) -> Original<'a> {
@@ -388,6 +494,25 @@ mod tests {
             for end in 0..bytes.len() {
                 prop_assert_eq!(OpView::decode(REISSUE, 0, &bytes[..end]), Err(OpProblem::Malformed));
             }
+        }
+
+        #[test]
+        fn any_intent_reads_back(
+            agent in "[^\\p{Cc}]{1,32}", run in "[^\\p{Cc}]{1,32}", epoch in 1u64..1 << 53, cert in any::<[u8; 32]>(),
+            status in 1u8..4, number in any::<u64>(),
+        ) {
+            let op = Op::Intent {
+                agent: agent.parse().unwrap(),
+                run: run.parse().unwrap(),
+                epoch: LeaseEpoch::new(epoch).unwrap(),
+                cert: CertHash::from_bytes(cert),
+                status: IntentStatus::from_number(status).unwrap(),
+                payload: Payload::parse(&number.to_string()).unwrap(),
+            };
+
+            let body = encode_op(&op, &log(1));
+
+            prop_assert_eq!(OpView::decode(5, 0, &body).unwrap().to_op(&log(1)), Some(op));
         }
 
         #[test]

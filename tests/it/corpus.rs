@@ -9,7 +9,7 @@ use std::path::Path;
 use bytes::Bytes;
 use kinfold::model::SpaceId;
 use kinfold::roster::Roster;
-use kinfold::wire::{Ack, Message, PairFrame, Welcome};
+use kinfold::wire::{Ack, Message, OpView, PairFrame, Welcome};
 
 fn replay(decoder: &str, reads: impl Fn(&[u8]) -> Result<(), String>) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(decoder);
@@ -62,6 +62,16 @@ fn every_pairing_frame_of_the_corpus_is_read_or_refused_as_its_name_says() {
 fn every_welcome_of_the_corpus_is_read_or_refused_as_its_name_says() {
     replay("welcome", |bytes| {
         Welcome::decode(Bytes::copy_from_slice(bytes)).map(drop).map_err(|error| error.to_string())
+    });
+}
+
+/// An input is kind u16 BE ‖ flags u8 ‖ body.
+#[test]
+fn every_op_of_the_corpus_is_read_or_refused_as_its_name_says() {
+    replay("op", |bytes| {
+        let (head, body) = bytes.split_first_chunk::<3>().expect("an input has a kind and flags");
+        let kind = u16::from_be_bytes([head[0], head[1]]);
+        OpView::decode(kind, head[2], body).map(drop).map_err(|problem| format!("{problem:?}"))
     });
 }
 

@@ -1,7 +1,7 @@
 //! The stored form of a state: a run of chunks, so that opening a home need not replay every op.
 //!
 //! Equal sets of ops give equal bytes. Chunks are sealed by whoever stores them; still, nothing in
-//! one is trusted to be well-formed. A chunk is `KFI2` ‖ its number from 0, u32 BE ‖ records, and is
+//! one is trusted to be well-formed. A chunk is `KFI3` ‖ its number from 0, u32 BE ‖ records, and is
 //! at most [`CHUNK_BYTES_MAX`] long. No record crosses a chunk.
 //!
 //! | record | fields |
@@ -13,10 +13,11 @@
 //! | 5 relocated | head ‖ row tag u64 BE ‖ log number ‖ seq: an op that was written again, and where |
 //! | 6 surface | name |
 //! | 7 row | key ‖ head: a registry row that consists of one head |
-//! | 8 open | key: a row, entity or stream whose heads follow |
+//! | 8 open | key: a row, entity, stream or run whose heads follow |
 //! | 9 head | head; of a stream: an event |
 //! | 10 statement | head ‖ content hash 16 |
-//! | 11 end | BLAKE3 of everything before this record's first byte, from the first chunk on |
+//! | 11 intent | head ‖ status u8 ‖ epoch u64 BE ‖ certificate 32: what a run said of itself |
+//! | 12 end | BLAKE3 of everything before this record's first byte, from the first chunk on |
 //!
 //! Counts, positions and log numbers are LEB128. Texts are their length (LEB128) and UTF-8. A head is
 //! `log number · 2 + is tombstone` (LEB128) ‖ seq (LEB128) ‖ hlc u64 BE. A row tag is the first 8
@@ -112,7 +113,7 @@ impl SnapshotError {
     }
 }
 
-const MAGIC: &[u8; 4] = b"KFI2";
+const MAGIC: &[u8; 4] = b"KFI3";
 
 const START: u8 = 1;
 const LOG: u8 = 2;
@@ -124,7 +125,8 @@ const ROW: u8 = 7;
 const OPEN: u8 = 8;
 const HEAD: u8 = 9;
 const STATEMENT: u8 = 10;
-const END: u8 = 11;
+const INTENT: u8 = 11;
+const END: u8 = 12;
 
 /// Most places in one covered record: at up to 18 bytes each, it stays far below a chunk.
 const COVERED_PER_RECORD: usize = 1024;
@@ -142,7 +144,7 @@ const _: () = assert!(RECORD_BYTES_MAX > 64 + KEY_BYTES_MAX && 8 + RECORD_BYTES_
 mod tests {
     use super::super::reference::{SPACE, any_ops, apply_interleaved, log, written};
     use super::super::root::{RowHash, row_bytes};
-    use super::super::{FOLD_VERSION, State};
+    use super::super::{FOLD_VERSION, NoChain, State};
     use super::write::ChunkWriter;
     use super::*;
     use crate::model::{Dot, Op, Payload, Seq};
@@ -271,12 +273,27 @@ mod tests {
             found(registry(b"\x06\x0aregistry:a".chunks(20).collect::<Vec<_>>().as_slice())),
             misplaced(SURFACE)
         );
-        assert_eq!(found(surface(b"\x06\x06intent", &[])), value(SURFACE));
         assert_eq!(found(surface(b"\x06\x06dreams", &[])), value(SURFACE));
         assert_eq!(found(surface(b"\x06\x07routing", &[&row(OPEN, "a")])), value(END));
         let tombstone = [vec![HEAD, 1, 1], vec![0; 8]].concat();
         assert_eq!(found(surface(b"\x06\x07routing", &[&row(OPEN, "a"), &tombstone])), value(HEAD));
         assert_eq!(found(surface(b"\x06\x07routing", &[&one("a")])), misplaced(ROW));
+        let ledger = |records: &[&[u8]]| found(surface(b"\x06\x06intent", records));
+        let says = |seq: u8, status: u8, epoch: u64| {
+            let rest = [&[status][..], &epoch.to_be_bytes(), &[0; 32]].concat();
+            [part(INTENT, head(0, seq, seq)), rest].concat()
+        };
+        let run = row(OPEN, "a\u{1f}r");
+        assert_eq!(ledger(&[&run, &says(1, 1, 1), &says(2, 2, 1)]), None);
+        assert_eq!(ledger(&[&run]), value(END));
+        assert_eq!(ledger(&[&row(OPEN, "a"), &says(1, 1, 1)]), value(OPEN));
+        assert_eq!(ledger(&[&run, &says(1, 4, 1)]), value(INTENT));
+        assert_eq!(ledger(&[&run, &says(1, 1, 0)]), value(INTENT));
+        assert_eq!(ledger(&[&run, &says(4, 1, 1)]), value(INTENT), "not applied");
+        assert_eq!(ledger(&[&run, &says(2, 1, 1), &says(1, 1, 1)]), misplaced(INTENT));
+        assert_eq!(ledger(&[&run, &says(1, 1, 1), &run]), misplaced(OPEN));
+        assert_eq!(ledger(&[&run, &part(HEAD, head(0, 1, 1))]), misplaced(HEAD));
+        assert_eq!(found(registry(&[&row(OPEN, "a"), &says(1, 1, 1)])), misplaced(INTENT));
         let says = |seq| [part(STATEMENT, head(0, seq, seq)), vec![7; 16]].concat();
         assert_eq!(found(surface(b"\x06\x05skill", &[&row(OPEN, "a"), &says(1)])), None);
         assert_eq!(found(surface(b"\x06\x05skill", &[&row(OPEN, "a"), &says(1), &says(2)])), value(END));
@@ -347,7 +364,7 @@ mod tests {
     #[test]
     fn an_index_of_the_version_before_is_refused() {
         let mut old = crafted(&[]);
-        old[..4].copy_from_slice(b"KFI1");
+        old[..4].copy_from_slice(b"KFI2");
 
         assert!(matches!(build(&[old]), Err(SnapshotError::ChunkHead { expected: 0 })));
     }
@@ -373,13 +390,13 @@ mod tests {
             prop_assert_eq!(chunks(&resumed), chunks(&whole));
             prop_assert_eq!(resumed.root(), whole.root());
             prop_assert_eq!(resumed.recomputed_root(), whole.root());
-            prop_assert_eq!(resumed.conflicts(None, 99), whole.conflicts(None, 99));
+            prop_assert_eq!(resumed.conflicts(None, 99, &NoChain), whole.conflicts(None, 99, &NoChain));
             prop_assert_eq!(resumed.surfaces(), whole.surfaces());
         }
 
         #[test]
         fn any_records_are_read_or_refused(
-            records in prop::collection::vec((0u8..13, prop::collection::vec(0u8..8, 0..20)), 0..20),
+            records in prop::collection::vec((0u8..14, prop::collection::vec(0u8..8, 0..20)), 0..20),
         ) {
             let records: Vec<u8> =
                 records.into_iter().flat_map(|(kind, rest)| std::iter::once(kind).chain(rest)).collect();

@@ -3,17 +3,20 @@
 use super::super::events::{Stream, Streams};
 use super::super::facts::{Content, Entity, Facts, Statement};
 use super::super::key::Key;
+use super::super::ledger::{Intent, Ledger};
 use super::super::logs::{Entry, LocalDot, LogIndex, Logs, Mark};
 use super::super::root::{BUCKET_COUNT, FOLD_VERSION, RowHash, RowTag};
 use super::super::rows::{Registers, Row};
 use super::super::state::State;
 use super::super::tables::{Rows, Table};
 use super::{
-    BUCKETS, BUCKETS_PER_RECORD, CHUNK_BYTES_MAX, COVERED, COVERED_PER_RECORD, END, HEAD, LOG, MAGIC, OPEN,
-    RELOCATED, ROW, START, STATEMENT, SURFACE, SnapshotError,
+    BUCKETS, BUCKETS_PER_RECORD, CHUNK_BYTES_MAX, COVERED, COVERED_PER_RECORD, END, HEAD, INTENT, LOG, MAGIC,
+    OPEN, RELOCATED, ROW, START, STATEMENT, SURFACE, SnapshotError,
 };
 use crate::model::limits::{KEY_BYTES_MAX, SURFACE_BYTES_MAX};
-use crate::model::{Hlc, LogId, Seq, SpaceId, Surface, Tier};
+use crate::model::{
+    CertHash, Hlc, IntentStatus, LeaseEpoch, LogId, Seq, SpaceId, Surface, Tier, split_intent_key,
+};
 
 /// Builds a state from the chunks of [`State::encode`].
 pub struct StateBuilder {
@@ -104,7 +107,7 @@ impl StateBuilder {
             COVERED => self.covered(reader),
             RELOCATED => self.relocated(reader),
             SURFACE => self.surface(reader),
-            ROW | OPEN | HEAD | STATEMENT => {
+            ROW | OPEN | HEAD | STATEMENT | INTENT => {
                 let (Some(state), Some(open)) = (&mut self.state, &mut self.open) else {
                     return Err(Fault::Misplaced);
                 };
@@ -215,7 +218,7 @@ impl StateBuilder {
             Tier::Registry => Items::Registers(Vec::new()),
             Tier::Facts => Items::Facts(Vec::new()),
             Tier::Events => Items::Streams(Vec::new()),
-            Tier::Ledger => return Err(Fault::Value),
+            Tier::Ledger => Items::Ledger { ledger: Ledger::default(), last: None },
         };
         self.close_table()?;
         self.open = Some(OpenTable { surface, name: name.into(), items, open: None });
@@ -249,6 +252,7 @@ impl StateBuilder {
             Items::Registers(rows) => Rows::Registers(Registers::from_sorted(rows)),
             Items::Facts(entities) => Rows::Facts(Facts::from_sorted(entities)),
             Items::Streams(streams) => Rows::Streams(Streams::from_sorted(streams)),
+            Items::Ledger { ledger, .. } => Rows::Ledger(ledger),
         };
         state.tables.insert(Table { surface: open.surface, name: open.name, rows });
         Ok(())
@@ -273,14 +277,16 @@ enum Items {
     Registers(Vec<(Key, Row)>),
     Facts(Vec<(Key, Entity)>),
     Streams(Vec<(Key, Stream)>),
+    Ledger { ledger: Ledger, last: Option<Key> },
 }
 
-/// The row, entity or stream being read.
+/// The row, entity, stream or run being read.
 struct OpenItem {
     key: Key,
     row: RowHash,
     heads: Vec<Entry>,
     contents: Vec<Content>,
+    intents: Vec<Intent>,
 }
 
 impl OpenTable {
@@ -297,7 +303,7 @@ impl OpenTable {
             return self.open(kind, key, reader, state);
         }
         let Some(item) = &mut self.open else { return Err(Fault::Misplaced) };
-        match (kind, &self.items) {
+        match (kind, &mut self.items) {
             (HEAD, Items::Registers(_)) => item.push_head(reader.head(item.row.tag(), state)?, &state.logs),
             (HEAD, Items::Streams(_)) => {
                 item.push_head(reader.live_head(item.row.tag(), state)?, &state.logs)
@@ -306,14 +312,22 @@ impl OpenTable {
                 let entry = reader.live_head(item.row.tag(), state)?;
                 item.push_statement(entry, Content::from_bytes(*reader.take()?), &state.logs)
             }
+            (INTENT, Items::Ledger { ledger, .. }) => {
+                let intent = reader.intent(item.row.tag(), ledger, state)?;
+                item.push_intent(intent, ledger, &state.logs)
+            }
             _ => Err(Fault::Misplaced),
         }
     }
 
     fn open(&mut self, kind: u8, key: Key, reader: &mut Reader<'_>, state: &mut State) -> Result<(), Fault> {
         if kind == OPEN {
+            if matches!(self.items, Items::Ledger { .. }) && split_intent_key(key.as_str()).is_none() {
+                return Err(Fault::Value);
+            }
             let row = state.tree.row(&self.name, key.as_str());
-            self.open = Some(OpenItem { key, row, heads: Vec::new(), contents: Vec::new() });
+            let (heads, contents, intents) = (Vec::new(), Vec::new(), Vec::new());
+            self.open = Some(OpenItem { key, row, heads, contents, intents });
             return Ok(());
         }
         let Items::Registers(rows) = &mut self.items else { return Err(Fault::Misplaced) };
@@ -357,6 +371,13 @@ impl OpenTable {
                 }
                 streams.push((item.key, Stream::from_sorted(item.heads, item.row)));
             }
+            Items::Ledger { ledger, last } => {
+                if item.intents.is_empty() {
+                    return Err(Fault::Value);
+                }
+                *last = Some(item.key.clone());
+                ledger.push_run(item.key, item.intents);
+            }
         }
         Ok(())
     }
@@ -368,6 +389,7 @@ impl Items {
             Self::Registers(rows) => rows.last().map(|(key, _)| key),
             Self::Facts(entities) => entities.last().map(|(key, _)| key),
             Self::Streams(streams) => streams.last().map(|(key, _)| key),
+            Self::Ledger { last, .. } => last.as_ref(),
         }
     }
 }
@@ -378,6 +400,14 @@ impl OpenItem {
             return Err(Fault::Misplaced);
         }
         self.heads.push(head);
+        Ok(())
+    }
+
+    fn push_intent(&mut self, intent: Intent, ledger: &Ledger, logs: &Logs) -> Result<(), Fault> {
+        if self.intents.last().is_some_and(|last| ledger.order(last, &intent, logs).is_ge()) {
+            return Err(Fault::Misplaced);
+        }
+        self.intents.push(intent);
         Ok(())
     }
 
@@ -462,6 +492,15 @@ impl<'a> Reader<'a> {
     fn live_head(&mut self, row: RowTag, state: &State) -> Result<Entry, Fault> {
         let head = self.head(row, state)?;
         if head.mark == Mark::Live { Ok(head) } else { Err(Fault::Value) }
+    }
+
+    fn intent(&mut self, row: RowTag, ledger: &mut Ledger, state: &State) -> Result<Intent, Fault> {
+        let entry = self.live_head(row, state)?;
+        let [status] = *self.take()?;
+        let status = IntentStatus::from_number(status).ok_or(Fault::Value)?;
+        let epoch = LeaseEpoch::new(u64::from_be_bytes(*self.take()?)).map_err(|_| Fault::Value)?;
+        let cert = ledger.cert(CertHash::from_bytes(*self.take()?));
+        Ok(Intent { entry, epoch, cert, status })
     }
 
     fn entry(&mut self, logs: &Logs) -> Result<Entry, Fault> {

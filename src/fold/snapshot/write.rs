@@ -1,14 +1,15 @@
 //! State → chunks.
 
 use super::super::facts::Statement;
+use super::super::ledger::Intent;
 use super::super::logs::{Entry, Mark};
 use super::super::root::{BUCKET_COUNT, FOLD_VERSION};
 use super::super::rows::Row;
 use super::super::state::State;
 use super::super::tables::Rows;
 use super::{
-    BUCKETS, BUCKETS_PER_RECORD, CHUNK_BYTES_MAX, COVERED, COVERED_PER_RECORD, END, HEAD, LOG, MAGIC, OPEN,
-    RECORD_BYTES_MAX, RELOCATED, ROW, START, STATEMENT, SURFACE,
+    BUCKETS, BUCKETS_PER_RECORD, CHUNK_BYTES_MAX, COVERED, COVERED_PER_RECORD, END, HEAD, INTENT, LOG, MAGIC,
+    OPEN, RECORD_BYTES_MAX, RELOCATED, ROW, START, STATEMENT, SURFACE,
 };
 
 impl State {
@@ -41,6 +42,19 @@ impl State {
                         out.record(OPEN, |out| write_text(key.as_str(), out));
                         for event in stream.iter(None, &self.logs) {
                             out.record(HEAD, |out| write_head(event, &ranks, out));
+                        }
+                    }
+                }
+                Rows::Ledger(ledger) => {
+                    for (key, run) in ledger.runs() {
+                        out.record(OPEN, |out| write_text(key.as_str(), out));
+                        for Intent { entry, epoch, cert, status } in run.intents() {
+                            out.record(INTENT, |out| {
+                                write_head(entry, &ranks, out);
+                                out.push(status.number());
+                                out.extend_from_slice(&epoch.get().to_be_bytes());
+                                out.extend_from_slice(ledger.cert_hash(*cert).as_bytes());
+                            });
                         }
                     }
                 }

@@ -27,7 +27,11 @@ async fn export_all(
 ) -> Result<(), Failure> {
     let held: SurfacesForm = target.call(Method::Surfaces, &site.params()).await?;
     let mut conflicts = 0;
-    let wanted = held.surfaces.iter().filter(|form| only.is_none_or(|only| only == form.surface));
+    // What runs said of themselves holds for this ledger only: it is no data to be written elsewhere.
+    let wanted = held
+        .surfaces
+        .iter()
+        .filter(|form| only.map_or(form.surface != "intent", |only| only == form.surface));
     for form in wanted {
         let mut after = None;
         loop {
@@ -72,7 +76,7 @@ fn row_line(row: RowForm, scope: &ScopeParam) -> AppendParams {
     let mut line = bare_line(row.surface, row.payload, scope);
     let says_it = match new_op(&line) {
         Ok(NewOp::Put { key, .. } | NewOp::Fact { key, .. }) => key == row.id,
-        Ok(NewOp::Delete { .. } | NewOp::Event { .. }) | Err(_) => false,
+        Ok(NewOp::Delete { .. } | NewOp::Event { .. } | NewOp::Intent(_)) | Err(_) => false,
     };
     line.key = (!says_it).then_some(row.id);
     line
