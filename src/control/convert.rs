@@ -381,12 +381,12 @@ pub(super) fn scope_param(scope: &Scope) -> ScopeParam {
     }
 }
 
-fn raw(payload: Option<&Payload>) -> Box<RawValue> {
+pub(super) fn raw(payload: Option<&Payload>) -> Box<RawValue> {
     let text = payload.map_or("null", Payload::as_str);
     RawValue::from_string(text.to_owned()).expect("a payload is JSON: Payload::parse made it")
 }
 
-fn hex(incarnation: Incarnation) -> String {
+pub(super) fn hex(incarnation: Incarnation) -> String {
     format!("{:016x}", incarnation.get())
 }
 

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::config;
+use super::conversation;
 use super::convert::{EventCursor, event_form, health_form, new_op, peer_forms};
 use super::error::ControlError;
 use super::forms::*;
@@ -86,6 +87,10 @@ async fn answer(
             let ScopeParams { scope } = read_params(method, params)?;
             Ok(to_raw(&SafeToSleepForm::from(space(node, &scope).await?.safe_to_sleep().await?)))
         }
+        Method::RecordTurn => conversation::record(node, read_params(method, params)?).await,
+        Method::Transcript => conversation::transcript(node, read_params(method, params)?).await,
+        Method::Resume => conversation::resume(node, read_params(method, params)?).await,
+        Method::Conversations => conversation::conversations(node, read_params(method, params)?).await,
         Method::Conflicts => conflicts(node, read_params(method, params)?).await,
         Method::Peers => {
             let ScopeParams { scope } = read_params(method, params)?;
@@ -208,7 +213,7 @@ async fn get(node: &Node, params: RowParams) -> Result<Box<RawValue>, ControlErr
 async fn list(node: &Node, params: ListParams) -> Result<Box<RawValue>, ControlError> {
     let space = space(node, &params.scope).await?;
     let surface: Surface = params.surface.parse()?;
-    let limit = page_limit(params.limit)?;
+    let limit = page_limit(params.limit, PAGE_ITEMS_MAX)?;
     match surface.tier() {
         Tier::Registry | Tier::Facts if params.stream.is_some() => {
             Err(ControlError::MisplacedMember { surface, member: "stream" })
@@ -350,7 +355,7 @@ async fn wait(node: &Node, params: WaitParams) -> Result<Box<RawValue>, ControlE
 
 async fn conflicts(node: &Node, params: ConflictsParams) -> Result<Box<RawValue>, ControlError> {
     let space = space(node, &params.scope).await?;
-    let limit = page_limit(params.limit)?;
+    let limit = page_limit(params.limit, PAGE_ITEMS_MAX)?;
     let after = match params.after {
         Some(place) => Some((place.surface.parse::<Surface>()?, place.id)),
         None => None,
@@ -376,17 +381,13 @@ fn version(node: &Node) -> VersionForm {
     }
 }
 
-fn page_limit(asked: Option<usize>) -> Result<usize, ControlError> {
+pub(super) fn page_limit(asked: Option<usize>, limit: usize) -> Result<usize, ControlError> {
     let found = asked.unwrap_or(PAGE_ITEMS);
-    if (1..=PAGE_ITEMS_MAX).contains(&found) {
-        Ok(found)
-    } else {
-        Err(ControlError::PageLimit { found, limit: PAGE_ITEMS_MAX })
-    }
+    if (1..=limit).contains(&found) { Ok(found) } else { Err(ControlError::PageLimit { found, limit }) }
 }
 
 /// Runs what may open blocks of the store away from the tasks that carry messages.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     read: impl FnOnce() -> Result<T, NodeError> + Send + 'static,
 ) -> Result<T, ControlError> {
     match tokio::task::spawn_blocking(read).await {

@@ -8,6 +8,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use super::config::{config_hint, config_kind};
+use super::conversation::turn_kind;
 use super::method::Method;
 use super::pairing::{pair_hint, pair_kind};
 use super::roster::{CandidateForm, listed, scope_text};
@@ -445,6 +446,7 @@ pub(super) fn node_kind(error: &NodeError) -> &'static str {
         NodeError::Surface(error) => surface_kind(error),
         NodeError::PeerAddress { .. } => "PeerAddress",
         NodeError::Payload(error) => payload_kind(error),
+        NodeError::Turn(problem) => turn_kind(problem),
         NodeError::KeyLength { .. } => "KeyLength",
         NodeError::WrongTier { .. } => "WrongTier",
         NodeError::IdMissing { .. } => "IdMissing",

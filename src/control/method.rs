@@ -29,6 +29,17 @@ pub enum Method {
     Wait,
     /// `sync.safe_to_sleep` {scope?} → [`SafeToSleepForm`](super::forms::SafeToSleepForm).
     SafeToSleep,
+    /// `sync.record_turn` {scope?, conversation_id, role, content, tool_calls?, tool_use_id?, timestamp?} →
+    /// [`AppendedForm`](super::forms::AppendedForm).
+    RecordTurn,
+    /// `sync.transcript` {scope?, conversation_id, after?, limit?} →
+    /// [`TranscriptForm`](super::conversation::TranscriptForm).
+    Transcript,
+    /// `sync.resume` {scope?, conversation_id, last?} → [`ResumeForm`](super::conversation::ResumeForm).
+    Resume,
+    /// `sync.conversations` {scope?, after?, limit?} →
+    /// [`ConversationsForm`](super::conversation::ConversationsForm).
+    Conversations,
     /// `conflicts.list` {scope?, after?, limit?} → [`ConflictsForm`](super::forms::ConflictsForm).
     Conflicts,
     /// `peers.list` {scope?} → {peers}.
@@ -71,7 +82,7 @@ pub enum Method {
 
 impl Method {
     /// Every method.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 35] = [
         Self::Status,
         Self::Append,
         Self::AppendMany,
@@ -84,6 +95,10 @@ impl Method {
         Self::Unsubscribe,
         Self::Wait,
         Self::SafeToSleep,
+        Self::RecordTurn,
+        Self::Transcript,
+        Self::Resume,
+        Self::Conversations,
         Self::Conflicts,
         Self::Peers,
         Self::AddPeer,
@@ -120,6 +135,10 @@ impl Method {
             Self::Unsubscribe => "sync.unsubscribe",
             Self::Wait => "sync.wait",
             Self::SafeToSleep => "sync.safe_to_sleep",
+            Self::RecordTurn => "sync.record_turn",
+            Self::Transcript => "sync.transcript",
+            Self::Resume => "sync.resume",
+            Self::Conversations => "sync.conversations",
             Self::Conflicts => "conflicts.list",
             Self::Peers => "peers.list",
             Self::AddPeer => "peers.add",

@@ -8,6 +8,7 @@
 #[cfg(unix)]
 pub mod client;
 pub mod config;
+pub mod conversation;
 pub mod convert;
 pub mod dispatch;
 pub mod envelope;
@@ -44,6 +45,12 @@ pub const PAGE_BYTES: usize = 512 * 1024;
 
 /// Most rows or events in one page.
 pub const PAGE_ITEMS_MAX: usize = 1_000;
+
+/// Most turns in one page of a transcript.
+pub const TRANSCRIPT_TURNS_MAX: usize = 10_000;
+
+/// Payload bytes after which a page of a transcript ends early.
+pub const TRANSCRIPT_BYTES: usize = 16 * 1024 * 1024;
 
 /// Most ops in one `sync.append_many`.
 pub const APPEND_OPS_MAX: usize = 10_000;

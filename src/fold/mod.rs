@@ -16,8 +16,9 @@
 //! | a body that breaks its rules, a kind on a surface of another tier | kept and counted as malformed |
 //!
 //! The total order over ops is (hlc, device, incarnation, seq), everywhere. Read [`State`] next,
-//! then [`root`] for what is hashed and [`snapshot`] for the stored form.
+//! then [`root`] for what is hashed, [`snapshot`] for the stored form and [`conversation`] for turns.
 
+pub mod conversation;
 mod covered;
 mod events;
 mod facts;

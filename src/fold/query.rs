@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::Bound;
 
+use super::events::Stream;
 use super::facts::Entity;
 use super::key::Key;
 use super::logs::{Entry, Logs, Mark};
@@ -216,14 +217,32 @@ impl State {
         after: Option<(Hlc, Dot)>,
         limit: usize,
     ) -> Vec<Event> {
-        let Some(table) = self.tables.find(surface) else { return Vec::new() };
-        let Rows::Streams(streams) = &table.rows else { return Vec::new() };
-        let Some(held) = streams.streams().get(&Key::new(stream)) else { return Vec::new() };
+        let (Some(table), Some(held)) = (self.tables.find(surface), self.stream(surface, stream)) else {
+            return Vec::new();
+        };
         let view = self.view(table, stream);
-        held.iter(after, &self.logs)
-            .take(limit)
-            .map(|event| Event { dot: self.logs.dot(event), hlc: event.hlc, place: view.place(event) })
-            .collect()
+        held.iter(after, &self.logs).take(limit).map(|event| view.event(event)).collect()
+    }
+
+    /// How many events a stream has.
+    pub fn event_count(&self, surface: &Surface, stream: &str) -> u64 {
+        self.stream(surface, stream).map_or(0, Stream::event_count)
+    }
+
+    /// The events of a stream in total order, without the first `skipped`.
+    pub fn events_from(&self, surface: &Surface, stream: &str, skipped: usize) -> Vec<Event> {
+        let (Some(table), Some(held)) = (self.tables.find(surface), self.stream(surface, stream)) else {
+            return Vec::new();
+        };
+        let view = self.view(table, stream);
+        held.iter(None, &self.logs).skip(skipped).map(|event| view.event(event)).collect()
+    }
+
+    fn stream(&self, surface: &Surface, stream: &str) -> Option<&Stream> {
+        match &self.tables.find(surface)?.rows {
+            Rows::Streams(streams) => streams.streams().get(&Key::new(stream)),
+            Rows::Registers(_) | Rows::Facts(_) | Rows::Ledger(_) => None,
+        }
     }
 
     /// Up to `limit` streams of a surface whose names follow `after`, with the number of their events.
@@ -392,6 +411,10 @@ impl View<'_> {
     pub(super) fn head(&self, entry: &Entry) -> Head {
         let is_tombstone = entry.mark == Mark::Tombstone;
         Head { dot: self.logs.dot(entry), hlc: entry.hlc, place: self.place(entry), is_tombstone }
+    }
+
+    fn event(&self, entry: &Entry) -> Event {
+        Event { dot: self.logs.dot(entry), hlc: entry.hlc, place: self.place(entry) }
     }
 
     fn place(&self, entry: &Entry) -> Dot {

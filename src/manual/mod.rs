@@ -1,7 +1,7 @@
 //! The manual: what the code stands on, in pages of its own.
 //!
 //! [`architecture`] says which part owns what and how an op travels through it. [`sync`] is the
-//! conversation between two devices. [`formats`] has every byte that is stored, hashed, signed or
+//! conversation between two devices, [`conversations`] what is made of turns. [`formats`] has every byte that is stored, hashed, signed or
 //! sent. [`threats`] says what is defended and by which test, and what is not; [`assumptions`] what
 //! the promises rest on. [`decisions`] gives the reasons for what could have been otherwise, and
 //! [`glossary`] the words.
@@ -11,6 +11,9 @@ pub mod architecture {}
 
 #[doc = include_str!("sync.md")]
 pub mod sync {}
+
+#[doc = include_str!("conversations.md")]
+pub mod conversations {}
 
 #[doc = include_str!("formats.md")]
 pub mod formats {}

@@ -14,6 +14,18 @@ pub const KEY_BYTES_MAX: usize = 1024;
 /// Greatest name of an agent or a run in bytes: a unit's or a job's name and an id fit.
 pub const LEASE_NAME_BYTES_MAX: usize = 128;
 
+/// Most tool calls in one turn: as many tools as the great models are given at once.
+pub const TURN_CALLS_MAX: usize = 128;
+
+/// Greatest new id of a tool call in bytes; those of the great models have 30 to 64.
+pub const TOOL_ID_BYTES_MAX: usize = 256;
+
+/// Most turns that a sequence to go on from is made of: more than any model takes in at once.
+pub const RESUME_TURNS_MAX: usize = 10_000;
+
+/// Most payload bytes that a sequence to go on from is made of.
+pub const RESUME_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// Greatest surface name in bytes.
 pub const SURFACE_BYTES_MAX: usize = 64;
 

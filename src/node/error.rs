@@ -82,6 +82,9 @@ pub enum NodeError {
     /// The value is no payload.
     #[error("the value is refused")]
     Payload(#[from] PayloadError),
+    /// The turn breaks the rules of conversations.
+    #[error(transparent)]
+    Turn(#[from] crate::fold::conversation::TurnProblem),
     /// A key or stream name outside 1 to 1,024 bytes.
     #[error("a key has 1 to {limit} bytes, this one has {found}")]
     KeyLength {

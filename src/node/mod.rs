@@ -5,6 +5,7 @@
 //! `core` is the loop that performs the engine's effects.
 
 mod addresses;
+mod conversation;
 mod core;
 mod error;
 mod handle;
@@ -20,6 +21,7 @@ mod space;
 mod status;
 mod types;
 
+pub use conversation::{NewTurn, Resumed, TranscriptTurn};
 pub use error::NodeError;
 pub use handle::{Node, NodeBuilder};
 pub use members::{Rotated, SpaceInfo};

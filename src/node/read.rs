@@ -1,97 +1,113 @@
-//! Reading rows and events: the index says where, the blocks hold what.
+//! Reading rows and events: a state says where, the blocks hold what.
 
 use std::sync::Arc;
 
 use super::error::NodeError;
 use super::index::Index;
 use super::types::{Row, RowValue, StreamEvent};
-use crate::fold::{Head, NoChain, RowFilter, RowView};
-use crate::model::{Dot, Hlc, Payload, Surface};
+use crate::fold::{Event, Head, NoChain, RowFilter, RowView, State};
+use crate::model::{Dot, Hlc, Payload, SpaceId, Surface};
 use crate::store::Blocks;
 use crate::wire::OpView;
 
-/// One row; `None` where nothing is shown.
-pub(super) fn row(
-    index: &Index,
-    blocks: &Arc<Blocks>,
-    surface: &Surface,
-    key: &str,
-) -> Result<Option<Row>, NodeError> {
-    let view = index.read()?.row(surface, key);
-    match view {
-        Some(view) if view.is_live() => row_of(index, blocks, surface, key, &view).map(Some),
-        _ => Ok(None),
+/// One state of a space with what it points into.
+pub(super) struct Reader {
+    index: Arc<Index>,
+    blocks: Arc<Blocks>,
+}
+
+impl Reader {
+    /// Reads the state that follows the logs.
+    pub fn of(index: Arc<Index>, blocks: Arc<Blocks>) -> Self {
+        Self { index, blocks }
     }
-}
 
-/// Live rows in key order.
-pub(super) fn rows(
-    index: &Index,
-    blocks: &Arc<Blocks>,
-    surface: &Surface,
-    after: Option<&str>,
-    limit: usize,
-) -> Result<Vec<Row>, NodeError> {
-    let listed = index.read()?.rows(surface, after, limit, RowFilter::Live);
-    listed.iter().map(|listed| row_of(index, blocks, surface, &listed.key, &listed.row)).collect()
-}
-
-/// Rows that hold more than one value.
-pub(super) fn conflicts(
-    index: &Index,
-    blocks: &Arc<Blocks>,
-    after: Option<(&Surface, &str)>,
-    limit: usize,
-) -> Result<Vec<Row>, NodeError> {
-    let listed = index.read()?.conflicts(after, limit, &NoChain);
-    listed
-        .iter()
-        .map(|conflict| row_of(index, blocks, &conflict.surface, &conflict.key, &conflict.row))
-        .collect()
-}
-
-/// Events of a stream in total order.
-pub(super) fn events(
-    index: &Index,
-    blocks: &Arc<Blocks>,
-    surface: &Surface,
-    stream: &str,
-    after: Option<(Hlc, Dot)>,
-    limit: usize,
-) -> Result<Vec<StreamEvent>, NodeError> {
-    let listed = index.read()?.events(surface, stream, after, limit);
-    let mut events = Vec::with_capacity(listed.len());
-    for event in listed {
-        let Some(payload) = payload(index, blocks, &event.place)? else { continue };
-        events.push(StreamEvent { stream: stream.to_owned(), dot: event.dot, hlc: event.hlc, payload });
+    /// The space.
+    pub fn space(&self) -> SpaceId {
+        self.index.space
     }
-    Ok(events)
-}
 
-fn row_of(
-    index: &Index,
-    blocks: &Arc<Blocks>,
-    surface: &Surface,
-    key: &str,
-    view: &RowView,
-) -> Result<Row, NodeError> {
-    let shown = value_of(index, blocks, view.shown())?;
-    let others = if view.is_conflict() {
-        view.others().iter().map(|head| value_of(index, blocks, head)).collect::<Result<_, _>>()?
-    } else {
-        Vec::new()
-    };
-    Ok(Row { surface: surface.clone(), key: key.to_owned(), shown, others })
-}
+    /// Looks at the state; blocks are opened after that, so nobody waits for a disk with it.
+    pub fn look<T>(&self, look: impl FnOnce(&State) -> T) -> Result<T, NodeError> {
+        Ok(look(&*self.index.read()?))
+    }
 
-fn value_of(index: &Index, blocks: &Arc<Blocks>, head: &Head) -> Result<RowValue, NodeError> {
-    let payload = if head.is_tombstone { None } else { payload(index, blocks, &head.place)? };
-    Ok(RowValue { dot: head.dot, hlc: head.hlc, payload })
-}
+    /// One row; `None` where nothing is shown.
+    pub fn row(&self, surface: &Surface, key: &str) -> Result<Option<Row>, NodeError> {
+        match self.look(|state| state.row(surface, key))? {
+            Some(view) if view.is_live() => self.row_of(surface, key, &view).map(Some),
+            _ => Ok(None),
+        }
+    }
 
-/// The payload of the op that stands there; `None` where its author wrote none that is one.
-fn payload(index: &Index, blocks: &Arc<Blocks>, dot: &Dot) -> Result<Option<Payload>, NodeError> {
-    let Some(op) = blocks.op(&index.space, dot)? else { return Err(NodeError::OpMissing { dot: *dot }) };
-    let view = OpView::decode(op.kind, op.flags, &op.body).ok();
-    Ok(view.and_then(|view| view.payload().and_then(|text| Payload::parse(text).ok())))
+    /// Live rows in key order.
+    pub fn rows(&self, surface: &Surface, after: Option<&str>, limit: usize) -> Result<Vec<Row>, NodeError> {
+        let listed = self.look(|state| state.rows(surface, after, limit, RowFilter::Live))?;
+        listed.iter().map(|listed| self.row_of(surface, &listed.key, &listed.row)).collect()
+    }
+
+    /// Rows that hold more than one value.
+    pub fn conflicts(&self, after: Option<(&Surface, &str)>, limit: usize) -> Result<Vec<Row>, NodeError> {
+        let listed = self.look(|state| state.conflicts(after, limit, &NoChain))?;
+        listed.iter().map(|conflict| self.row_of(&conflict.surface, &conflict.key, &conflict.row)).collect()
+    }
+
+    /// The streams of an event surface, in order.
+    pub fn streams(&self, surface: &Surface) -> Result<Vec<String>, NodeError> {
+        let streams = self.look(|state| state.streams(surface, None, usize::MAX))?;
+        Ok(streams.into_iter().map(|(stream, _)| stream).collect())
+    }
+
+    /// Events of a stream in total order.
+    pub fn events(
+        &self,
+        surface: &Surface,
+        stream: &str,
+        after: Option<(Hlc, Dot)>,
+        limit: usize,
+    ) -> Result<Vec<StreamEvent>, NodeError> {
+        let listed = self.look(|state| state.events(surface, stream, after, limit))?;
+        let mut events = Vec::with_capacity(listed.len());
+        for event in listed {
+            events.extend(self.event(stream, &event)?);
+        }
+        Ok(events)
+    }
+
+    /// An event with its payload; `None` where its author wrote none that is one.
+    pub fn event(&self, stream: &str, event: &Event) -> Result<Option<StreamEvent>, NodeError> {
+        let Some(payload) = self.payload(&event.place)? else { return Ok(None) };
+        Ok(Some(StreamEvent { stream: stream.to_owned(), dot: event.dot, hlc: event.hlc, payload }))
+    }
+
+    /// The surfaces that hold something, with the number of their live rows or events.
+    pub fn surfaces(&self) -> Result<Vec<(Surface, u64)>, NodeError> {
+        let surfaces = self.look(State::surfaces)?;
+        let counts = surfaces.into_iter().map(|counts| (counts.surface, counts.live_rows + counts.events));
+        Ok(counts.filter(|(_, count)| *count > 0).collect())
+    }
+
+    fn row_of(&self, surface: &Surface, key: &str, view: &RowView) -> Result<Row, NodeError> {
+        let shown = self.value_of(view.shown())?;
+        let others = if view.is_conflict() {
+            view.others().iter().map(|head| self.value_of(head)).collect::<Result<_, _>>()?
+        } else {
+            Vec::new()
+        };
+        Ok(Row { surface: surface.clone(), key: key.to_owned(), shown, others })
+    }
+
+    fn value_of(&self, head: &Head) -> Result<RowValue, NodeError> {
+        let payload = if head.is_tombstone { None } else { self.payload(&head.place)? };
+        Ok(RowValue { dot: head.dot, hlc: head.hlc, payload })
+    }
+
+    /// The payload of the op that stands there; `None` where its author wrote none that is one.
+    fn payload(&self, dot: &Dot) -> Result<Option<Payload>, NodeError> {
+        let Some(op) = self.blocks.op(&self.space(), dot)? else {
+            return Err(NodeError::OpMissing { dot: *dot });
+        };
+        let view = OpView::decode(op.kind, op.flags, &op.body).ok();
+        Ok(view.and_then(|view| view.payload().and_then(|text| Payload::parse(text).ok())))
+    }
 }

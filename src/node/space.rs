@@ -8,7 +8,7 @@ use super::core::Job;
 use super::error::NodeError;
 use super::handle::Node;
 use super::index::Index;
-use super::read;
+use super::read::Reader;
 use super::types::{Appended, Change, Custody, NewOp, Row, SafeToSleep, Status, StreamEvent};
 use crate::model::limits::KEY_BYTES_MAX;
 use crate::model::{DeviceId, Dot, Frontier, Hlc, Payload, Root, SpaceId, Surface, Tier};
@@ -117,7 +117,7 @@ impl Space {
     /// # Errors
     /// [`NodeError::Index`], [`NodeError::Read`], [`NodeError::OpMissing`].
     pub fn get(&self, surface: &Surface, key: &str) -> Result<Option<Row>, NodeError> {
-        read::row(&self.index(), self.node.blocks(), surface, key)
+        self.reader().row(surface, key)
     }
 
     /// Live rows or facts in key order, beginning after `after`, at most `limit`.
@@ -125,7 +125,7 @@ impl Space {
     /// # Errors
     /// As [`Space::get`].
     pub fn list(&self, surface: &Surface, after: Option<&str>, limit: usize) -> Result<Vec<Row>, NodeError> {
-        read::rows(&self.index(), self.node.blocks(), surface, after, limit)
+        self.reader().rows(surface, after, limit)
     }
 
     /// The streams of an event surface, in order.
@@ -133,9 +133,7 @@ impl Space {
     /// # Errors
     /// [`NodeError::Index`].
     pub fn streams(&self, surface: &Surface) -> Result<Vec<String>, NodeError> {
-        let index = self.index();
-        let streams = index.read()?.streams(surface, None, usize::MAX);
-        Ok(streams.into_iter().map(|(stream, _)| stream).collect())
+        self.reader().streams(surface)
     }
 
     /// Events of a stream in total order, beginning after a place, at most `limit`.
@@ -149,7 +147,7 @@ impl Space {
         after: Option<(Hlc, Dot)>,
         limit: usize,
     ) -> Result<Vec<StreamEvent>, NodeError> {
-        read::events(&self.index(), self.node.blocks(), surface, stream, after, limit)
+        self.reader().events(surface, stream, after, limit)
     }
 
     /// Rows and facts with more than one value, in (surface, key) order after a place.
@@ -157,7 +155,7 @@ impl Space {
     /// # Errors
     /// As [`Space::get`].
     pub fn conflicts(&self, after: Option<(&Surface, &str)>, limit: usize) -> Result<Vec<Row>, NodeError> {
-        read::conflicts(&self.index(), self.node.blocks(), after, limit)
+        self.reader().conflicts(after, limit)
     }
 
     /// The surfaces that hold something, with the number of their live rows or events.
@@ -165,10 +163,7 @@ impl Space {
     /// # Errors
     /// [`NodeError::Index`].
     pub fn surfaces(&self) -> Result<Vec<(Surface, u64)>, NodeError> {
-        let index = self.index();
-        let surfaces = index.read()?.surfaces();
-        let counts = surfaces.into_iter().map(|counts| (counts.surface, counts.live_rows + counts.events));
-        Ok(counts.filter(|(_, count)| *count > 0).collect())
+        self.reader().surfaces()
     }
 
     /// The hash of the folded state; all zeros where the store does not give one
@@ -192,7 +187,11 @@ impl Space {
         self.index().changes.subscribe()
     }
 
-    fn index(&self) -> Arc<Index> {
+    pub(super) fn reader(&self) -> Reader {
+        Reader::of(self.index(), Arc::clone(self.node.blocks()))
+    }
+
+    pub(super) fn index(&self) -> Arc<Index> {
         let indexes = self.node.indexes().read().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(indexes.get(&self.id()).expect("a space has an index from before its first handle"))
     }

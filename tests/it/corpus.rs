@@ -7,7 +7,8 @@ use std::fs;
 use std::path::Path;
 
 use bytes::Bytes;
-use kinfold::model::SpaceId;
+use kinfold::fold::conversation::Turn;
+use kinfold::model::{Payload, SpaceId};
 use kinfold::roster::Roster;
 use kinfold::wire::{Ack, Message, OpView, PairFrame, Welcome};
 
@@ -72,6 +73,15 @@ fn every_op_of_the_corpus_is_read_or_refused_as_its_name_says() {
         let (head, body) = bytes.split_first_chunk::<3>().expect("an input has a kind and flags");
         let kind = u16::from_be_bytes([head[0], head[1]]);
         OpView::decode(kind, head[2], body).map(drop).map_err(|problem| format!("{problem:?}"))
+    });
+}
+
+#[test]
+fn every_turn_of_the_corpus_is_read_or_refused_as_its_name_says() {
+    replay("turn", |bytes| {
+        let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
+        let payload = Payload::parse(text).map_err(|error| error.to_string())?;
+        Turn::parse(&payload).map(drop).map_err(|error| error.to_string())
     });
 }
 

@@ -44,6 +44,12 @@ pub enum Command {
     Rm(RowName),
     /// Adds an event to a stream
     Event(Event),
+    /// Records a turn of a conversation
+    Turn(Turn),
+    /// Shows a conversation as it was recorded; the conversations where none is named
+    Transcript(Transcript),
+    /// Shows a conversation as a model is given it to go on
+    Resume(ResumeArgs),
     /// Shows changes as they happen, own and remote
     Watch(Watch),
     /// Records JSON lines {scope?, surface, payload}
@@ -177,6 +183,42 @@ pub struct Event {
     /// What happened: JSON, @FILE, or - for standard input
     #[arg(value_name = "JSON", allow_hyphen_values = true)]
     pub value: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Turn {
+    /// The conversation
+    #[arg(value_name = "CONV")]
+    pub conversation: String,
+    /// user, assistant or tool
+    #[arg(value_name = "ROLE")]
+    pub role: String,
+    /// What is said: text, @FILE, or - for standard input
+    #[arg(value_name = "TEXT", allow_hyphen_values = true)]
+    pub text: String,
+    /// The tools an assistant calls: a JSON array, or @FILE; each call is an object with an "id"
+    #[arg(long, value_name = "JSON")]
+    pub tool_calls: Option<String>,
+    /// The call that a tool answers
+    #[arg(long, value_name = "ID")]
+    pub tool_use_id: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Transcript {
+    /// The conversation
+    #[arg(value_name = "CONV")]
+    pub conversation: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct ResumeArgs {
+    /// The conversation
+    #[arg(value_name = "CONV")]
+    pub conversation: String,
+    /// Only its last N turns
+    #[arg(long, value_name = "N")]
+    pub last: Option<usize>,
 }
 
 #[derive(Debug, ClapArgs)]

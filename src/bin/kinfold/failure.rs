@@ -39,6 +39,8 @@ pub enum Failure {
     NoHome,
     #[error("no row {id:?} in {surface}")]
     NoRow { surface: String, id: String },
+    #[error("no conversation {id:?}")]
+    NoConversation { id: String },
     #[error("{path:?} cannot be read")]
     Input {
         path: PathBuf,
@@ -143,6 +145,7 @@ impl Failure {
             Self::Answer(_) => "stop the running node and start it again in this version".into(),
             Self::NoHome => "name a directory with --home".into(),
             Self::NoRow { surface, .. } => format!("`kinfold list {surface}` shows what is there"),
+            Self::NoConversation { .. } => "`kinfold transcript` lists the conversations".into(),
             Self::LinesRefused { .. } => {
                 "the good lines are recorded; mend the others and import them".into()
             }

@@ -20,6 +20,7 @@ mod roster;
 mod rows;
 mod spaces;
 mod state;
+mod talk;
 mod target;
 mod transfer;
 mod up;
@@ -83,6 +84,9 @@ async fn run(args: Args, output: &Output) -> Result<(), Failure> {
         Command::List(list) => rows::list(&site()?, list, output).await,
         Command::Rm(rm) => rows::rm(&site()?, rm, output).await,
         Command::Event(event) => rows::event(&site()?, event, output).await,
+        Command::Turn(turn) => talk::turn(&site()?, turn, output).await,
+        Command::Transcript(transcript) => talk::transcript(&site()?, transcript, output).await,
+        Command::Resume(resume) => talk::resume(&site()?, resume, output).await,
         Command::Watch(watch) => watch::run(&site()?, watch, output).await,
         Command::Import(import) => transfer::import(&site()?, import, output).await,
         Command::Export(export) => transfer::export(&site()?, export, output).await,

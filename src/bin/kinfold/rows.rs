@@ -161,7 +161,7 @@ fn show_page(page: &ListForm, site: &Site, surface: &str, output: &Output) -> Re
     Ok(())
 }
 
-fn tell(appended: &AppendedForm, output: &Output) -> Result<(), Failure> {
+pub fn tell(appended: &AppendedForm, output: &Output) -> Result<(), Failure> {
     if output.is_json() {
         return output.json(appended);
     }
@@ -170,18 +170,20 @@ fn tell(appended: &AppendedForm, output: &Output) -> Result<(), Failure> {
 }
 
 /// JSON from an argument, `@FILE` or `-`, in canonical form.
-fn value(argument: &str) -> Result<Box<RawValue>, Failure> {
-    let text = if argument == "-" {
-        read(std::io::stdin().lock(), Failure::StandardInput)?
-    } else if let Some(path) = argument.strip_prefix('@') {
-        let path = PathBuf::from(path);
-        let unreadable = |source| Failure::Input { path: path.clone(), source };
-        read(std::fs::File::open(&path).map_err(unreadable)?, unreadable)?
-    } else {
-        argument.to_owned()
-    };
-    let payload = Payload::parse(&text).map_err(ControlError::from)?;
+pub fn value(argument: &str) -> Result<Box<RawValue>, Failure> {
+    let payload = Payload::parse(&text(argument)?).map_err(ControlError::from)?;
     Ok(RawValue::from_string(payload.to_string()).expect("a payload is JSON: Payload::parse made it"))
+}
+
+/// An argument, or what `@FILE` or `-` stands for.
+pub fn text(argument: &str) -> Result<String, Failure> {
+    if argument == "-" {
+        return read(std::io::stdin().lock(), Failure::StandardInput);
+    }
+    let Some(path) = argument.strip_prefix('@') else { return Ok(argument.to_owned()) };
+    let path = PathBuf::from(path);
+    let unreadable = |source| Failure::Input { path: path.clone(), source };
+    read(std::fs::File::open(&path).map_err(unreadable)?, unreadable)
 }
 
 fn read(source: impl Read, unreadable: impl Fn(std::io::Error) -> Failure) -> Result<String, Failure> {
