@@ -1,5 +1,6 @@
 //! `config.get`, `config.set` and `config.patch`.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -8,7 +9,7 @@ use crate::config::{ConfigError, ConfigFile, KEYS, Key, SettingProblem, Settings
 use crate::node::{Node, Reloaded};
 
 /// How much an answer tells.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Envelope {
     /// Fit to be shown to others: no path of this machine.
@@ -19,7 +20,7 @@ pub enum Envelope {
 }
 
 /// What to show.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ConfigGetParams {
     /// Only this key.
@@ -31,7 +32,7 @@ pub struct ConfigGetParams {
 }
 
 /// A key to set.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ConfigSetParams {
     /// `section.name`.
@@ -44,7 +45,7 @@ pub struct ConfigSetParams {
 }
 
 /// Keys to change together.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ConfigPatchParams {
     /// A JSON merge patch (RFC 7396) of the settings by section.
@@ -55,7 +56,7 @@ pub struct ConfigPatchParams {
 }
 
 /// The settings.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ConfigForm {
     /// How often they were changed by kinfold.
     pub generation: u64,
@@ -71,7 +72,7 @@ pub struct ConfigForm {
 }
 
 /// Settings that were changed.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ConfigChangedForm {
     /// The generation that is there now.
     pub generation: u64,

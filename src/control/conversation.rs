@@ -1,10 +1,11 @@
 //! Conversations: parameters, answers and methods.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::convert::{EventCursor, hex, raw};
-use super::dispatch::{blocking, page_limit, space, to_raw};
+use super::dispatch::{blocking, page_limit, space};
 use super::error::ControlError;
 use super::forms::AppendedForm;
 use super::params::ScopeParam;
@@ -15,7 +16,7 @@ use crate::model::limits::RESUME_TURNS_MAX;
 use crate::node::{NewTurn, Node, NodeError, Space, TranscriptTurn};
 
 /// A turn to record.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RecordTurnParams {
     /// Which space.
@@ -39,7 +40,7 @@ pub struct RecordTurnParams {
 }
 
 /// A page of a transcript.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TranscriptParams {
     /// Which space.
@@ -52,11 +53,12 @@ pub struct TranscriptParams {
     pub after: Option<String>,
     /// 1 to [`TRANSCRIPT_TURNS_MAX`], which is also what an absent one means.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = TRANSCRIPT_TURNS_MAX))]
     pub limit: Option<usize>,
 }
 
 /// A conversation to go on from.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ResumeParams {
     /// Which space.
@@ -66,11 +68,12 @@ pub struct ResumeParams {
     pub conversation_id: String,
     /// Only its last turns: 1 to [`RESUME_TURNS_MAX`], which is also what an absent one means.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = RESUME_TURNS_MAX))]
     pub last: Option<usize>,
 }
 
 /// A page of conversations.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ConversationsParams {
     /// Which space.
@@ -81,11 +84,12 @@ pub struct ConversationsParams {
     pub after: Option<String>,
     /// 1 to [`PAGE_ITEMS_MAX`]; 100 where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = PAGE_ITEMS_MAX))]
     pub limit: Option<usize>,
 }
 
 /// Turns as they were recorded.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct TranscriptForm {
     /// The conversation.
     pub conversation_id: String,
@@ -96,7 +100,7 @@ pub struct TranscriptForm {
 }
 
 /// One turn.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct TurnForm {
     /// `user`, `assistant` or `tool`; null where the payload is no turn.
     pub role: Option<String>,
@@ -130,7 +134,7 @@ pub struct TurnForm {
 }
 
 /// A sequence to go on from.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ResumeForm {
     /// The conversation.
     pub conversation_id: String,
@@ -143,7 +147,7 @@ pub struct ResumeForm {
 }
 
 /// One change on the way from a transcript to a sequence.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct RepairForm {
     /// What was done, stable for programs.
     pub kind: String,
@@ -166,7 +170,7 @@ pub struct RepairForm {
 }
 
 /// Conversations by name.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ConversationsForm {
     /// In the order of their names.
     pub conversations: Vec<ConversationForm>,
@@ -175,7 +179,7 @@ pub struct ConversationsForm {
 }
 
 /// One conversation.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ConversationForm {
     /// Its name.
     pub conversation_id: String,
@@ -183,7 +187,7 @@ pub struct ConversationForm {
     pub turns: u64,
 }
 
-pub(super) async fn record(node: &Node, params: RecordTurnParams) -> Result<Box<RawValue>, ControlError> {
+pub(super) async fn record(node: &Node, params: RecordTurnParams) -> Result<AppendedForm, ControlError> {
     let space = space(node, &params.scope).await?;
     let role: Role = params.role.parse().map_err(NodeError::from)?;
     let turn = NewTurn {
@@ -194,16 +198,18 @@ pub(super) async fn record(node: &Node, params: RecordTurnParams) -> Result<Box<
         tool_use_id: params.tool_use_id,
         timestamp: params.timestamp,
     };
-    Ok(to_raw(&AppendedForm::from(space.record_turn(turn).await?)))
+    Ok(space.record_turn(turn).await?.into())
 }
 
-pub(super) async fn transcript(node: &Node, params: TranscriptParams) -> Result<Box<RawValue>, ControlError> {
+pub(super) async fn transcript(
+    node: &Node,
+    params: TranscriptParams,
+) -> Result<TranscriptForm, ControlError> {
     let space = space(node, &params.scope).await?;
     let limit = page_limit(params.limit.or(Some(TRANSCRIPT_TURNS_MAX)), TRANSCRIPT_TURNS_MAX)?;
     let after = params.after.as_deref().map(EventCursor::parse).transpose()?;
     let conversation = params.conversation_id;
-    let form = blocking(move || page(&space, conversation, after.map(|cursor| cursor.after), limit)).await?;
-    Ok(to_raw(&form))
+    blocking(move || page(&space, conversation, after.map(|cursor| cursor.after), limit)).await
 }
 
 /// Turns until the page is full; a page is cut by its bytes as well.
@@ -231,31 +237,31 @@ fn page(
     }
 }
 
-pub(super) async fn resume(node: &Node, params: ResumeParams) -> Result<Box<RawValue>, ControlError> {
+pub(super) async fn resume(node: &Node, params: ResumeParams) -> Result<ResumeForm, ControlError> {
     let space = space(node, &params.scope).await?;
     let last = page_limit(params.last.or(Some(RESUME_TURNS_MAX)), RESUME_TURNS_MAX)?;
     let conversation_id = params.conversation_id;
     let read = move || Ok((space.resume(&conversation_id, last)?, conversation_id));
     let (resumed, conversation_id) = blocking(read).await?;
     let omitted = resumed.omitted_count;
-    Ok(to_raw(&ResumeForm {
+    Ok(ResumeForm {
         conversation_id,
         messages: resumed.resume.messages.iter().map(message_form).collect(),
         repairs: resumed.resume.repairs.iter().map(|repair| repair_form(repair, omitted)).collect(),
         omitted,
-    }))
+    })
 }
 
 pub(super) async fn conversations(
     node: &Node,
     params: ConversationsParams,
-) -> Result<Box<RawValue>, ControlError> {
+) -> Result<ConversationsForm, ControlError> {
     let space = space(node, &params.scope).await?;
     let limit = page_limit(params.limit, PAGE_ITEMS_MAX)?;
     let held = blocking(move || space.conversations(params.after.as_deref(), limit)).await?;
     let next = held.last().filter(|_| held.len() == limit).map(|(name, _)| name.clone());
     let form = |(conversation_id, turns)| ConversationForm { conversation_id, turns };
-    Ok(to_raw(&ConversationsForm { conversations: held.into_iter().map(form).collect(), next }))
+    Ok(ConversationsForm { conversations: held.into_iter().map(form).collect(), next })
 }
 
 impl From<TranscriptTurn> for TurnForm {

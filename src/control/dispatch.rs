@@ -1,4 +1,4 @@
-//! From a method and its parameters to an answer: the one path of socket and command line.
+//! What the methods that read and write do: from their parameters to their answers.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,36 +7,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::config;
-use super::conversation;
 use super::convert::{EventCursor, event_form, health_form, new_op, peer_forms};
 use super::error::ControlError;
 use super::forms::*;
 use super::method::Method;
-use super::pairing::CancelledForm;
 use super::params::*;
-use super::roster;
 use super::{APPEND_OPS_MAX, PAGE_BYTES, PAGE_ITEMS_MAX};
 use crate::model::{DeviceId, Dot, Hlc, OpId, Surface, Tier};
 use crate::node::{Custody, NewOp, Node, NodeError, Row, Space};
-
-/// Answers one request.
-///
-/// `sync.subscribe`, `sync.unsubscribe`, `pair.invite` and `pair.join` need a place to send notices
-/// to: call them through a [`Session`](super::Session).
-///
-/// # Errors
-/// [`ControlError`]: an unknown method, parameters that do not fit, or what the node refused.
-pub async fn dispatch(
-    node: &Node,
-    method: &str,
-    params: Option<&RawValue>,
-) -> Result<Box<RawValue>, ControlError> {
-    match Method::from_name(method) {
-        Some(method) => answer(node, method, params).await,
-        None => Err(unknown_method(method)),
-    }
-}
 
 /// The error for a name that is no method.
 pub(crate) fn unknown_method(name: &str) -> ControlError {
@@ -49,7 +27,13 @@ pub(crate) fn read_params<P: DeserializeOwned>(
     params: Option<&RawValue>,
 ) -> Result<P, ControlError> {
     let text = params.map_or("{}", RawValue::get);
-    serde_json::from_str(text).map_err(|source| ControlError::InvalidParams { method, source })
+    let read = if text.starts_with('{') {
+        serde_json::from_str(text)
+    } else {
+        // Read by position they would change their meaning with the next parameter that is added.
+        Err(serde::de::Error::custom("parameters are an object with a member for each"))
+    };
+    read.map_err(|source| ControlError::InvalidParams { method, source })
 }
 
 /// An answer as text.
@@ -62,90 +46,43 @@ pub(crate) async fn space(node: &Node, scope: &ScopeParam) -> Result<Space, Cont
     Ok(node.space(&scope.to_scope()?).await?)
 }
 
-async fn answer(
-    node: &Node,
-    method: Method,
-    params: Option<&RawValue>,
-) -> Result<Box<RawValue>, ControlError> {
-    match method {
-        Method::Status => {
-            let ScopeParams { scope } = read_params(method, params)?;
-            Ok(to_raw(&StatusForm::from(space(node, &scope).await?.status().await?)))
-        }
-        Method::Append => append(node, read_params(method, params)?).await,
-        Method::AppendMany => append_many(node, read_params(method, params)?).await,
-        Method::Delete => delete(node, read_params(method, params)?).await,
-        Method::Pump => {
-            let NoParams {} = read_params(method, params)?;
-            Ok(to_raw(&RoundForm::from(node.sync().await?)))
-        }
-        Method::Get => get(node, read_params(method, params)?).await,
-        Method::List => list(node, read_params(method, params)?).await,
-        Method::Surfaces => surfaces(node, read_params(method, params)?).await,
-        Method::Wait => wait(node, read_params(method, params)?).await,
-        Method::SafeToSleep => {
-            let ScopeParams { scope } = read_params(method, params)?;
-            Ok(to_raw(&SafeToSleepForm::from(space(node, &scope).await?.safe_to_sleep().await?)))
-        }
-        Method::RecordTurn => conversation::record(node, read_params(method, params)?).await,
-        Method::Transcript => conversation::transcript(node, read_params(method, params)?).await,
-        Method::Resume => conversation::resume(node, read_params(method, params)?).await,
-        Method::Conversations => conversation::conversations(node, read_params(method, params)?).await,
-        Method::Conflicts => conflicts(node, read_params(method, params)?).await,
-        Method::Peers => {
-            let ScopeParams { scope } = read_params(method, params)?;
-            let devices = space(node, &scope).await?.status().await?.devices;
-            Ok(to_raw(&PeersForm { peers: peer_forms(&devices) }))
-        }
-        Method::AddPeer => {
-            let AddPeerParams { address } = read_params(method, params)?;
-            node.add_peer(address.clone()).await?;
-            Ok(to_raw(&AddedForm { added: address }))
-        }
-        Method::Spaces => {
-            let NoParams {} = read_params(method, params)?;
-            roster::list_spaces(node).await
-        }
-        Method::CreateSpace => roster::create_space(node, read_params(method, params)?).await,
-        Method::LeaveSpace => roster::leave_space(node, read_params(method, params)?).await,
-        Method::Roster => roster::list(node, read_params(method, params)?).await,
-        Method::Revoke => roster::revoke(node, read_params(method, params)?).await,
-        Method::Retire => roster::retire(node, read_params(method, params)?).await,
-        Method::Rename => roster::rename(node, read_params(method, params)?).await,
-        Method::Rotate => roster::rotate(node, read_params(method, params)?).await,
-        Method::GetConfig => Ok(to_raw(&config::get(node, read_params(method, params)?).await?)),
-        Method::SetConfig => Ok(to_raw(&config::set(node, read_params(method, params)?).await?)),
-        Method::PatchConfig => Ok(to_raw(&config::patch(node, read_params(method, params)?).await?)),
-        Method::Health => {
-            let ScopeParams { scope } = read_params(method, params)?;
-            Ok(to_raw(&health_form(&space(node, &scope).await?.status().await?.health)))
-        }
-        Method::Version => {
-            let NoParams {} = read_params(method, params)?;
-            Ok(to_raw(&version(node)))
-        }
-        Method::CancelInvite => {
-            let NoParams {} = read_params(method, params)?;
-            Ok(to_raw(&CancelledForm { cancelled: node.withdraw_invite().await }))
-        }
-        // Without a session there is nowhere to send notices to.
-        Method::Subscribe | Method::Unsubscribe | Method::Invite | Method::Join => {
-            Err(unknown_method(method.name()))
-        }
-    }
+pub(super) async fn status(node: &Node, params: ScopeParams) -> Result<StatusForm, ControlError> {
+    Ok(space(node, &params.scope).await?.status().await?.into())
 }
 
-async fn append(node: &Node, params: AppendParams) -> Result<Box<RawValue>, ControlError> {
+pub(super) async fn pump(node: &Node, NoParams {}: NoParams) -> Result<RoundForm, ControlError> {
+    Ok(node.sync().await?.into())
+}
+
+pub(super) async fn safe_to_sleep(node: &Node, params: ScopeParams) -> Result<SafeToSleepForm, ControlError> {
+    Ok(space(node, &params.scope).await?.safe_to_sleep().await?.into())
+}
+
+pub(super) async fn peers(node: &Node, params: ScopeParams) -> Result<PeersForm, ControlError> {
+    let devices = space(node, &params.scope).await?.status().await?.devices;
+    Ok(PeersForm { peers: peer_forms(&devices) })
+}
+
+pub(super) async fn add_peer(node: &Node, params: AddPeerParams) -> Result<AddedForm, ControlError> {
+    node.add_peer(params.address.clone()).await?;
+    Ok(AddedForm { added: params.address })
+}
+
+pub(super) async fn health(node: &Node, params: ScopeParams) -> Result<HealthForm, ControlError> {
+    Ok(health_form(&space(node, &params.scope).await?.status().await?.health))
+}
+
+pub(super) async fn append(node: &Node, params: AppendParams) -> Result<AppendedForm, ControlError> {
     let space = space(node, &params.scope).await?;
     let appended = space.append(vec![new_op(&params)?]).await?;
-    Ok(to_raw(&AppendedForm::from(one(appended)?)))
+    Ok(one(appended)?.into())
 }
 
-async fn delete(node: &Node, params: RowParams) -> Result<Box<RawValue>, ControlError> {
+pub(super) async fn delete(node: &Node, params: RowParams) -> Result<AppendedForm, ControlError> {
     let space = space(node, &params.scope).await?;
     let surface: Surface = params.surface.parse()?;
     let appended = space.append(vec![NewOp::Delete { surface, key: params.id }]).await?;
-    Ok(to_raw(&AppendedForm::from(one(appended)?)))
+    Ok(one(appended)?.into())
 }
 
 fn one<T>(answers: Vec<T>) -> Result<T, ControlError> {
@@ -153,7 +90,10 @@ fn one<T>(answers: Vec<T>) -> Result<T, ControlError> {
 }
 
 /// Ops of different spaces become durable space by space, each space's in the order given.
-async fn append_many(node: &Node, params: AppendManyParams) -> Result<Box<RawValue>, ControlError> {
+pub(super) async fn append_many(
+    node: &Node,
+    params: AppendManyParams,
+) -> Result<AppendManyForm, ControlError> {
     if params.ops.len() > APPEND_OPS_MAX {
         return Err(ControlError::TooManyOps { found: params.ops.len(), limit: APPEND_OPS_MAX });
     }
@@ -185,7 +125,7 @@ async fn append_many(node: &Node, params: AppendManyParams) -> Result<Box<RawVal
         }
     }
     form.appended.extend(placed.into_iter().flatten());
-    Ok(to_raw(&form))
+    Ok(form)
 }
 
 /// The node checks this too, but refuses the whole group.
@@ -203,30 +143,28 @@ fn checked(op: NewOp) -> Result<NewOp, ControlError> {
     }
 }
 
-async fn get(node: &Node, params: RowParams) -> Result<Box<RawValue>, ControlError> {
+pub(super) async fn get(node: &Node, params: RowParams) -> Result<Option<RowForm>, ControlError> {
     let space = space(node, &params.scope).await?;
     let surface: Surface = params.surface.parse()?;
     let row = blocking(move || space.get(&surface, &params.id)).await?;
-    Ok(to_raw(&row.map(RowForm::from)))
+    Ok(row.map(RowForm::from))
 }
 
-async fn list(node: &Node, params: ListParams) -> Result<Box<RawValue>, ControlError> {
+pub(super) async fn list(node: &Node, params: ListParams) -> Result<ListForm, ControlError> {
+    let limit = page_limit(params.limit, PAGE_ITEMS_MAX)?;
     let space = space(node, &params.scope).await?;
     let surface: Surface = params.surface.parse()?;
-    let limit = page_limit(params.limit, PAGE_ITEMS_MAX)?;
     match surface.tier() {
         Tier::Registry | Tier::Facts if params.stream.is_some() => {
             Err(ControlError::MisplacedMember { surface, member: "stream" })
         }
         Tier::Registry | Tier::Facts => {
             let form = blocking(move || list_rows(&space, &surface, params.after, limit)).await?;
-            Ok(to_raw(&form))
+            Ok(form)
         }
         Tier::Events => {
             let after = params.after.as_deref().map(EventCursor::parse).transpose()?;
-            let page =
-                blocking(move || list_events(&space, &surface, params.stream.as_deref(), after, limit));
-            Ok(to_raw(&page.await?))
+            blocking(move || list_events(&space, &surface, params.stream.as_deref(), after, limit)).await
         }
         Tier::Ledger => Err(ControlError::LedgerSurface { surface }),
     }
@@ -312,7 +250,7 @@ fn row_bytes(row: &Row) -> usize {
             .sum::<usize>()
 }
 
-async fn surfaces(node: &Node, params: ScopeParams) -> Result<Box<RawValue>, ControlError> {
+pub(super) async fn surfaces(node: &Node, params: ScopeParams) -> Result<SurfacesForm, ControlError> {
     let space = space(node, &params.scope).await?;
     let held: BTreeMap<String, (Surface, u64)> = blocking(move || space.surfaces())
         .await?
@@ -326,10 +264,10 @@ async fn surfaces(node: &Node, params: ScopeParams) -> Result<Box<RawValue>, Con
         };
         SurfaceForm { surface: text, holds: holds.to_owned(), count }
     };
-    Ok(to_raw(&SurfacesForm { surfaces: held.into_iter().map(form).collect() }))
+    Ok(SurfacesForm { surfaces: held.into_iter().map(form).collect() })
 }
 
-async fn wait(node: &Node, params: WaitParams) -> Result<Box<RawValue>, ControlError> {
+pub(super) async fn wait(node: &Node, params: WaitParams) -> Result<WaitForm, ControlError> {
     let custody = Custody::on(params.on);
     let space = space(node, &params.scope).await?;
     let op = match &params.op_id {
@@ -350,10 +288,10 @@ async fn wait(node: &Node, params: WaitParams) -> Result<Box<RawValue>, ControlE
             .map_err(|_| NodeError::TimedOut)??,
         None => holders.await?,
     };
-    Ok(to_raw(&WaitForm { holders: holders.iter().map(DeviceId::to_string).collect() }))
+    Ok(WaitForm { holders: holders.iter().map(DeviceId::to_string).collect() })
 }
 
-async fn conflicts(node: &Node, params: ConflictsParams) -> Result<Box<RawValue>, ControlError> {
+pub(super) async fn conflicts(node: &Node, params: ConflictsParams) -> Result<ConflictsForm, ControlError> {
     let space = space(node, &params.scope).await?;
     let limit = page_limit(params.limit, PAGE_ITEMS_MAX)?;
     let after = match params.after {
@@ -368,17 +306,17 @@ async fn conflicts(node: &Node, params: ConflictsParams) -> Result<Box<RawValue>
         .last()
         .filter(|_| rows.len() == limit)
         .map(|row| RowPlace { surface: row.surface.to_string(), id: row.key.clone() });
-    Ok(to_raw(&ConflictsForm { conflicts: rows.into_iter().map(RowForm::from).collect(), next }))
+    Ok(ConflictsForm { conflicts: rows.into_iter().map(RowForm::from).collect(), next })
 }
 
-fn version(node: &Node) -> VersionForm {
-    VersionForm {
+pub(super) async fn version(node: &Node, NoParams {}: NoParams) -> Result<VersionForm, ControlError> {
+    Ok(VersionForm {
         name: env!("CARGO_PKG_NAME").to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         device_id: node.device().to_string(),
         pid: std::process::id(),
         methods: Method::ALL.iter().map(|method| method.name().to_owned()).collect(),
-    }
+    })
 }
 
 pub(super) fn page_limit(asked: Option<usize>, limit: usize) -> Result<usize, ControlError> {

@@ -26,10 +26,13 @@ impl Request {
     /// Reads a line.
     ///
     /// # Errors
-    /// `NotJson` for a line that is not one JSON value, `InvalidRequest` for one that is no request;
-    /// with the request's id where it could be read.
+    /// `NotJson` for a line that is not one JSON value, `BatchRequest` for several requests in an array,
+    /// `InvalidRequest` for what is no request; with the request's id where it could be read.
     pub fn parse(line: &[u8]) -> Result<Self, (Option<Box<RawValue>>, ControlError)> {
+        let begins_array = line.trim_ascii_start().first() == Some(&b'[');
         let request: Self = match serde_json::from_slice(line) {
+            // An array may hold what a request holds, in order; it is a batch nevertheless.
+            Ok(_) if begins_array => return Err((None, ControlError::BatchRequest)),
             Ok(request) => request,
             Err(source) => return Err(Self::problem(line, source)),
         };
@@ -43,6 +46,9 @@ impl Request {
     fn problem(line: &[u8], source: serde_json::Error) -> (Option<Box<RawValue>>, ControlError) {
         if serde_json::from_slice::<&RawValue>(line).is_err() {
             return (None, ControlError::NotJson(source));
+        }
+        if line.trim_ascii_start().first() == Some(&b'[') {
+            return (None, ControlError::BatchRequest);
         }
         let id = serde_json::from_slice::<IdOnly>(line).ok().and_then(|only| only.id);
         (id, ControlError::InvalidRequest(source))
@@ -157,7 +163,11 @@ mod tests {
         };
 
         assert_eq!(refused("nonsense"), (None, "NotJson"));
-        assert_eq!(refused("[]"), (None, "InvalidRequest"));
+        assert_eq!(refused("7"), (None, "InvalidRequest"));
+        assert_eq!(refused("[]"), (None, "BatchRequest"));
+        assert_eq!(refused(r#" [{"id":1,"method":"x"}]"#), (None, "BatchRequest"));
+        assert_eq!(refused(r#"["2.0",1,"node.version",{}]"#), (None, "BatchRequest"));
+        assert_eq!(refused("[1,"), (None, "NotJson"));
         assert_eq!(refused(r#"{"id":7}"#), (Some("7".into()), "InvalidRequest"));
         assert_eq!(refused(r#"{"id":"a","method":"x","extra":1}"#), (Some("\"a\"".into()), "InvalidRequest"));
         assert_eq!(refused(r#"{"jsonrpc":"1.0","id":1,"method":"x"}"#), (Some("1".into()), "WrongJsonRpc"));

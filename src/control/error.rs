@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::error::Error as _;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
@@ -31,6 +32,9 @@ pub enum ControlError {
     /// JSON, but no request.
     #[error("the line is no JSON-RPC request")]
     InvalidRequest(#[source] serde_json::Error),
+    /// Several requests in one array.
+    #[error("several requests in one array are not taken")]
+    BatchRequest,
     /// Another version of JSON-RPC.
     #[error("JSON-RPC {found:?} is not spoken here, only \"2.0\"")]
     WrongJsonRpc {
@@ -173,6 +177,7 @@ impl ControlError {
         match self {
             Self::NotJson(_) => "NotJson",
             Self::InvalidRequest(_) => "InvalidRequest",
+            Self::BatchRequest => "BatchRequest",
             Self::WrongJsonRpc { .. } => "WrongJsonRpc",
             Self::RequestTooLong { .. } => "RequestTooLong",
             Self::UnknownMethod { .. } => "UnknownMethod",
@@ -212,11 +217,14 @@ impl ControlError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::RequestTooLong { .. } => Some("send the ops in several requests".into()),
+            Self::BatchRequest => {
+                Some("send each as a message of its own, without waiting: they run side by side".into())
+            }
             Self::UnknownMethod { nearest: Some(method), .. } => {
                 Some(format!("did you mean {}?", method.name()))
             }
             Self::UnknownMethod { nearest: None, .. } => {
-                Some("node.version lists the methods this version answers".into())
+                Some("rpc.discover describes the methods this version answers".into())
             }
             Self::TooManyOps { .. } => Some("send them in several requests".into()),
             Self::OpRefused { source, .. } => source.hint(),
@@ -238,7 +246,10 @@ impl ControlError {
     fn code(&self) -> i64 {
         match self {
             Self::NotJson(_) => CODE_PARSE,
-            Self::InvalidRequest(_) | Self::WrongJsonRpc { .. } | Self::RequestTooLong { .. } => CODE_REQUEST,
+            Self::InvalidRequest(_)
+            | Self::BatchRequest
+            | Self::WrongJsonRpc { .. }
+            | Self::RequestTooLong { .. } => CODE_REQUEST,
             Self::UnknownMethod { .. } => CODE_METHOD,
             Self::InvalidParams { .. } | Self::PageLimit { .. } | Self::BadCursor { .. } => CODE_PARAMS,
             Self::Lost => CODE_INTERNAL,
@@ -301,7 +312,7 @@ impl From<NodeError> for ControlError {
 }
 
 /// An error as it stands in an answer.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, Error)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, Error, JsonSchema)]
 #[error("{message}")]
 pub struct RpcError {
     /// The JSON-RPC code; -32000 for whatever is no fault of the protocol.
@@ -313,7 +324,7 @@ pub struct RpcError {
 }
 
 /// What an error says beside its message.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct RpcErrorData {
     /// The name of what went wrong, stable for programs.
     pub kind: String,

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -12,7 +13,7 @@ use super::error::RpcError;
 use super::params::{RoleParam, RowPlace, ScopeParam};
 
 /// An op that is durable.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct AppendedForm {
     /// Its public name.
     pub op_id: String,
@@ -23,7 +24,7 @@ pub struct AppendedForm {
 }
 
 /// What became of many ops.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct AppendManyForm {
     /// The durable ones, in order.
     pub appended: Vec<AppendedForm>,
@@ -32,7 +33,7 @@ pub struct AppendManyForm {
 }
 
 /// One refused op of many.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct RefusedForm {
     /// Its position in the request, from 0.
     pub index: usize,
@@ -41,7 +42,7 @@ pub struct RefusedForm {
 }
 
 /// A row with its shown value and those that lost.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct RowForm {
     /// The surface's text form.
     pub surface: String,
@@ -66,7 +67,7 @@ pub struct RowForm {
 }
 
 /// A value that is not shown.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ValueForm {
     /// Whether it is a removal (then `payload` is null).
     pub deleted: bool,
@@ -85,7 +86,7 @@ pub struct ValueForm {
 }
 
 /// An event.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct EventForm {
     /// The surface's text form.
     pub surface: String,
@@ -106,7 +107,7 @@ pub struct EventForm {
 }
 
 /// A page of a surface: rows of registry and fact surfaces, events of event surfaces.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct ListForm {
     /// Rows in key order.
     pub rows: Vec<RowForm>,
@@ -117,14 +118,14 @@ pub struct ListForm {
 }
 
 /// Surfaces that hold something.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SurfacesForm {
     /// In text order.
     pub surfaces: Vec<SurfaceForm>,
 }
 
 /// One surface.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SurfaceForm {
     /// Its text form.
     pub surface: String,
@@ -135,7 +136,7 @@ pub struct SurfaceForm {
 }
 
 /// Rows in conflict.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ConflictsForm {
     /// In (surface, key) order.
     pub conflicts: Vec<RowForm>,
@@ -144,7 +145,7 @@ pub struct ConflictsForm {
 }
 
 /// A change, as a `sync.changed` notice tells it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ChangeForm {
     /// Whose notice this is.
     pub subscription: u64,
@@ -169,7 +170,7 @@ pub struct ChangeForm {
 }
 
 /// Changes a slow subscriber missed, as a `sync.lagged` notice tells it: read the surface again.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct LaggedForm {
     /// Whose notice this is.
     pub subscription: u64,
@@ -178,21 +179,21 @@ pub struct LaggedForm {
 }
 
 /// A subscription.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SubscribedForm {
     /// Named in its notices and to `sync.unsubscribe`.
     pub subscription: u64,
 }
 
 /// An ended subscription.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct UnsubscribedForm {
     /// False where there was none with this number.
     pub cancelled: bool,
 }
 
 /// One round with every reachable peer.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct RoundForm {
     /// Ops sent.
     pub pushed: u64,
@@ -209,14 +210,14 @@ pub struct RoundForm {
 }
 
 /// Who holds it durably.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct WaitForm {
     /// Devices other than this one.
     pub holders: Vec<String>,
 }
 
 /// Whether the lid may be closed.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SafeToSleepForm {
     /// Whether another device holds everything durably.
     pub safe: bool,
@@ -227,7 +228,7 @@ pub struct SafeToSleepForm {
 }
 
 /// What a node is and has.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct StatusForm {
     /// This device.
     pub device_id: String,
@@ -280,7 +281,7 @@ pub struct StatusForm {
 }
 
 /// A device of the roster.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct DeviceForm {
     /// The device.
     pub device_id: String,
@@ -300,7 +301,7 @@ pub struct DeviceForm {
 }
 
 /// Another device as this one sees it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct PeerForm {
     /// The device.
     pub device_id: String,
@@ -323,7 +324,7 @@ pub struct PeerForm {
 }
 
 /// A connection that one side ended for what the other did.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct RefusalForm {
     /// Why, for people.
     pub why: String,
@@ -334,21 +335,21 @@ pub struct RefusalForm {
 }
 
 /// The other devices.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct PeersForm {
     /// In roster order.
     pub peers: Vec<PeerForm>,
 }
 
 /// Something was added.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct AddedForm {
     /// What: a device or an address.
     pub added: String,
 }
 
 /// How a node is.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct HealthForm {
     /// `healthy`, `degraded` or `unhealthy`.
     pub state: String,
@@ -357,7 +358,7 @@ pub struct HealthForm {
 }
 
 /// Why a node is not simply healthy.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ReasonForm {
     /// The reason's name.
     pub kind: String,
@@ -372,7 +373,7 @@ pub struct ReasonForm {
 }
 
 /// What answers.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct VersionForm {
     /// `kinfold`.
     pub name: String,

@@ -1,174 +1,180 @@
-//! The methods this version answers, by name.
+//! The methods of the control API: one table, from which names, dispatch and schemas come.
+//!
+//! To add a method, add its line to [`methods!`] below: what it does, its name, what it takes, what it
+//! answers, and the function that answers it. That function gets the [`Node`](crate::node::Node) (`node`)
+//! or, to send notices later, the [`Session`] (`session`), and the parameters as their type; it returns
+//! the form itself. Both types derive [`JsonSchema`](schemars::JsonSchema): `rpc.discover` publishes them.
 
+use serde_json::value::RawValue;
+
+use super::config::{
+    self, ConfigChangedForm, ConfigForm, ConfigGetParams, ConfigPatchParams, ConfigSetParams,
+};
+use super::conversation::{
+    self, ConversationsForm, ConversationsParams, RecordTurnParams, ResumeForm, ResumeParams, TranscriptForm,
+    TranscriptParams,
+};
+use super::dispatch;
+use super::dispatch::{read_params, to_raw};
+use super::error::ControlError;
+use super::forms::*;
+use super::openrpc::{self, OpenRpcForm, Signature};
+use super::pairing::{self, CancelledForm, InviteForm, InviteParams, JoinParams, JoinedForm};
+use super::params::*;
+use super::roster::{
+    self, CreateSpaceParams, DeviceParams, LeftForm, RenameParams, RenamedForm, RevokedForm, RosterForm,
+    RotatedForm, SpaceForm, SpacesForm,
+};
+use super::session::Session;
 use crate::model::nearest::nearest;
 
-/// A method of the control API.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Method {
-    /// `sync.status` {scope?} → [`StatusForm`](super::forms::StatusForm).
-    Status,
-    /// `sync.append` {scope?, surface, payload, key?, stream?} → [`AppendedForm`](super::forms::AppendedForm).
-    Append,
-    /// `sync.append_many` {ops, keep_good?} → [`AppendManyForm`](super::forms::AppendManyForm).
-    AppendMany,
-    /// `sync.delete` {scope?, surface, id} → [`AppendedForm`](super::forms::AppendedForm).
-    Delete,
-    /// `sync.pump` {} → [`RoundForm`](super::forms::RoundForm).
-    Pump,
-    /// `sync.get` {scope?, surface, id} → [`RowForm`](super::forms::RowForm) or null.
-    Get,
-    /// `sync.list` {scope?, surface, stream?, after?, limit?} → [`ListForm`](super::forms::ListForm).
-    List,
-    /// `sync.surfaces` {scope?} → [`SurfacesForm`](super::forms::SurfacesForm).
-    Surfaces,
-    /// `sync.subscribe` {scope?, surface?} → {subscription}; then notices `sync.changed`, `sync.lagged`.
-    Subscribe,
-    /// `sync.unsubscribe` {subscription} → {cancelled}.
-    Unsubscribe,
-    /// `sync.wait` {scope?, op_id?, on, timeout_ms?} → [`WaitForm`](super::forms::WaitForm).
-    Wait,
-    /// `sync.safe_to_sleep` {scope?} → [`SafeToSleepForm`](super::forms::SafeToSleepForm).
-    SafeToSleep,
-    /// `sync.record_turn` {scope?, conversation_id, role, content, tool_calls?, tool_use_id?, timestamp?} →
-    /// [`AppendedForm`](super::forms::AppendedForm).
-    RecordTurn,
-    /// `sync.transcript` {scope?, conversation_id, after?, limit?} →
-    /// [`TranscriptForm`](super::conversation::TranscriptForm).
-    Transcript,
-    /// `sync.resume` {scope?, conversation_id, last?} → [`ResumeForm`](super::conversation::ResumeForm).
-    Resume,
-    /// `sync.conversations` {scope?, after?, limit?} →
-    /// [`ConversationsForm`](super::conversation::ConversationsForm).
-    Conversations,
-    /// `conflicts.list` {scope?, after?, limit?} → [`ConflictsForm`](super::forms::ConflictsForm).
-    Conflicts,
-    /// `peers.list` {scope?} → {peers}.
-    Peers,
-    /// `peers.add` {address} → {added}.
-    AddPeer,
-    /// `space.list` {} → [`SpacesForm`](super::roster::SpacesForm).
-    Spaces,
-    /// `space.create` {name, device_name?} → [`SpaceForm`](super::roster::SpaceForm).
-    CreateSpace,
-    /// `space.leave` {scope} → [`LeftForm`](super::roster::LeftForm).
-    LeaveSpace,
-    /// `roster.list` {scope?} → [`RosterForm`](super::roster::RosterForm).
-    Roster,
-    /// `roster.revoke` {scope?, device} → [`RevokedForm`](super::roster::RevokedForm).
-    Revoke,
-    /// `roster.retire` {scope?, device} → [`RevokedForm`](super::roster::RevokedForm).
-    Retire,
-    /// `roster.rename` {scope?, device, name} → [`RenamedForm`](super::roster::RenamedForm).
-    Rename,
-    /// `roster.rotate` {scope?} → [`RotatedForm`](super::roster::RotatedForm).
-    Rotate,
-    /// `pair.invite` {scope?, role?, ttl_ms?} → [`InviteForm`](super::pairing::InviteForm); then notices `pair.event`.
-    Invite,
-    /// `pair.join` {code_or_uri, name?, peer?} → [`JoinedForm`](super::pairing::JoinedForm), after notices `pair.progress`.
-    Join,
-    /// `pair.cancel` {} → {cancelled}, once the invite's port is closed.
-    CancelInvite,
-    /// `config.get` {key?, envelope?} → [`ConfigForm`](super::config::ConfigForm).
-    GetConfig,
-    /// `config.set` {key, value, expected_generation?} → [`ConfigChangedForm`](super::config::ConfigChangedForm).
-    SetConfig,
-    /// `config.patch` {patch, expected_generation?} → [`ConfigChangedForm`](super::config::ConfigChangedForm).
-    PatchConfig,
-    /// `health.get` {scope?} → [`HealthForm`](super::forms::HealthForm).
-    Health,
-    /// `node.version` {} → [`VersionForm`](super::forms::VersionForm).
-    Version,
+macro_rules! methods {
+    ($($(#[doc = $doc:literal])+ $method:ident = $name:literal ($params:ty) -> $result:ty, $takes:ident $answer:path;)+) => {
+        /// A method of the control API.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[non_exhaustive]
+        pub enum Method {
+            $(
+                #[doc = concat!("`", $name, "`:")]
+                $(#[doc = $doc])+
+                #[doc = ""]
+                #[doc = concat!("Takes `", stringify!($params), "`, answers `", stringify!($result), "`.")]
+                $method,
+            )+
+        }
+
+        impl Method {
+            /// Every method.
+            pub const ALL: &'static [Self] = &[$(Self::$method),+];
+
+            /// The name in a request.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$method => $name,)+
+                }
+            }
+
+            /// What it does, for people: the first line is one sentence.
+            pub const fn summary(self) -> &'static str {
+                match self {
+                    $(Self::$method => concat!($($doc, "\n"),+),)+
+                }
+            }
+
+            /// The schemas of what it takes and answers.
+            pub(super) fn signature(self) -> Signature {
+                match self {
+                    $(Self::$method => Signature::of::<$params, $result>(),)+
+                }
+            }
+
+            /// Answers a request of `session`.
+            pub(super) async fn answer(
+                self,
+                session: &Session,
+                params: Option<&RawValue>,
+            ) -> Result<Box<RawValue>, ControlError> {
+                match self {
+                    $(Self::$method => {
+                        let params: $params = read_params(self, params)?;
+                        // On the heap: one request would otherwise be as large as the largest of all.
+                        let answer: $result = Box::pin($answer(methods!(@$takes session), params)).await?;
+                        Ok(to_raw(&answer))
+                    })+
+                }
+            }
+        }
+    };
+    (@node $session:ident) => { $session.node() };
+    (@session $session:ident) => { $session };
+}
+
+methods! {
+    /// Tells what a node is and has in one space.
+    Status = "sync.status" (ScopeParams) -> StatusForm, node dispatch::status;
+    /// Records one op; it is durable when the answer comes.
+    Append = "sync.append" (AppendParams) -> AppendedForm, node dispatch::append;
+    /// Records many ops in order, all or none of a space, unless the good ones are to be kept.
+    AppendMany = "sync.append_many" (AppendManyParams) -> AppendManyForm, node dispatch::append_many;
+    /// Removes a row of a registry surface.
+    Delete = "sync.delete" (RowParams) -> AppendedForm, node dispatch::delete;
+    /// Makes one round with every connected peer now.
+    Pump = "sync.pump" (NoParams) -> RoundForm, node dispatch::pump;
+    /// Reads one row or fact; null where there is none.
+    Get = "sync.get" (RowParams) -> Option<RowForm>, node dispatch::get;
+    /// Reads a page of rows or events.
+    List = "sync.list" (ListParams) -> ListForm, node dispatch::list;
+    /// Lists the surfaces that hold something.
+    Surfaces = "sync.surfaces" (ScopeParams) -> SurfacesForm, node dispatch::surfaces;
+    /// Tells of changes from now on, as notices `sync.changed` and `sync.lagged`.
+    Subscribe = "sync.subscribe" (SubscribeParams) -> SubscribedForm, session Session::subscribe;
+    /// Ends a subscription.
+    Unsubscribe = "sync.unsubscribe" (UnsubscribeParams) -> UnsubscribedForm, session Session::unsubscribe;
+    /// Waits until other devices hold an op, or everything held now, durably.
+    Wait = "sync.wait" (WaitParams) -> WaitForm, node dispatch::wait;
+    /// Tells whether another device holds everything of a space durably.
+    SafeToSleep = "sync.safe_to_sleep" (ScopeParams) -> SafeToSleepForm, node dispatch::safe_to_sleep;
+    /// Records a turn of a conversation; it is durable when the answer comes.
+    RecordTurn = "sync.record_turn" (RecordTurnParams) -> AppendedForm, node conversation::record;
+    /// Reads a page of a conversation as it was recorded.
+    Transcript = "sync.transcript" (TranscriptParams) -> TranscriptForm, node conversation::transcript;
+    /// Makes of a conversation what a model can be given to go on.
+    Resume = "sync.resume" (ResumeParams) -> ResumeForm, node conversation::resume;
+    /// Lists the conversations by name.
+    Conversations = "sync.conversations" (ConversationsParams) -> ConversationsForm, node conversation::conversations;
+    /// Lists the rows in conflict, with every value that lost.
+    Conflicts = "conflicts.list" (ConflictsParams) -> ConflictsForm, node dispatch::conflicts;
+    /// Lists the other devices of a space, with what is known of them.
+    Peers = "peers.list" (ScopeParams) -> PeersForm, node dispatch::peers;
+    /// Dials an address from now on.
+    AddPeer = "peers.add" (AddPeerParams) -> AddedForm, node dispatch::add_peer;
+    /// Lists the spaces this device takes part in.
+    Spaces = "space.list" (NoParams) -> SpacesForm, node roster::list_spaces;
+    /// Begins the space of an organisation.
+    CreateSpace = "space.create" (CreateSpaceParams) -> SpaceForm, node roster::create_space;
+    /// Leaves the space of an organisation.
+    LeaveSpace = "space.leave" (ScopeParams) -> LeftForm, node roster::leave_space;
+    /// Lists the devices of a space and those that were removed.
+    Roster = "roster.list" (ScopeParams) -> RosterForm, node roster::list;
+    /// Removes a device that is lost or not trusted any more.
+    Revoke = "roster.revoke" (DeviceParams) -> RevokedForm, node roster::revoke;
+    /// Removes a device in good order: what it wrote is here before it goes.
+    Retire = "roster.retire" (DeviceParams) -> RevokedForm, node roster::retire;
+    /// Renames a device.
+    Rename = "roster.rename" (RenameParams) -> RenamedForm, node roster::rename;
+    /// Renews the key of a space.
+    Rotate = "roster.rotate" (ScopeParams) -> RotatedForm, node roster::rotate;
+    /// Opens an invite; what becomes of it is told as notices `pair.event`.
+    ///
+    /// It is withdrawn when the connection that asked for it ends.
+    Invite = "pair.invite" (InviteParams) -> InviteForm, session Session::invite;
+    /// Joins the space of another device; how far it has come is told as notices `pair.progress`.
+    Join = "pair.join" (JoinParams) -> JoinedForm, session Session::join;
+    /// Withdraws the open invite; answers once its port is closed.
+    CancelInvite = "pair.cancel" (NoParams) -> CancelledForm, node pairing::cancel;
+    /// Shows the settings, all or one.
+    GetConfig = "config.get" (ConfigGetParams) -> ConfigForm, node config::get;
+    /// Sets one key of the settings.
+    SetConfig = "config.set" (ConfigSetParams) -> ConfigChangedForm, node config::set;
+    /// Changes keys of the settings together, by a merge patch.
+    PatchConfig = "config.patch" (ConfigPatchParams) -> ConfigChangedForm, node config::patch;
+    /// Tells how a space is.
+    Health = "health.get" (ScopeParams) -> HealthForm, node dispatch::health;
+    /// Tells what answers, and which methods it has.
+    Version = "node.version" (NoParams) -> VersionForm, node dispatch::version;
+    /// Describes every method as an OpenRPC 1.3 document.
+    Discover = "rpc.discover" (NoParams) -> OpenRpcForm, node openrpc::discover;
 }
 
 impl Method {
-    /// Every method.
-    pub const ALL: [Self; 35] = [
-        Self::Status,
-        Self::Append,
-        Self::AppendMany,
-        Self::Delete,
-        Self::Pump,
-        Self::Get,
-        Self::List,
-        Self::Surfaces,
-        Self::Subscribe,
-        Self::Unsubscribe,
-        Self::Wait,
-        Self::SafeToSleep,
-        Self::RecordTurn,
-        Self::Transcript,
-        Self::Resume,
-        Self::Conversations,
-        Self::Conflicts,
-        Self::Peers,
-        Self::AddPeer,
-        Self::Spaces,
-        Self::CreateSpace,
-        Self::LeaveSpace,
-        Self::Roster,
-        Self::Revoke,
-        Self::Retire,
-        Self::Rename,
-        Self::Rotate,
-        Self::Invite,
-        Self::Join,
-        Self::CancelInvite,
-        Self::GetConfig,
-        Self::SetConfig,
-        Self::PatchConfig,
-        Self::Health,
-        Self::Version,
-    ];
-
-    /// The name in a request.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Status => "sync.status",
-            Self::Append => "sync.append",
-            Self::AppendMany => "sync.append_many",
-            Self::Delete => "sync.delete",
-            Self::Pump => "sync.pump",
-            Self::Get => "sync.get",
-            Self::List => "sync.list",
-            Self::Surfaces => "sync.surfaces",
-            Self::Subscribe => "sync.subscribe",
-            Self::Unsubscribe => "sync.unsubscribe",
-            Self::Wait => "sync.wait",
-            Self::SafeToSleep => "sync.safe_to_sleep",
-            Self::RecordTurn => "sync.record_turn",
-            Self::Transcript => "sync.transcript",
-            Self::Resume => "sync.resume",
-            Self::Conversations => "sync.conversations",
-            Self::Conflicts => "conflicts.list",
-            Self::Peers => "peers.list",
-            Self::AddPeer => "peers.add",
-            Self::Spaces => "space.list",
-            Self::CreateSpace => "space.create",
-            Self::LeaveSpace => "space.leave",
-            Self::Roster => "roster.list",
-            Self::Revoke => "roster.revoke",
-            Self::Retire => "roster.retire",
-            Self::Rename => "roster.rename",
-            Self::Rotate => "roster.rotate",
-            Self::Invite => "pair.invite",
-            Self::Join => "pair.join",
-            Self::CancelInvite => "pair.cancel",
-            Self::GetConfig => "config.get",
-            Self::SetConfig => "config.set",
-            Self::PatchConfig => "config.patch",
-            Self::Health => "health.get",
-            Self::Version => "node.version",
-        }
-    }
-
     /// The method with this name.
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|method| method.name() == name)
+        Self::ALL.iter().copied().find(|method| method.name() == name)
     }
 
     /// The method whose name is closest to a mistyped one; `None` where none is near.
     pub fn nearest(name: &str) -> Option<Self> {
-        nearest(name, Self::ALL.into_iter().map(Self::name)).and_then(Self::from_name)
+        nearest(name, Self::ALL.iter().map(|method| method.name())).and_then(Self::from_name)
     }
 }
 
@@ -177,9 +183,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_method_is_found_by_its_name() {
+    fn every_method_is_found_by_its_name_and_only_one_has_it() {
+        let mut names = std::collections::BTreeSet::new();
         for method in Method::ALL {
-            assert_eq!(Method::from_name(method.name()), Some(method));
+            assert_eq!(Method::from_name(method.name()), Some(*method));
+            assert!(names.insert(method.name()), "{} is there twice", method.name());
         }
         assert_eq!(Method::from_name("sync.nothing"), None);
     }
@@ -188,7 +196,8 @@ mod tests {
     fn a_typing_error_finds_the_method_that_was_meant() {
         assert_eq!(Method::nearest("sync.statsu"), Some(Method::Status));
         assert_eq!(Method::nearest("sync.apend"), Some(Method::Append));
-        assert_eq!(Method::nearest("lease.acquire"), None);
+        assert_eq!(Method::nearest("SYNC.STATUS"), None);
+        assert_eq!(Method::nearest("nothing.like.it"), None);
         assert_eq!(Method::nearest(&"x".repeat(100_000)), None);
     }
 }

@@ -16,6 +16,7 @@ pub mod error;
 pub mod forms;
 pub mod line;
 pub mod method;
+pub mod openrpc;
 pub mod pairing;
 pub mod params;
 pub mod roster;
@@ -25,7 +26,6 @@ pub mod session;
 
 #[cfg(unix)]
 pub use client::{Client, ClientError};
-pub use dispatch::dispatch;
 pub use error::{ControlError, RpcError};
 pub use line::{Line, LineCutter};
 pub use method::Method;

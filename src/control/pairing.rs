@@ -7,13 +7,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::convert::scope_param;
 use super::dispatch::to_raw;
 use super::error::{ControlError, RpcError, node_hint, node_kind};
-use super::params::{RoleParam, ScopeParam};
+use super::params::{NoParams, RoleParam, ScopeParam};
 use super::session::Notice;
 use crate::crypto::pairing::Refusal;
 use crate::model::Scope;
@@ -24,7 +25,7 @@ use crate::node::{Membership, Node, NodeError, PairError};
 use crate::roster::Role;
 
 /// An invite to open.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InviteParams {
     /// Into which space.
@@ -39,7 +40,7 @@ pub struct InviteParams {
 }
 
 /// An open invite.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct InviteForm {
     /// What a person types on the other device.
     pub code: String,
@@ -56,7 +57,7 @@ pub struct InviteForm {
 }
 
 /// What happens to an open invite: the parameters of `pair.event`. `paired` and `ended` are last.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum PairEventForm {
     /// Somebody did not prove the code.
@@ -99,14 +100,14 @@ pub enum PairEventForm {
 }
 
 /// Whether an invite was withdrawn.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct CancelledForm {
     /// Whether there was one.
     pub cancelled: bool,
 }
 
 /// A space to join.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JoinParams {
     /// What the other device shows.
@@ -120,7 +121,7 @@ pub struct JoinParams {
 }
 
 /// How far a pairing has come: the parameters of `pair.progress`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "step", rename_all = "snake_case")]
 pub enum PairProgressForm {
     /// Looking for the inviter.
@@ -142,7 +143,7 @@ pub enum PairProgressForm {
 }
 
 /// A space joined.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct JoinedForm {
     /// The device that invited.
     pub device: String,
@@ -250,6 +251,11 @@ pub(super) async fn invite(
         scope: scope_param(&scope),
     };
     Ok((invite, form))
+}
+
+/// Withdraws the open invite.
+pub(super) async fn cancel(node: &Node, NoParams {}: NoParams) -> Result<CancelledForm, ControlError> {
+    Ok(CancelledForm { cancelled: node.withdraw_invite().await })
 }
 
 /// Tells what happens to an invite until it is over. Cut off, it withdraws the invite.

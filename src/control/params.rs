@@ -1,12 +1,13 @@
 //! What the methods take, as it is written in a request.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::model::{Scope, ScopeError};
 
 /// `"personal"` or `{"org": NAME}`.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub enum ScopeParam {
     /// The personal space.
     #[default]
@@ -36,7 +37,7 @@ impl ScopeParam {
 }
 
 /// No parameters.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NoParams {}
 
@@ -44,7 +45,7 @@ pub struct NoParams {}
 ///
 /// Without `key` the payload of a registry surface describes itself: its string member `id` is the
 /// row, and `"deleted": true` removes it. With `key` the payload is the row's value whatever it holds.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AppendParams {
     /// Which space; the personal one where absent.
@@ -63,10 +64,11 @@ pub struct AppendParams {
 }
 
 /// Ops to append in order.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AppendManyParams {
     /// At most [`APPEND_OPS_MAX`](super::APPEND_OPS_MAX).
+    #[schemars(length(max = super::APPEND_OPS_MAX))]
     pub ops: Vec<AppendParams>,
     /// Appends the good ones and names the others, instead of refusing all.
     #[serde(default)]
@@ -74,7 +76,7 @@ pub struct AppendManyParams {
 }
 
 /// One row.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RowParams {
     /// Which space.
@@ -87,7 +89,7 @@ pub struct RowParams {
 }
 
 /// A page of a surface.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ListParams {
     /// Which space.
@@ -103,11 +105,12 @@ pub struct ListParams {
     pub after: Option<String>,
     /// 1 to [`PAGE_ITEMS_MAX`](super::PAGE_ITEMS_MAX); 100 where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = super::PAGE_ITEMS_MAX))]
     pub limit: Option<usize>,
 }
 
 /// One space.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ScopeParams {
     /// Which space.
@@ -116,7 +119,7 @@ pub struct ScopeParams {
 }
 
 /// What to be told of.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SubscribeParams {
     /// Which space.
@@ -128,7 +131,7 @@ pub struct SubscribeParams {
 }
 
 /// A subscription to end.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UnsubscribeParams {
     /// What `sync.subscribe` answered.
@@ -136,7 +139,7 @@ pub struct UnsubscribeParams {
 }
 
 /// Custody to wait for.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WaitParams {
     /// Which space, where no op is named.
@@ -153,7 +156,7 @@ pub struct WaitParams {
 }
 
 /// A page of conflicts.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ConflictsParams {
     /// Which space.
@@ -164,11 +167,12 @@ pub struct ConflictsParams {
     pub after: Option<RowPlace>,
     /// 1 to [`PAGE_ITEMS_MAX`](super::PAGE_ITEMS_MAX); 100 where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = super::PAGE_ITEMS_MAX))]
     pub limit: Option<usize>,
 }
 
 /// A row's place in (surface, key) order.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RowPlace {
     /// The surface's text form.
@@ -178,7 +182,7 @@ pub struct RowPlace {
 }
 
 /// An address to dial from now on.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AddPeerParams {
     /// `host:port`.
@@ -186,7 +190,7 @@ pub struct AddPeerParams {
 }
 
 /// A role.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RoleParam {
     /// Adds and removes devices, reads and writes.

@@ -2,19 +2,19 @@
 //!
 //! A device is named by its id, by the first seven characters of it, or by its exact name.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
 use super::convert::scope_param;
-use super::dispatch::{space, to_raw};
+use super::dispatch::space;
 use super::error::ControlError;
 use super::forms::DeviceForm;
-use super::params::{RoleParam, ScopeParam, ScopeParams};
+use super::params::{NoParams, RoleParam, ScopeParam, ScopeParams};
 use crate::model::{DeviceId, Scope};
 use crate::node::{Node, RemovedDevice, Revoked, Space, SpaceInfo};
 
 /// A space to begin.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateSpaceParams {
     /// The organisation's name.
@@ -25,7 +25,7 @@ pub struct CreateSpaceParams {
 }
 
 /// A device of a space.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DeviceParams {
     /// Which space; the personal one where absent.
@@ -36,7 +36,7 @@ pub struct DeviceParams {
 }
 
 /// A new name for a device.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RenameParams {
     /// Which space; the personal one where absent.
@@ -49,14 +49,14 @@ pub struct RenameParams {
 }
 
 /// The spaces this device takes part in.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SpacesForm {
     /// The personal one first.
     pub spaces: Vec<SpaceForm>,
 }
 
 /// A space this device takes part in.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SpaceForm {
     /// The space.
     pub space: String,
@@ -73,7 +73,7 @@ pub struct SpaceForm {
 }
 
 /// A space that was left.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct LeftForm {
     /// Which.
     pub scope: ScopeParam,
@@ -82,7 +82,7 @@ pub struct LeftForm {
 }
 
 /// The devices of a space.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct RosterForm {
     /// Which space.
     pub scope: ScopeParam,
@@ -93,7 +93,7 @@ pub struct RosterForm {
 }
 
 /// A device that was removed, which is for ever.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct RemovedForm {
     /// The device.
     pub device_id: String,
@@ -112,7 +112,7 @@ pub struct RemovedForm {
 }
 
 /// What a removal came to.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct RevokedForm {
     /// The device.
     pub device_id: String,
@@ -133,7 +133,7 @@ pub struct RevokedForm {
 }
 
 /// A device that was renamed.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct RenamedForm {
     /// The device.
     pub device_id: String,
@@ -142,7 +142,7 @@ pub struct RenamedForm {
 }
 
 /// A key that was renewed.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct RotatedForm {
     /// The number of the epoch; 0 is the first.
     pub epoch: u64,
@@ -151,7 +151,7 @@ pub struct RotatedForm {
 }
 
 /// A device that may have been meant.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct CandidateForm {
     /// The device.
     pub device_id: String,
@@ -218,15 +218,12 @@ fn candidate(device_id: &str, name: Option<&String>) -> CandidateForm {
     CandidateForm { device_id: device_id.to_owned(), name: name.cloned() }
 }
 
-pub(super) async fn list_spaces(node: &Node) -> Result<Box<RawValue>, ControlError> {
+pub(super) async fn list_spaces(node: &Node, NoParams {}: NoParams) -> Result<SpacesForm, ControlError> {
     let spaces = node.spaces().await?;
-    Ok(to_raw(&SpacesForm { spaces: spaces.iter().map(SpaceForm::from).collect() }))
+    Ok(SpacesForm { spaces: spaces.iter().map(SpaceForm::from).collect() })
 }
 
-pub(super) async fn create_space(
-    node: &Node,
-    params: CreateSpaceParams,
-) -> Result<Box<RawValue>, ControlError> {
+pub(super) async fn create_space(node: &Node, params: CreateSpaceParams) -> Result<SpaceForm, ControlError> {
     let scope = ScopeParam::Org(params.name).to_scope()?;
     let name = match params.device_name {
         Some(name) => name,
@@ -235,41 +232,41 @@ pub(super) async fn create_space(
     let space = node.found(scope, &name).await?.id();
     let spaces = node.spaces().await?;
     let form = spaces.iter().find(|found| found.space == space).map(SpaceForm::from);
-    Ok(to_raw(&form.ok_or(ControlError::Lost)?))
+    Ok(form.ok_or(ControlError::Lost)?)
 }
 
-pub(super) async fn leave_space(node: &Node, params: ScopeParams) -> Result<Box<RawValue>, ControlError> {
+pub(super) async fn leave_space(node: &Node, params: ScopeParams) -> Result<LeftForm, ControlError> {
     let told = space(node, &params.scope).await?.leave().await?;
-    Ok(to_raw(&LeftForm { scope: params.scope, told }))
+    Ok(LeftForm { scope: params.scope, told })
 }
 
-pub(super) async fn list(node: &Node, params: ScopeParams) -> Result<Box<RawValue>, ControlError> {
+pub(super) async fn list(node: &Node, params: ScopeParams) -> Result<RosterForm, ControlError> {
     let space = space(node, &params.scope).await?;
-    Ok(to_raw(&roster(&space, params.scope).await?))
+    Ok(roster(&space, params.scope).await?)
 }
 
-pub(super) async fn revoke(node: &Node, params: DeviceParams) -> Result<Box<RawValue>, ControlError> {
+pub(super) async fn revoke(node: &Node, params: DeviceParams) -> Result<RevokedForm, ControlError> {
     let (space, found) = find(node, &params).await?;
     let revoked = space.revoke(device_id(&found)?).await?;
-    Ok(to_raw(&revoked_form(revoked, found.name, params.scope)))
+    Ok(revoked_form(revoked, found.name, params.scope))
 }
 
-pub(super) async fn retire(node: &Node, params: DeviceParams) -> Result<Box<RawValue>, ControlError> {
+pub(super) async fn retire(node: &Node, params: DeviceParams) -> Result<RevokedForm, ControlError> {
     let (space, found) = find(node, &params).await?;
     let retired = space.retire(device_id(&found)?).await?;
-    Ok(to_raw(&revoked_form(retired, found.name, params.scope)))
+    Ok(revoked_form(retired, found.name, params.scope))
 }
 
-pub(super) async fn rename(node: &Node, params: RenameParams) -> Result<Box<RawValue>, ControlError> {
+pub(super) async fn rename(node: &Node, params: RenameParams) -> Result<RenamedForm, ControlError> {
     let RenameParams { scope, device, name } = params;
     let (space, found) = find(node, &DeviceParams { scope, device }).await?;
     space.rename(device_id(&found)?, &name).await?;
-    Ok(to_raw(&RenamedForm { device_id: found.device_id, name }))
+    Ok(RenamedForm { device_id: found.device_id, name })
 }
 
-pub(super) async fn rotate(node: &Node, params: ScopeParams) -> Result<Box<RawValue>, ControlError> {
+pub(super) async fn rotate(node: &Node, params: ScopeParams) -> Result<RotatedForm, ControlError> {
     let rotated = space(node, &params.scope).await?.rotate().await?;
-    Ok(to_raw(&RotatedForm { epoch: rotated.epoch, confirmed_by: texts(&rotated.confirmed_by) }))
+    Ok(RotatedForm { epoch: rotated.epoch, confirmed_by: texts(&rotated.confirmed_by) })
 }
 
 async fn roster(space: &Space, scope: ScopeParam) -> Result<RosterForm, ControlError> {

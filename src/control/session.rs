@@ -9,11 +9,11 @@ use tokio::sync::{broadcast, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::convert::change_form;
-use super::dispatch::{dispatch, read_params, space, to_raw};
+use super::dispatch::{space, to_raw, unknown_method};
 use super::error::{ControlError, RpcError};
 use super::forms::{LaggedForm, SubscribedForm, UnsubscribedForm};
 use super::method::Method;
-use super::pairing;
+use super::pairing::{self, InviteForm, InviteParams, JoinParams, JoinedForm};
 use super::params::{SubscribeParams, UnsubscribeParams};
 use super::{NOTICES_MAX, SUBSCRIPTIONS_MAX};
 use crate::model::Surface;
@@ -64,17 +64,13 @@ impl Session {
     /// The refusal in the form a program reads.
     pub async fn call(&self, method: &str, params: Option<&RawValue>) -> Result<Box<RawValue>, RpcError> {
         let answer = match Method::from_name(method) {
-            Some(Method::Subscribe) => self.subscribe(params).await,
-            Some(Method::Unsubscribe) => self.unsubscribe(params),
-            Some(Method::Invite) => self.invite(params).await,
-            Some(Method::Join) => self.join(params).await,
-            _ => dispatch(&self.node, method, params).await,
+            Some(method) => method.answer(self, params).await,
+            None => Err(unknown_method(method)),
         };
         answer.map_err(RpcError::from)
     }
 
-    async fn subscribe(&self, params: Option<&RawValue>) -> Result<Box<RawValue>, ControlError> {
-        let params: SubscribeParams = read_params(Method::Subscribe, params)?;
+    pub(super) async fn subscribe(&self, params: SubscribeParams) -> Result<SubscribedForm, ControlError> {
         let space = space(&self.node, &params.scope).await?;
         let surface: Option<Surface> = params.surface.as_deref().map(str::parse).transpose()?;
         let mut subscriptions = self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner);
@@ -84,32 +80,31 @@ impl Session {
         let subscription = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let task = tokio::spawn(forward(subscription, space.changes(), surface, self.notices.clone()));
         subscriptions.push((subscription, task.abort_handle()));
-        Ok(to_raw(&SubscribedForm { subscription }))
+        Ok(SubscribedForm { subscription })
     }
 
-    async fn invite(&self, params: Option<&RawValue>) -> Result<Box<RawValue>, ControlError> {
-        let params = read_params(Method::Invite, params)?;
+    pub(super) async fn invite(&self, params: InviteParams) -> Result<InviteForm, ControlError> {
         let (invite, form) = pairing::invite(&self.node, params).await?;
         let mut invites = self.invites.lock().unwrap_or_else(PoisonError::into_inner);
         while invites.try_join_next().is_some() {}
         invites.spawn(pairing::tell_events(invite, self.notices.clone()));
-        Ok(to_raw(&form))
+        Ok(form)
     }
 
-    async fn join(&self, params: Option<&RawValue>) -> Result<Box<RawValue>, ControlError> {
-        let params = read_params(Method::Join, params)?;
-        let joined = pairing::join(&self.node, params, self.notices.clone()).await?;
-        Ok(to_raw(&joined))
+    pub(super) async fn join(&self, params: JoinParams) -> Result<JoinedForm, ControlError> {
+        pairing::join(&self.node, params, self.notices.clone()).await
     }
 
-    fn unsubscribe(&self, params: Option<&RawValue>) -> Result<Box<RawValue>, ControlError> {
-        let params: UnsubscribeParams = read_params(Method::Unsubscribe, params)?;
+    pub(super) async fn unsubscribe(
+        &self,
+        params: UnsubscribeParams,
+    ) -> Result<UnsubscribedForm, ControlError> {
         let mut subscriptions = self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner);
         let at = subscriptions.iter().position(|(number, _)| *number == params.subscription);
         if let Some(at) = at {
             subscriptions.swap_remove(at).1.abort();
         }
-        Ok(to_raw(&UnsubscribedForm { cancelled: at.is_some() }))
+        Ok(UnsubscribedForm { cancelled: at.is_some() })
     }
 }
 

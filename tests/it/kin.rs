@@ -4,10 +4,12 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{OnceLock, mpsc};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+
+use crate::schema;
 
 /// A directory for one device.
 pub struct Home {
@@ -184,7 +186,16 @@ impl Caller {
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
     }
 
+    /// Calls a method. What is taken and answered is held against the schemas that the node publishes.
     pub fn call(&mut self, method: &str, params: Value) -> Value {
+        let document =
+            DOCUMENT.get_or_init(|| self.call_unchecked("rpc.discover", json!({}))["result"].take());
+        let answer = self.call_unchecked(method, params.clone());
+        schema::check_call(document, method, &params, &answer);
+        answer
+    }
+
+    fn call_unchecked(&mut self, method: &str, params: Value) -> Value {
         self.send(
             json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string().as_bytes(),
         );
@@ -241,6 +252,9 @@ pub fn run(command: &mut Command, input: &[u8]) -> Ended {
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
 }
+
+/// What a node publishes about its methods: the same for all, they run one program.
+static DOCUMENT: OnceLock<Value> = OnceLock::new();
 
 /// Beyond this a test hangs; nothing is ever waited for that long.
 pub const PATIENCE: Duration = Duration::from_secs(120);

@@ -22,5 +22,7 @@ mod pair;
 mod pairing;
 mod peers;
 mod revoked;
+mod rpc;
+mod schema;
 mod socket;
 mod talk;

@@ -23,10 +23,12 @@ fn a_bad_request_is_answered_and_the_connection_is_kept() {
 
     check(b"nonsense", -32700, "NotJson", Value::Null);
     check(b"\xff\xfe\x00", -32700, "NotJson", Value::Null);
-    check(b"[]", -32600, "InvalidRequest", Value::Null);
+    check(b"[]", -32600, "BatchRequest", Value::Null);
+    check(br#"[{"id":1,"method":"node.version"}]"#, -32600, "BatchRequest", Value::Null);
+    check(br#"{"id":4,"method":"node.version","params":[]}"#, -32602, "InvalidParams", 4.into());
     check(br#"{"id":5}"#, -32600, "InvalidRequest", 5.into());
     check(br#"{"id":6,"method":"node.version","colour":1}"#, -32600, "InvalidRequest", 6.into());
-    check(br#"{"id":"x","method":"lease.acquire"}"#, -32601, "UnknownMethod", "x".into());
+    check(br#"{"id":"x","method":"no.such_method"}"#, -32601, "UnknownMethod", "x".into());
     check(
         br#"{"id":7,"method":"sync.get","params":{"surface":"skill","id":"a","x":1}}"#,
         -32602,
