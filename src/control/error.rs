@@ -484,6 +484,8 @@ pub(super) fn node_kind(error: &NodeError) -> &'static str {
         NodeError::NotReachable { .. } => "NotReachable",
         NodeError::StillBehind { .. } => "StillBehind",
         NodeError::UnknownOp => "UnknownOp",
+        NodeError::NotOfType { .. } => "NotOfType",
+        NodeError::BookmarkStale => "BookmarkStale",
         NodeError::TimedOut => "TimedOut",
         NodeError::NotStarted => "NotStarted",
         NodeError::Stopped => "Stopped",
@@ -518,6 +520,9 @@ pub(super) fn node_hint(error: &NodeError) -> Option<String> {
         }
         NodeError::Refused(RequestError::Roster(error)) => roster_hint(error).map(str::to_owned),
         NodeError::UnknownOp => Some("op ids come from the answer to an append".into()),
+        NodeError::BookmarkStale => {
+            Some("read the surfaces again with sync.list, and subscribe without \"after\"".into())
+        }
         NodeError::TimedOut => Some("`kinfold status` shows which device is not reachable".into()),
         NodeError::HomeFile { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
             Some("make the directory writable for this user, or choose another with --home".into())

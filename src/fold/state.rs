@@ -183,7 +183,8 @@ impl State {
         tree.root(&self.space)
     }
 
-    fn apply_reporting(
+    /// [`State::apply`], and reports the op where it is neither merely kept nor here already.
+    pub(crate) fn apply_reporting(
         &mut self,
         log: &LogId,
         frame: &FrameView<'_>,

@@ -162,6 +162,20 @@ pub enum NodeError {
     /// An op id that names no op held here.
     #[error("no op with this id is held here")]
     UnknownOp,
+    /// A value that has not the type it was asked for as.
+    #[error("{key:?} in {surface} is not of the type it is read as")]
+    NotOfType {
+        /// The surface.
+        surface: Surface,
+        /// The row.
+        key: String,
+        /// What does not fit.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The history is not the one a bookmark was taken in: another space, or the end of a log was dropped.
+    #[error("the history is not the one this bookmark was taken in")]
+    BookmarkStale,
     /// The time given has passed.
     #[error("not within the time given")]
     TimedOut,

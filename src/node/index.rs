@@ -126,8 +126,9 @@ impl Index {
     /// Folds runs and tells subscribers. What is folded already is skipped, and so is what does not
     /// follow yet: it is left for [`Index::catch_up`], never folded with a hole before it.
     pub fn fold(&self, runs: &[FoldRun]) {
-        let has_listeners = self.changes.receiver_count() > 0;
         let state = &mut self.write().state;
+        // Asked while nobody can read the state: who begins to listen has seen it before or after this.
+        let has_listeners = self.changes.receiver_count() > 0;
         for run in runs {
             fold_run(state, run, &mut |change| {
                 if has_listeners {
@@ -146,9 +147,15 @@ impl Index {
     }
 
     /// Folds what lies in the store beyond what is folded: each log up to its end or to a batch whose
-    /// key is not held, where the next call goes on.
+    /// key is not held, where the next call goes on. Subscribers are told.
     pub fn catch_up(&self, store: &Store, keys: &KeyRing, through: &Frontier) -> Result<(), StoreError> {
-        catch_up(&mut self.write().state, &self.space, store, keys, through)
+        let state = &mut self.write().state;
+        let has_listeners = self.changes.receiver_count() > 0;
+        catch_up(state, &self.space, store, keys, through, &mut |change| {
+            if has_listeners {
+                let _ = self.changes.send(change);
+            }
+        })
     }
 }
 
@@ -190,7 +197,7 @@ pub(super) fn load(
         folded.state = state;
     }
     let before = folded.state.counts().ops;
-    catch_up(&mut folded.state, space, store, keys, through)?;
+    catch_up(&mut folded.state, space, store, keys, through, &mut |_| {})?;
     let replayed = folded.state.counts().ops - before;
     Ok((folded, replayed))
 }
@@ -227,6 +234,7 @@ fn catch_up(
     store: &Store,
     keys: &KeyRing,
     through: &Frontier,
+    on_change: &mut dyn FnMut(Change),
 ) -> Result<(), StoreError> {
     let mut opener = Opener::new();
     for (log, tip) in through.iter() {
@@ -249,7 +257,7 @@ fn catch_up(
                 };
                 let run =
                     FoldRun { log: *log, first: header.first, op_count: header.op_count, body: body.into() };
-                fold_run(state, &run, &mut |_| {});
+                fold_run(state, &run, on_change);
             }
             after = run.last;
         }
@@ -279,7 +287,7 @@ fn fold_run(state: &mut State, run: &FoldRun, on_change: &mut dyn FnMut(Change))
         return;
     }
     for frame in reader.flatten().filter(|frame| frame.seq > applied) {
-        state.apply(&run.log, &frame);
+        state.apply_reporting(&run.log, &frame, &mut tell);
     }
 }
 

@@ -8,6 +8,7 @@ mod addresses;
 mod conversation;
 mod core;
 mod error;
+mod follow;
 mod handle;
 mod home;
 mod index;
@@ -19,16 +20,19 @@ mod removal;
 mod settings;
 mod space;
 mod status;
+mod typed;
 mod types;
 
 pub use conversation::{NewTurn, Resumed, TranscriptTurn};
 pub use error::NodeError;
+pub use follow::{Bookmark, FollowError, Follower};
 pub use handle::{Node, NodeBuilder};
 pub use members::{Rotated, SpaceInfo};
 pub use pairing::{Membership, PairError};
 pub use removal::{RemovedDevice, Revoked};
 pub use settings::Reloaded;
 pub use space::Space;
+pub use typed::{Typed, TypedChange, TypedFollower};
 pub use types::{
     Appended, Change, ConnectionRefusal, Custody, DeviceStatus, HealthReason, Intent, NewOp, Round, Row,
     RowValue, SafeToSleep, Status, StreamEvent,

@@ -6,6 +6,7 @@ use tokio::sync::{broadcast, oneshot};
 
 use super::core::Job;
 use super::error::NodeError;
+use super::follow::{Bookmark, Follower};
 use super::handle::Node;
 use super::index::Index;
 use super::read::Reader;
@@ -189,6 +190,18 @@ impl Space {
 
     pub(super) fn reader(&self) -> Reader {
         Reader::of(self.index(), Arc::clone(self.node.blocks()))
+    }
+
+    /// Changes without a gap: from `after` on, or from now on where there is none.
+    ///
+    /// Unlike [`Space::changes`] it goes on where an earlier run of the program was, and a follower that
+    /// falls behind reads what it missed from the log.
+    ///
+    /// # Errors
+    /// [`NodeError::BookmarkStale`] where the history is not the one the bookmark was taken in,
+    /// [`NodeError::Index`].
+    pub async fn follow(&self, after: Option<Bookmark>) -> Result<Follower, NodeError> {
+        Follower::new(self.clone(), after).await
     }
 
     pub(super) fn index(&self) -> Arc<Index> {

@@ -84,6 +84,13 @@ pub enum NoSnapshot {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Truncations(u64);
 
+impl Truncations {
+    /// The number.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
 impl Store {
     /// How often logs of a space have been truncated, as committed.
     pub fn truncations(&self, space: &SpaceId) -> Truncations {
