@@ -6,11 +6,11 @@ use serde_json::value::RawValue;
 
 use super::error::{ControlError, blame_text};
 use super::forms::*;
-use super::params::{AppendParams, RoleParam, ScopeParam};
+use super::params::{AppendParams, BookmarkForm, RoleParam, ScopeParam};
 use crate::model::{DeviceId, Dot, Hlc, Incarnation, LogId, Payload, Scope, Seq, Surface, Tier};
 use crate::node::{
-    Appended, Change, DeviceStatus, HealthReason, NewOp, NodeError, Round, Row, RowValue, SafeToSleep,
-    Status, StreamEvent,
+    Appended, Bookmark, Change, DeviceStatus, HealthReason, NewOp, NodeError, Round, Row, RowValue,
+    SafeToSleep, Status, StreamEvent,
 };
 use crate::roster::Role;
 
@@ -124,6 +124,30 @@ pub fn change_form(subscription: u64, change: Change) -> ChangeForm {
         hlc: change.hlc.get(),
         time_ms: change.hlc.millis(),
     }
+}
+
+impl From<&Bookmark> for BookmarkForm {
+    fn from(bookmark: &Bookmark) -> Self {
+        Self {
+            space: bookmark.space.to_string(),
+            truncations: bookmark.truncations,
+            frontier: bookmark.frontier.iter().map(|(log, seq)| (log.to_string(), seq.get())).collect(),
+        }
+    }
+}
+
+/// The bookmark in a request.
+///
+/// # Errors
+/// [`ControlError::Id`] for a space or log that is not readable.
+pub fn bookmark(form: &BookmarkForm) -> Result<Bookmark, ControlError> {
+    let unreadable = |source| ControlError::Id { what: "after", source };
+    let log = |(log, seq): (&String, &u64)| Ok((log.parse::<LogId>().map_err(unreadable)?, Seq::new(*seq)));
+    Ok(Bookmark {
+        space: form.space.parse().map_err(unreadable)?,
+        truncations: form.truncations,
+        frontier: form.frontier.iter().map(log).collect::<Result<_, ControlError>>()?,
+    })
 }
 
 impl From<Round> for RoundForm {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::error::RpcError;
-use super::params::{RoleParam, RowPlace, ScopeParam};
+use super::params::{BookmarkForm, RoleParam, RowPlace, ScopeParam};
 
 /// An op that is durable.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
@@ -169,13 +169,25 @@ pub struct ChangeForm {
     pub time_ms: u64,
 }
 
-/// Changes a slow subscriber missed, as a `sync.lagged` notice tells it: read the surface again.
+/// The last notice of a subscription whose reader fell behind, `sync.lagged`. Nothing is lost: subscribe
+/// again with `after` set to `resume_after`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct LaggedForm {
     /// Whose notice this is.
     pub subscription: u64,
-    /// How many changes were dropped.
+    /// How many changes were not told, of any surface.
     pub missed: u64,
+    /// After the last change that was told.
+    pub resume_after: BookmarkForm,
+}
+
+/// The last notice of a subscription that cannot go on, `sync.ended`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct EndedForm {
+    /// Whose notice this is.
+    pub subscription: u64,
+    /// Why.
+    pub error: RpcError,
 }
 
 /// A subscription.
@@ -183,6 +195,8 @@ pub struct LaggedForm {
 pub struct SubscribedForm {
     /// Named in its notices and to `sync.unsubscribe`.
     pub subscription: u64,
+    /// The place its notices follow.
+    pub bookmark: BookmarkForm,
 }
 
 /// An ended subscription.

@@ -106,7 +106,11 @@ methods! {
     List = "sync.list" (ListParams) -> ListForm, node dispatch::list;
     /// Lists the surfaces that hold something.
     Surfaces = "sync.surfaces" (ScopeParams) -> SurfacesForm, node dispatch::surfaces;
-    /// Tells of changes from now on, as notices `sync.changed` and `sync.lagged`.
+    /// Tells of changes as notices `sync.changed`: from now on, or from a place on where one is given.
+    ///
+    /// A subscriber that does not read is told so as its last notice, `sync.lagged`, with the place to
+    /// go on from; one that cannot be served any more is told `sync.ended`. Notices may arrive before
+    /// the answer does.
     Subscribe = "sync.subscribe" (SubscribeParams) -> SubscribedForm, session Session::subscribe;
     /// Ends a subscription.
     Unsubscribe = "sync.unsubscribe" (UnsubscribeParams) -> UnsubscribedForm, session Session::unsubscribe;

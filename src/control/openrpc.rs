@@ -15,7 +15,7 @@ use super::error::{
     CODE_INTERNAL, CODE_METHOD, CODE_PARAMS, CODE_PARSE, CODE_REFUSED, CODE_REQUEST, ControlError,
     RpcErrorData,
 };
-use super::forms::{ChangeForm, LaggedForm};
+use super::forms::{ChangeForm, EndedForm, LaggedForm};
 use super::method::Method;
 use super::pairing::{PairEventForm, PairProgressForm};
 use super::params::NoParams;
@@ -102,6 +102,7 @@ fn build() -> Value {
     let notices = json!({
         "sync.changed": schemas.subschema_for::<ChangeForm>(),
         "sync.lagged": schemas.subschema_for::<LaggedForm>(),
+        "sync.ended": schemas.subschema_for::<EndedForm>(),
         "pair.event": schemas.subschema_for::<PairEventForm>(),
         "pair.progress": schemas.subschema_for::<PairProgressForm>(),
     });

@@ -1,5 +1,7 @@
 //! What the methods take, as it is written in a request.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -128,6 +130,22 @@ pub struct SubscribeParams {
     /// Only this surface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub surface: Option<String>,
+    /// Also what happened after this place, before what happens from now on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<BookmarkForm>,
+}
+
+/// How far a subscriber has come. `sync.subscribe` gives the first one; each `sync.changed` raises the
+/// number of its log, `device_id/incarnation`, in `frontier` to its `seq`, where that is higher.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BookmarkForm {
+    /// The space.
+    pub space: String,
+    /// How often the end of a log had been dropped on this device.
+    pub truncations: u64,
+    /// Per log the position of the last op that was told.
+    pub frontier: BTreeMap<String, u64>,
 }
 
 /// A subscription to end.

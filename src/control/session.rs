@@ -4,25 +4,24 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use serde_json::value::RawValue;
-use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::convert::change_form;
+use super::convert::{bookmark, change_form};
 use super::dispatch::{space, to_raw, unknown_method};
 use super::error::{ControlError, RpcError};
-use super::forms::{LaggedForm, SubscribedForm, UnsubscribedForm};
+use super::forms::{EndedForm, LaggedForm, SubscribedForm, UnsubscribedForm};
 use super::method::Method;
 use super::pairing::{self, InviteForm, InviteParams, JoinParams, JoinedForm};
-use super::params::{SubscribeParams, UnsubscribeParams};
+use super::params::{BookmarkForm, SubscribeParams, UnsubscribeParams};
 use super::{NOTICES_MAX, SUBSCRIPTIONS_MAX};
 use crate::model::Surface;
-use crate::node::{Change, Node};
+use crate::node::{FollowError, Follower, Node};
 
 /// Something a caller asked to be told of.
 #[derive(Clone, Debug)]
 pub struct Notice {
-    /// `sync.changed`, `sync.lagged`, `pair.event` or `pair.progress`.
+    /// `sync.changed`, `sync.lagged`, `sync.ended`, `pair.event` or `pair.progress`.
     pub method: String,
     /// What happened.
     pub params: Box<RawValue>,
@@ -71,16 +70,19 @@ impl Session {
     }
 
     pub(super) async fn subscribe(&self, params: SubscribeParams) -> Result<SubscribedForm, ControlError> {
-        let space = space(&self.node, &params.scope).await?;
         let surface: Option<Surface> = params.surface.as_deref().map(str::parse).transpose()?;
+        let after = params.after.as_ref().map(bookmark).transpose()?;
+        let follower = space(&self.node, &params.scope).await?.follow(after).await?;
         let mut subscriptions = self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner);
+        subscriptions.retain(|(_, task)| !task.is_finished());
         if subscriptions.len() >= SUBSCRIPTIONS_MAX {
             return Err(ControlError::TooManySubscriptions { limit: SUBSCRIPTIONS_MAX });
         }
         let subscription = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        let task = tokio::spawn(forward(subscription, space.changes(), surface, self.notices.clone()));
+        let bookmark = BookmarkForm::from(follower.bookmark());
+        let task = tokio::spawn(forward(subscription, follower, surface, self.notices.clone()));
         subscriptions.push((subscription, task.abort_handle()));
-        Ok(SubscribedForm { subscription })
+        Ok(SubscribedForm { subscription, bookmark })
     }
 
     pub(super) async fn invite(&self, params: InviteParams) -> Result<InviteForm, ControlError> {
@@ -117,63 +119,28 @@ impl Drop for Session {
     }
 }
 
-/// Waits for a slow reader; what the node's own queue drops meanwhile is told as a count.
+/// Waits for a slow reader, and ends where it falls behind by more than the node keeps: the reader is
+/// told so as the last thing it reads, and where to go on.
 async fn forward(
     subscription: u64,
-    mut changes: broadcast::Receiver<Change>,
+    mut follower: Follower,
     only: Option<Surface>,
     notices: mpsc::Sender<Notice>,
 ) {
     loop {
-        let (method, params) = match changes.recv().await {
+        let (method, params, is_last) = match follower.next().await {
             Ok(change) if only.as_ref().is_some_and(|only| *only != change.surface) => continue,
-            Ok(change) => ("sync.changed", to_raw(&change_form(subscription, change))),
-            Err(RecvError::Lagged(missed)) => ("sync.lagged", to_raw(&LaggedForm { subscription, missed })),
-            Err(RecvError::Closed) => return,
+            Ok(change) => ("sync.changed", to_raw(&change_form(subscription, change)), false),
+            Err(FollowError::Lagged { missed }) => {
+                let resume_after = follower.bookmark().into();
+                ("sync.lagged", to_raw(&LaggedForm { subscription, missed, resume_after }), true)
+            }
+            Err(FollowError::Node(error)) => {
+                ("sync.ended", to_raw(&EndedForm { subscription, error: error.into() }), true)
+            }
         };
-        if notices.send(Notice { method: method.to_owned(), params }).await.is_err() {
+        if notices.send(Notice { method: method.to_owned(), params }).await.is_err() || is_last {
             return;
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::{DeviceId, Dot, Hlc, Incarnation, LogId, Payload, Seq};
-
-    fn change(seq: u64, surface: &str) -> Change {
-        let log = LogId { device: DeviceId::from_bytes([1; 32]), incarnation: Incarnation::new(1) };
-        Change {
-            surface: surface.parse().unwrap(),
-            key: "k".into(),
-            dot: Dot { log, seq: Seq::new(seq) },
-            hlc: Hlc::new(seq),
-            payload: Some(Payload::parse("1.0").unwrap()),
-        }
-    }
-
-    #[tokio::test]
-    async fn a_subscriber_hears_of_its_surface_and_of_what_it_missed() {
-        let (changed, changes) = broadcast::channel(2);
-        let (notices, mut arriving) = mpsc::channel(8);
-        changed.send(change(1, "skill")).unwrap();
-        changed.send(change(2, "routing")).unwrap();
-        changed.send(change(3, "skill")).unwrap();
-        drop(changed);
-
-        forward(5, changes, Some("skill".parse().unwrap()), notices).await;
-
-        let lagged = arriving.recv().await.unwrap();
-        assert_eq!(lagged.method, "sync.lagged");
-        assert_eq!(
-            serde_json::from_str::<LaggedForm>(lagged.params.get()).unwrap(),
-            LaggedForm { subscription: 5, missed: 1 }
-        );
-        let told = arriving.recv().await.unwrap();
-        assert_eq!(told.method, "sync.changed");
-        assert!(told.params.get().contains(r#""payload":1.0"#));
-        assert!(told.params.get().contains(r#""seq":3"#));
-        assert!(arriving.recv().await.is_none());
     }
 }

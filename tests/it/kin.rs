@@ -175,6 +175,11 @@ impl Caller {
         Self { write, read }
     }
 
+    /// The sending side, for another thread.
+    pub fn writer(&self) -> UnixStream {
+        self.write.try_clone().unwrap()
+    }
+
     pub fn send(&mut self, line: &[u8]) {
         self.write.write_all(line).unwrap();
         self.write.write_all(b"\n").unwrap();

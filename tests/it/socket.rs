@@ -1,6 +1,6 @@
 //! The control socket, as a program uses it.
 
-use std::io::BufRead;
+use std::io::{BufRead, Write};
 use std::os::unix::fs::PermissionsExt;
 
 use serde_json::{Value, json};
@@ -217,4 +217,110 @@ fn the_socket_is_for_its_owner_only() {
     let mode = std::fs::metadata(home.path().join("control.sock")).unwrap().permissions().mode();
 
     assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn ten_thousand_requests_at_once_are_all_answered_once() {
+    let home = Home::init("a");
+    let _daemon = home.up(&[]);
+    let mut caller = Caller::connect(&home);
+    let mut write = caller.writer();
+
+    let writing = std::thread::spawn(move || {
+        for id in 0..10_000 {
+            writeln!(write, r#"{{"id":{id},"method":"node.version"}}"#).unwrap();
+        }
+    });
+    let mut ids: Vec<u64> = (0..10_000).map(|_| caller.next()["id"].as_u64().unwrap()).collect();
+    writing.join().unwrap();
+    ids.sort_unstable();
+
+    assert!(ids.into_iter().eq(0..10_000));
+}
+
+#[test]
+fn requests_with_one_id_get_an_answer_each_and_deep_json_is_no_request() {
+    let home = Home::init("a");
+    let _daemon = home.up(&[]);
+    let mut caller = Caller::connect(&home);
+
+    caller.send(br#"{"id":"same","method":"node.version"}"#);
+    caller.send(br#"{"id":"same","method":"space.list"}"#);
+    let answers = [caller.next(), caller.next()];
+    assert!(answers.iter().all(|answer| answer["id"] == "same" && answer["result"].is_object()));
+    for depth in [200, 500_000] {
+        let deep = format!(
+            r#"{{"id":1,"method":"sync.append","params":{{"surface":"skill","payload":{}1{}}}}}"#,
+            "[".repeat(depth),
+            "]".repeat(depth),
+        );
+        caller.send(deep.as_bytes());
+        let answer = caller.next();
+        assert_eq!(answer["error"]["data"]["blame"], "local", "{answer}");
+    }
+    caller.send(b"{\"id\":2,\"method\":\"\xc3\x28\"}");
+    assert_eq!(caller.next()["error"]["data"]["kind"], "NotJson");
+
+    assert_eq!(caller.call("node.version", json!({}))["result"]["name"], "kinfold");
+}
+
+#[test]
+fn a_caller_that_sends_no_more_still_gets_its_answers() {
+    let home = Home::init("a");
+    let _daemon = home.up(&[]);
+    let mut caller = Caller::connect(&home);
+
+    for id in 0..100 {
+        caller.send(json!({"id": id, "method": "sync.status"}).to_string().as_bytes());
+    }
+    caller.writer().shutdown(std::net::Shutdown::Write).unwrap();
+    let mut ids: Vec<u64> = (0..100).map(|_| caller.next()["id"].as_u64().unwrap()).collect();
+    ids.sort_unstable();
+
+    assert!(ids.into_iter().eq(0..100));
+    assert_eq!(caller.read.read_line(&mut String::new()).unwrap(), 0, "nothing follows");
+}
+
+#[test]
+fn a_subscriber_that_stops_reading_is_told_last_of_all_and_resumes_without_loss() {
+    let home = Home::init("a");
+    let _daemon = home.up(&[]);
+    let mut writer = Caller::connect(&home);
+    let mut reader = Caller::connect(&home);
+    let subscribed = reader.call("sync.subscribe", json!({"surface": "registry:note"}))["result"].clone();
+    assert!(subscribed["bookmark"]["frontier"].is_object());
+
+    for round in 0..5 {
+        let op = |n: u64| json!({"surface": "registry:note", "key": format!("k{n}"), "payload": round});
+        let ops: Vec<Value> = (0..10_000).map(op).collect();
+        writer.call("sync.append_many", json!({ "ops": ops }));
+    }
+    let mut seqs = Vec::new();
+    let lagged = loop {
+        let notice = reader.next();
+        match notice["method"].as_str() {
+            Some("sync.changed") => seqs.push(notice["params"]["seq"].as_u64().unwrap()),
+            _ => break notice,
+        }
+    };
+    assert_eq!(lagged["method"], "sync.lagged", "{lagged}");
+    assert!(lagged["params"]["missed"].as_u64().unwrap() > 0);
+    assert!(seqs.len() < 50_000);
+
+    let params = json!({"surface": "registry:note", "after": lagged["params"]["resume_after"]});
+    reader.send(json!({"id": 2, "method": "sync.subscribe", "params": params}).to_string().as_bytes());
+    while seqs.len() < 50_000 {
+        let line = reader.next();
+        if line["method"] == "sync.changed" {
+            assert_ne!(line["params"]["subscription"], subscribed["subscription"]);
+            seqs.push(line["params"]["seq"].as_u64().unwrap());
+        }
+    }
+    assert!(seqs.into_iter().eq(1..=50_000));
+    let stale = json!({"after": {"space": "00".repeat(32), "truncations": 0, "frontier": {}}});
+    let refused = writer.call("sync.subscribe", stale);
+    assert_eq!(refused["error"]["data"]["kind"], "BookmarkStale");
+    assert!(refused["error"]["data"]["hint"].as_str().unwrap().contains("sync.list"));
+    let unreadable = json!({"after": {"space": "0", "truncations": 0, "frontier": {}}});
+    assert_eq!(writer.call("sync.subscribe", unreadable)["error"]["data"]["kind"], "BadId");
 }

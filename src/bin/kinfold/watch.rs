@@ -1,26 +1,25 @@
 //! `watch`: changes as they happen.
 
 use kinfold::control::Method;
-use kinfold::control::forms::{ChangeForm, LaggedForm, SubscribedForm};
+use kinfold::control::forms::{ChangeForm, EndedForm, LaggedForm, SubscribedForm};
 use kinfold::control::params::SubscribeParams;
-use serde_json::json;
 
 use crate::args::Watch;
 use crate::failure::Failure;
-use crate::output::{Output, Tone, count, short_device, time};
+use crate::output::{Output, Tone, short_device, time};
 use crate::target::{Interrupt, Site, Target};
 
 pub async fn run(site: &Site, watch: Watch, output: &Output) -> Result<(), Failure> {
     let mut target = Target::open(&site.home).await?;
-    let params = SubscribeParams { scope: site.scope.clone(), surface: watch.surface };
-    let outcome = follow(&mut target, &params, output).await;
+    let params = SubscribeParams { scope: site.scope.clone(), surface: watch.surface, after: None };
+    let outcome = follow(&mut target, params, output).await;
     target.close().await?;
     outcome
 }
 
-async fn follow(target: &mut Target, params: &SubscribeParams, output: &Output) -> Result<(), Failure> {
+async fn follow(target: &mut Target, mut params: SubscribeParams, output: &Output) -> Result<(), Failure> {
     let mut interrupt = Interrupt::listen();
-    let _: SubscribedForm = target.call(Method::Subscribe, params).await?;
+    let _: SubscribedForm = target.call(Method::Subscribe, &params).await?;
     // Where no node runs, changes can only come from other devices.
     target.start_network().await?;
     output.note("watching; Ctrl-C ends it");
@@ -36,16 +35,15 @@ async fn follow(target: &mut Target, params: &SubscribeParams, output: &Output) 
                 show(&change, output)?;
             }
             Some(notice) if notice.method == "sync.lagged" => {
+                // More happened than is kept for a reader as slow as this terminal: it is read from the log.
                 let lagged: LaggedForm =
                     serde_json::from_str(notice.params.get()).map_err(Failure::Answer)?;
-                if output.is_json() {
-                    output.json(&json!({ "lagged": lagged.missed }))?;
-                } else {
-                    output.note(format!(
-                        "{} changes were missed; `kinfold list` shows the state",
-                        count(lagged.missed)
-                    ));
-                }
+                params.after = Some(lagged.resume_after);
+                let _: SubscribedForm = target.call(Method::Subscribe, &params).await?;
+            }
+            Some(notice) if notice.method == "sync.ended" => {
+                let ended: EndedForm = serde_json::from_str(notice.params.get()).map_err(Failure::Answer)?;
+                return Err(Failure::Refused(ended.error));
             }
             Some(_) => {}
             None => return Err(Failure::Client(kinfold::control::ClientError::Closed)),
