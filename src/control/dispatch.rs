@@ -159,8 +159,7 @@ pub(super) async fn list(node: &Node, params: ListParams) -> Result<ListForm, Co
             Err(ControlError::MisplacedMember { surface, member: "stream" })
         }
         Tier::Registry | Tier::Facts => {
-            let form = blocking(move || list_rows(&space, &surface, params.after, limit)).await?;
-            Ok(form)
+            blocking(move || list_rows(&space, &surface, params.after, limit)).await
         }
         Tier::Events => {
             let after = params.after.as_deref().map(EventCursor::parse).transpose()?;

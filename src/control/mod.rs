@@ -1,4 +1,5 @@
-//! The outside of a running node: JSON-RPC 2.0 over the Unix socket `HOME/control.sock`.
+//! The outside of a running node: JSON-RPC 2.0 over the Unix socket `HOME/control.sock` and a
+//! WebSocket on loopback.
 //!
 //! Owns the methods, their data forms, the limits of a connection and the client. Must never keep
 //! state of its own about ops: every answer comes from a [`Node`](crate::node::Node). Payloads pass
@@ -8,6 +9,7 @@
 #[cfg(unix)]
 pub mod client;
 pub mod config;
+mod connection;
 pub mod conversation;
 pub mod convert;
 pub mod dispatch;
@@ -23,6 +25,7 @@ pub mod roster;
 #[cfg(unix)]
 pub mod server;
 pub mod session;
+pub mod websocket;
 
 #[cfg(unix)]
 pub use client::{Client, ClientError};
@@ -32,6 +35,7 @@ pub use method::Method;
 #[cfg(unix)]
 pub use server::{Server, SocketError};
 pub use session::{Notice, Session};
+pub use websocket::{WebSocketError, WebSocketOptions, WebSocketServer};
 
 /// Longest request line in bytes: a thousand ordinary ops, or fifteen of the greatest.
 pub const REQUEST_BYTES_MAX: usize = 1024 * 1024;
@@ -58,11 +62,12 @@ pub const APPEND_OPS_MAX: usize = 10_000;
 /// Requests one connection may have under way; the next one waits in the socket.
 pub const CONCURRENT_REQUESTS_MAX: usize = 64;
 
-/// Most connections to one socket: programs of one person on one machine.
+/// Most connections to one listening socket: programs of one person on one machine.
 pub const CONNECTIONS_MAX: usize = 256;
 
 /// Most subscriptions of one connection.
 pub const SUBSCRIPTIONS_MAX: usize = 64;
 
-/// Notices that wait for a slow subscriber before it starts to miss changes.
+/// Notices that wait for a slow reader. Behind them waits what the node keeps of its last changes; a
+/// subscription that falls behind that too ends with `sync.lagged`.
 pub const NOTICES_MAX: usize = 256;

@@ -232,7 +232,7 @@ pub(super) async fn create_space(node: &Node, params: CreateSpaceParams) -> Resu
     let space = node.found(scope, &name).await?.id();
     let spaces = node.spaces().await?;
     let form = spaces.iter().find(|found| found.space == space).map(SpaceForm::from);
-    Ok(form.ok_or(ControlError::Lost)?)
+    form.ok_or(ControlError::Lost)
 }
 
 pub(super) async fn leave_space(node: &Node, params: ScopeParams) -> Result<LeftForm, ControlError> {
@@ -242,7 +242,7 @@ pub(super) async fn leave_space(node: &Node, params: ScopeParams) -> Result<Left
 
 pub(super) async fn list(node: &Node, params: ScopeParams) -> Result<RosterForm, ControlError> {
     let space = space(node, &params.scope).await?;
-    Ok(roster(&space, params.scope).await?)
+    roster(&space, params.scope).await
 }
 
 pub(super) async fn revoke(node: &Node, params: DeviceParams) -> Result<RevokedForm, ControlError> {

@@ -8,23 +8,20 @@
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::envelope::{Answer, Request, notice_line};
-use super::error::{ControlError, RpcError};
-use super::line::{Line, LineCutter};
-use super::session::{Notice, Session};
-use super::{CONCURRENT_REQUESTS_MAX, CONNECTIONS_MAX, REQUEST_BYTES_MAX};
+use super::connection::{Outgoing, Requests, connect};
+use super::line::LineCutter;
+use super::session::Session;
+use super::{CONNECTIONS_MAX, REQUEST_BYTES_MAX};
 use crate::node::Node;
 
 /// Why there is no control socket.
@@ -151,92 +148,42 @@ async fn accept(listener: UnixListener, node: Node, cancel: CancellationToken) {
 async fn connection(stream: UnixStream, node: Node, cancel: CancellationToken) {
     let (read, write) = stream.into_split();
     let (session, notices) = Session::new(node);
-    let (answers, outgoing) = mpsc::channel(CONCURRENT_REQUESTS_MAX);
+    let (mut requests, outgoing) = connect(session, notices);
     let mut tasks = JoinSet::new();
-    tasks.spawn(write_lines(write, outgoing, notices));
+    tasks.spawn(write_lines(write, outgoing));
     tokio::select! {
         () = cancel.cancelled() => {}
         // A request cut off here is one whose connection is closing anyway.
-        ended = read_requests(read, Arc::new(session), answers) => {
+        ended = read_requests(read, &mut requests) => {
             if let Err(error) = ended {
                 debug!(%error, "a control connection ended");
             }
-            // The reader is gone, so the writer ends once the answers under way are written.
+            requests.finish().await;
+            // The requests are gone, so the writer ends once their answers are written.
             let _ = tokio::time::timeout(STOP_WITHIN, tasks.join_next()).await;
         }
     }
 }
 
-async fn read_requests(
-    read: OwnedReadHalf,
-    session: Arc<Session>,
-    answers: mpsc::Sender<String>,
-) -> io::Result<()> {
+async fn read_requests(read: OwnedReadHalf, requests: &mut Requests) -> io::Result<()> {
     let mut reader = BufReader::with_capacity(READ_BYTES, read);
     let mut cutter = LineCutter::new(REQUEST_BYTES_MAX);
-    let mut running = JoinSet::new();
-    let slots = Arc::new(Semaphore::new(CONCURRENT_REQUESTS_MAX));
     loop {
         let chunk = reader.fill_buf().await?;
         if chunk.is_empty() {
-            break;
+            return Ok(());
         }
         let (used, line) = cutter.cut(chunk);
         reader.consume(used);
-        let Some(line) = line else { continue };
-        let slot = Arc::clone(&slots).acquire_owned().await.expect("the semaphore is never closed");
-        while running.try_join_next().is_some() {}
-        let (session, answers) = (Arc::clone(&session), answers.clone());
-        running.spawn(async move {
-            if let Some(answer) = answer_line(&session, line).await {
-                // A writer that is gone has its own reason; there is nobody left to tell.
-                let _ = answers.send(answer).await;
-            }
-            drop(slot);
-        });
-    }
-    // A caller that half-closes still gets the answers to what it asked; one that died looks the
-    // same from here, and its `sync.wait` must not stay for ever.
-    let rest = async { while running.join_next().await.is_some() {} };
-    let _ = tokio::time::timeout(LAST_ANSWERS_WITHIN, rest).await;
-    Ok(())
-}
-
-/// The answer to one line; `None` for a blank line and a notification.
-async fn answer_line(session: &Session, line: Line) -> Option<String> {
-    let bytes = match line {
-        Line::Whole(bytes) if bytes.iter().all(u8::is_ascii_whitespace) => return None,
-        Line::Whole(bytes) => bytes,
-        Line::TooLong { bytes } => {
-            let error = ControlError::RequestTooLong { found: bytes, limit: REQUEST_BYTES_MAX };
-            return Some(Answer::new(None, &Err(RpcError::from(error))).to_line());
+        if let Some(line) = line {
+            requests.take(line).await;
         }
-    };
-    match Request::parse(&bytes) {
-        Ok(request) => {
-            let outcome = session.call(&request.method, request.params.as_deref()).await;
-            request.id.map(|id| Answer::new(Some(&id), &outcome).to_line())
-        }
-        Err((id, error)) => Some(Answer::new(id.as_deref(), &Err(error.into())).to_line()),
     }
 }
 
-async fn write_lines(
-    mut write: OwnedWriteHalf,
-    mut answers: mpsc::Receiver<String>,
-    mut notices: mpsc::Receiver<Notice>,
-) {
-    loop {
-        let line = tokio::select! {
-            biased;
-            // Both receivers keep what they hold when they lose the race.
-            answer = answers.recv() => match answer {
-                Some(line) => line,
-                None => return,
-            },
-            Some(notice) = notices.recv() => notice_line(&notice.method, &notice.params),
-        };
-        if write.write_all(line.as_bytes()).await.is_err() {
+async fn write_lines(mut write: OwnedWriteHalf, mut outgoing: Outgoing) {
+    while let Some(lines) = outgoing.next().await {
+        if write.write_all(lines.as_bytes()).await.is_err() {
             return;
         }
     }
@@ -247,9 +194,6 @@ const SOCKET_PATH_BYTES_MAX: usize = 103;
 
 /// How long answers under way may take when the node stops.
 const STOP_WITHIN: Duration = Duration::from_secs(1);
-
-/// How long requests go on whose caller sends no more.
-const LAST_ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 
 /// Between two attempts to accept when the system has no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

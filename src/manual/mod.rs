@@ -1,8 +1,9 @@
 //! The manual: what the code stands on, in pages of its own.
 //!
 //! [`architecture`] says which part owns what and how an op travels through it. [`sync`] is the
-//! conversation between two devices, [`conversations`] what is made of turns. [`formats`] has every byte that is stored, hashed, signed or
-//! sent. [`threats`] says what is defended and by which test, and what is not; [`assumptions`] what
+//! conversation between two devices, [`conversations`] what is made of turns. [`formats`] has every
+//! byte that is stored, hashed, signed or sent. [`control`] is how programs speak to a running node.
+//! [`threats`] says what is defended and by which test, and what is not; [`assumptions`] what
 //! the promises rest on. [`decisions`] gives the reasons for what could have been otherwise, and
 //! [`glossary`] the words.
 
@@ -17,6 +18,9 @@ pub mod conversations {}
 
 #[doc = include_str!("formats.md")]
 pub mod formats {}
+
+#[doc = include_str!("control.md")]
+pub mod control {}
 
 #[doc = include_str!("threats.md")]
 pub mod threats {}

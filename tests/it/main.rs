@@ -28,3 +28,4 @@ mod schema;
 mod socket;
 mod talk;
 mod typed;
+mod websocket;

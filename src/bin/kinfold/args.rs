@@ -114,6 +114,14 @@ pub struct Up {
     /// Dials this HOST:PORT whenever it is not connected; may be given again
     #[arg(long, value_name = "ADDR")]
     pub peer: Vec<String>,
+    /// Listens for WebSockets of this machine on this port; 0 takes a free one
+    ///
+    /// The port stands in control.port of the home, the token they need in control.token.
+    #[arg(long, value_name = "PORT", default_value_t = 0, hide_default_value = true)]
+    pub ws_port: u16,
+    /// Listens for no WebSockets, only on the Unix socket
+    #[arg(long, conflicts_with = "ws_port")]
+    pub no_websocket: bool,
 }
 
 #[derive(Debug, ClapArgs)]

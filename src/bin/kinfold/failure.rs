@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use kinfold::control::{ClientError, ControlError, RpcError, SocketError};
+use kinfold::control::{ClientError, ControlError, RpcError, SocketError, WebSocketError};
 use kinfold::node::NodeError;
 use serde_json::{Value, json};
 use thiserror::Error;
@@ -32,6 +32,9 @@ pub enum Failure {
     /// There is no control socket.
     #[error("other commands could not reach this node")]
     Socket(#[from] SocketError),
+    /// There is no WebSocket.
+    #[error("programs could not reach this node")]
+    WebSocket(#[from] WebSocketError),
     /// The answer has another form than this version knows.
     #[error("the running node answers in another form")]
     Answer(#[source] serde_json::Error),
@@ -158,6 +161,7 @@ impl Failure {
             }
             Self::ValueTooLong { .. } => "keep large content in a file and store its name".into(),
             Self::Socket(_)
+            | Self::WebSocket(_)
             | Self::Input { .. }
             | Self::StandardInput(_)
             | Self::Output(_)

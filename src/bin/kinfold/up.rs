@@ -1,12 +1,13 @@
 //! `up`: the node in the foreground.
 
 use std::io::IsTerminal;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use kinfold::config::ConfigFile;
-use kinfold::control::{ControlError, Server};
+use kinfold::control::{ControlError, Server, WebSocketOptions, WebSocketServer};
 use kinfold::node::{Node, Status};
 use serde_json::json;
 use tracing::warn;
@@ -36,7 +37,8 @@ pub async fn run(home: &Path, up: Up, output: &Output) -> Result<(), Failure> {
         builder = builder.peer(peer);
     }
     let node = builder.open().await?;
-    let outcome = serve(&node, line.as_ref(), &mut interrupt, &mut hangup, output).await;
+    let web = (!up.no_websocket).then(|| WebSocketOptions::on_port(up.ws_port));
+    let outcome = serve(&node, web, line.as_ref(), &mut interrupt, &mut hangup, output).await;
     let stopped = tokio::select! {
         stopped = node.stop() => stopped.map_err(Failure::from),
         // Asked twice, or not done in time: what was acknowledged is on disk already.
@@ -53,15 +55,27 @@ pub async fn run(home: &Path, up: Up, output: &Output) -> Result<(), Failure> {
 
 async fn serve(
     node: &Node,
+    web: Option<WebSocketOptions>,
     line: Option<&ProgressBar>,
     interrupt: &mut Interrupt,
     hangup: &mut Hangup,
     output: &Output,
 ) -> Result<(), Failure> {
     let server = Server::start(node.clone())?;
+    let web = match web {
+        Some(options) => match WebSocketServer::start(node.clone(), options).await {
+            Ok(web) => Some(web),
+            Err(error) => {
+                server.stop().await;
+                return Err(error.into());
+            }
+        },
+        None => None,
+    };
+    let web_address = web.as_ref().map(WebSocketServer::local_addr);
     let running = async {
         node.start().await?;
-        announce(node, output)?;
+        announce(node, web_address, output)?;
         let mut told = String::new();
         loop {
             tokio::time::sleep(REDRAW).await;
@@ -75,7 +89,12 @@ async fn serve(
         // Waits for signals for ever; one that is being read again is read once more at the next start.
         () = read_again(node, hangup, output) => Ok(()),
     };
-    server.stop().await;
+    let stop_web = async {
+        if let Some(web) = web {
+            web.stop().await;
+        }
+    };
+    tokio::join!(server.stop(), stop_web);
     outcome
 }
 
@@ -90,12 +109,15 @@ async fn read_again(node: &Node, hangup: &mut Hangup, output: &Output) {
     }
 }
 
-/// The two facts a script waits for, first of all.
-fn announce(node: &Node, output: &Output) -> Result<(), Failure> {
+/// The facts a script waits for, first of all.
+fn announce(node: &Node, web: Option<SocketAddr>, output: &Output) -> Result<(), Failure> {
     let listening = node.local_addr().map_or_else(|| "nowhere".to_owned(), |address| address.to_string());
     let device = node.device();
     if output.is_json() {
-        return output.json(&json!({ "listening": listening, "device": device.to_string() }));
+        let websocket = web.map(|address| format!("ws://{address}"));
+        return output.json(&json!({
+            "listening": listening, "device": device.to_string(), "websocket": websocket,
+        }));
     }
     output.line(format!("listening on {listening}"))?;
     output.line(format!("device {device}"))
