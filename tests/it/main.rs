@@ -4,6 +4,7 @@ mod agreement;
 mod blind;
 mod canary;
 mod cli;
+mod clients;
 mod clones;
 mod conversation;
 mod corpus;
