@@ -64,6 +64,8 @@ pub mod config;
 #[cfg(feature = "node")]
 pub mod control;
 #[cfg(feature = "node")]
+pub mod coordinator;
+#[cfg(feature = "node")]
 pub mod net;
 #[cfg(feature = "node")]
 pub mod node;

@@ -51,8 +51,8 @@ impl Grant {
 pub enum Local {
     /// Held, for this much longer.
     Valid {
-        /// The lease.
-        grant: Grant,
+        /// Its token.
+        epoch: LeaseEpoch,
         /// Until when, counted from now.
         remaining: Duration,
     },
@@ -248,7 +248,7 @@ impl Client {
             return Local::RenewFirst { epoch: held.grant.epoch() };
         }
         let remaining = held.grant.valid_until.saturating_sub(now.uptime);
-        Local::Valid { grant: held.grant.clone(), remaining }
+        Local::Valid { epoch: held.grant.epoch(), remaining }
     }
 
     /// The lease, believed in or not.

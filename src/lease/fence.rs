@@ -86,7 +86,7 @@ pub fn fence(
         }
         Some(standing) if standing.holder != own => FenceDecision::NotHeld,
         Some(_) => match local {
-            Local::Valid { grant, .. } if grant.epoch() == claimed => FenceDecision::Proceed,
+            Local::Valid { epoch, .. } if *epoch == claimed => FenceDecision::Proceed,
             Local::RenewFirst { epoch } if *epoch == claimed => FenceDecision::RenewFirst { epoch: *epoch },
             Local::Valid { .. } | Local::RenewFirst { .. } | Local::NotHeld => FenceDecision::NotHeld,
         },

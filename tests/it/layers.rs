@@ -19,8 +19,9 @@ const LAYERS: &[(&str, u8)] = &[
     ("config", 5),
     ("store", 5),
     ("net", 5),
-    ("node", 6),
-    ("control", 7),
+    ("coordinator", 6),
+    ("node", 7),
+    ("control", 8),
     // Text only.
     ("manual", 0),
 ];
