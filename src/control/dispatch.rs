@@ -259,7 +259,8 @@ pub(super) async fn surfaces(node: &Node, params: ScopeParams) -> Result<Surface
     let form = |(text, (surface, count)): (String, (Surface, u64))| {
         let holds = match surface.tier() {
             Tier::Registry | Tier::Facts => "rows",
-            Tier::Events | Tier::Ledger => "events",
+            Tier::Events => "events",
+            Tier::Ledger => "runs",
         };
         SurfaceForm { surface: text, holds: holds.to_owned(), count }
     };

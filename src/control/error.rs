@@ -15,7 +15,7 @@ use super::pairing::{pair_hint, pair_kind};
 use super::roster::{CandidateForm, listed, scope_text};
 use crate::config::ConfigError;
 use crate::crypto::pairing::CodeError;
-use crate::model::{Blame, IdError, PayloadError, Scope, ScopeError, Surface, SurfaceError};
+use crate::model::{Blame, IdError, LeaseNameError, PayloadError, Scope, ScopeError, Surface, SurfaceError};
 use crate::net::pairing::LinkProblem;
 use crate::node::{NodeError, PairError};
 use crate::roster::RosterError;
@@ -98,11 +98,14 @@ pub enum ControlError {
         #[source]
         source: IdError,
     },
+    /// A name, token or status that no run has.
+    #[error(transparent)]
+    LeaseName(#[from] LeaseNameError),
     /// Text that names no scope.
     #[error(transparent)]
     BadScope(#[from] ScopeError),
     /// The surface belongs to the lease ledger, which is not written like this.
-    #[error("{surface} is kept by the lease ledger and takes no ops from outside")]
+    #[error("{surface} is the ledger of runs, which is not written or listed like rows")]
     LedgerSurface {
         /// The surface.
         surface: Surface,
@@ -188,6 +191,7 @@ impl ControlError {
             Self::Payload(error) => payload_kind(error),
             Self::Id { .. } => "BadId",
             Self::BadScope(_) => "BadScope",
+            Self::LeaseName(error) => lease_name_kind(error),
             Self::LedgerSurface { .. } => "LedgerSurface",
             Self::MisplacedMember { .. } => "MisplacedMember",
             Self::BadCursor { .. } => "BadCursor",
@@ -235,6 +239,9 @@ impl ControlError {
             Self::AmbiguousDevice { candidates, .. } => {
                 Some(format!("say which by the id in brackets: {}", listed(candidates)))
             }
+            Self::LedgerSurface { .. } => Some(
+                "sync.record_intent and sync.intents do, or `kinfold intent record` and `kinfold intent show`".into(),
+            ),
             Self::BadCode(_) => Some("the other device shows it as XXX-XXX-XXX".into()),
             Self::Pair(error) => pair_hint(error),
             Self::Config(error) => config_hint(error),
@@ -302,6 +309,15 @@ impl ControlError {
             _ => {}
         }
         fields
+    }
+}
+
+const fn lease_name_kind(error: &LeaseNameError) -> &'static str {
+    match error {
+        LeaseNameError::Length { .. } => "LeaseNameLength",
+        LeaseNameError::Character { .. } => "LeaseNameCharacter",
+        LeaseNameError::Status { .. } => "UnknownStatus",
+        LeaseNameError::Epoch { .. } => "EpochOutOfRange",
     }
 }
 

@@ -18,6 +18,7 @@ use super::dispatch;
 use super::dispatch::{read_params, to_raw};
 use super::error::ControlError;
 use super::forms::*;
+use super::ledger::{self, IntentRecordedForm, IntentsForm, IntentsParams, RecordIntentParams};
 use super::openrpc::{self, OpenRpcForm, Signature};
 use super::pairing::{self, CancelledForm, InviteForm, InviteParams, JoinParams, JoinedForm};
 use super::params::*;
@@ -126,6 +127,10 @@ methods! {
     Resume = "sync.resume" (ResumeParams) -> ResumeForm, node conversation::resume;
     /// Lists the conversations by name.
     Conversations = "sync.conversations" (ConversationsParams) -> ConversationsForm, node conversation::conversations;
+    /// Records what a run of an agent is about to do or has done, unless something stands against it.
+    RecordIntent = "sync.record_intent" (RecordIntentParams) -> IntentRecordedForm, node ledger::record;
+    /// Lists the runs of an agent, with everything that was said of each.
+    Intents = "sync.intents" (IntentsParams) -> IntentsForm, node ledger::list;
     /// Lists the rows in conflict, with every value that lost.
     Conflicts = "conflicts.list" (ConflictsParams) -> ConflictsForm, node dispatch::conflicts;
     /// Lists the other devices of a space, with what is known of them.

@@ -16,6 +16,7 @@ pub mod dispatch;
 pub mod envelope;
 pub mod error;
 pub mod forms;
+pub mod ledger;
 pub mod line;
 pub mod method;
 pub mod openrpc;

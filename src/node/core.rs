@@ -10,11 +10,12 @@ use tracing::{debug, error, info, warn};
 use super::addresses::Addresses;
 use super::error::NodeError;
 use super::index::{self, Folded, Index};
+use super::ledger::{Guard, IntentRecorded, guard};
 use super::settings::Rounds;
 use super::types::{Appended, Intent, NewOp};
 use crate::clock;
 use crate::crypto::EpochKey;
-use crate::fold::State;
+use crate::fold::{Objection, State};
 use crate::model::{Blame, DeviceId, Dot, Frontier, LogId, Op, OpId, Scope, Seq, SpaceId, TipHash};
 use crate::net::{self, CloseCode, Link, Net, NetEvent, Pins, PushOrder};
 use crate::oplog::Seen;
@@ -26,7 +27,7 @@ use crate::sync::{
 /// What other tasks ask of the loop.
 pub(super) enum Job {
     /// Record ops.
-    Append { space: SpaceId, ops: Vec<NewOp>, reply: oneshot::Sender<Result<Vec<Appended>, NodeError>> },
+    Append { space: SpaceId, ops: Vec<NewOp>, reply: Reply },
     /// A request to the engine that has no result but its end.
     Request { request: Box<dyn FnOnce(Token) -> Input + Send>, reply: oneshot::Sender<Result<(), NodeError>> },
     /// Look at the loop's state.
@@ -44,8 +45,44 @@ pub(super) enum Job {
     Stop { reply: oneshot::Sender<()> },
 }
 
+/// Who waits for ops to be durable.
+pub(super) enum Reply {
+    /// Whoever recorded them as they are.
+    Ops(oneshot::Sender<Result<Vec<Appended>, NodeError>>),
+    /// Whoever has one intent recorded, if nothing stands against it.
+    Intent(oneshot::Sender<Result<IntentRecorded, NodeError>>),
+}
+
+impl Reply {
+    // The caller may have gone in each of these; what is durable is durable all the same.
+    fn appended(self, placed: Vec<Appended>) {
+        match self {
+            Self::Ops(reply) => drop(reply.send(Ok(placed))),
+            Self::Intent(reply) => {
+                let intent = placed.first().expect("one op was given, one was placed");
+                drop(reply.send(Ok(IntentRecorded::Recorded(*intent))));
+            }
+        }
+    }
+
+    fn refused(self, why: NodeError) {
+        match self {
+            Self::Ops(reply) => drop(reply.send(Err(why))),
+            Self::Intent(reply) => drop(reply.send(Err(why))),
+        }
+    }
+}
+
 /// How many ops of a joint append are whose.
-type Share = (usize, oneshot::Sender<Result<Vec<Appended>, NodeError>>);
+type Share = (usize, Reply);
+
+/// The appends of one turn to one space.
+#[derive(Default)]
+struct Group {
+    ops: Vec<Authored>,
+    shares: Vec<Share>,
+    intents: Vec<Intent>,
+}
 
 /// Ops of an own log to be written again.
 struct Reissue {
@@ -97,6 +134,8 @@ pub(super) struct Core {
     events: mpsc::Receiver<NetEvent>,
     waiting: BTreeMap<Token, Waiting>,
     postponed: Vec<Job>,
+    /// Intents that wait until those before them are folded.
+    deferred: Vec<Job>,
     inputs: VecDeque<Input>,
     txns: Vec<Txn>,
     lookups: Vec<(SpaceId, LogId, Vec<Seq>, Token)>,
@@ -170,6 +209,7 @@ impl Core {
             events: parts.events,
             waiting: BTreeMap::new(),
             postponed: Vec::new(),
+            deferred: Vec::new(),
             inputs: VecDeque::new(),
             txns: Vec::new(),
             lookups: Vec::new(),
@@ -274,13 +314,18 @@ impl Core {
             }
         }
         self.settle();
+        while !self.deferred.is_empty() {
+            let mut again = std::mem::take(&mut self.deferred).into();
+            self.appends(&mut again);
+            self.settle();
+        }
         self.snapshot_if_due();
         stop
     }
 
     /// Joins the appends of one turn into one request per space: one transaction, one batch.
     fn appends(&mut self, jobs: &mut VecDeque<Job>) {
-        let mut groups: BTreeMap<SpaceId, (Vec<Authored>, Vec<Share>)> = BTreeMap::new();
+        let mut groups: BTreeMap<SpaceId, Group> = BTreeMap::new();
         let mut others = VecDeque::new();
         for job in std::mem::take(&mut self.postponed).into_iter().chain(jobs.drain(..)) {
             let Job::Append { space, ops, reply } = job else {
@@ -297,7 +342,7 @@ impl Core {
             let space = if is_left { personal } else { space };
             let index = self.index(&space);
             if let Some(source) = index.as_ref().and_then(|index| index.failure()) {
-                drop(reply.send(Err(NodeError::Index { source })));
+                reply.refused(NodeError::Index { source });
                 continue;
             }
             match index {
@@ -308,23 +353,60 @@ impl Core {
                 }
                 Some(index) => {
                     let group = groups.entry(space).or_default();
-                    group.1.push((ops.len(), reply));
                     let state = index.peek();
-                    group.0.extend(ops.into_iter().map(|op| authored(&state, op)));
+                    if let (Reply::Intent(_), [NewOp::Intent(intent)]) = (&reply, &ops[..]) {
+                        match guard(&state, &self.chain(space), &group.intents, intent) {
+                            Guard::Clear => {}
+                            Guard::Wait => {
+                                self.deferred.push(Job::Append { space, ops, reply });
+                                continue;
+                            }
+                            Guard::Objection(objection) => {
+                                drop(state);
+                                self.object(space, objection, reply);
+                                continue;
+                            }
+                        }
+                    }
+                    group.shares.push((ops.len(), reply));
+                    for op in ops {
+                        if let NewOp::Intent(intent) = &op {
+                            group.intents.push(intent.clone());
+                        }
+                        group.ops.push(authored(&state, op));
+                    }
                 }
-                None => drop(reply.send(Err(RequestError::NoSuchSpace.into()))),
+                None => reply.refused(RequestError::NoSuchSpace.into()),
             }
         }
         *jobs = others;
-        for (space, (ops, replies)) in groups {
-            let token = self.token(Waiting::Append(replies));
+        for (space, Group { ops, shares, intents: _ }) in groups {
+            if ops.is_empty() {
+                continue;
+            }
+            let token = self.token(Waiting::Append(shares));
             self.inputs.push_back(Input::Append { space, ops, token });
+        }
+    }
+
+    /// Tells whoever wanted an intent recorded what stands against it.
+    fn object(&self, space: SpaceId, objection: Objection, reply: Reply) {
+        match (reply, self.objected(space, objection)) {
+            (Reply::Intent(reply), answer) => drop(reply.send(answer)),
+            (Reply::Ops(_), _) => unreachable!("only a guarded intent is looked at"),
         }
     }
 
     /// Whether ops of a space that was left are still to come.
     fn is_carried_into(&self, space: SpaceId) -> bool {
         self.engine.personal() == Some(space) && !self.engine.to_carry_over().is_empty()
+    }
+
+    /// Tells readers which certificates of hosts count.
+    fn adopt_chains(&self) {
+        for index in self.indexes.read().unwrap_or_else(PoisonError::into_inner).values() {
+            index.set_chain(self.chain(index.space));
+        }
     }
 
     /// Turns a network event into what the engine is told.
@@ -454,6 +536,7 @@ impl Core {
 
     fn report(&mut self, space: SpaceId) {
         let Some(index) = self.index(&space) else { return };
+        index.set_chain(self.chain(space));
         if !index.is_ready() {
             return;
         }
@@ -511,9 +594,7 @@ impl Core {
                     let mut placed = placed.into_iter();
                     for (count, reply) in replies {
                         let own = placed.by_ref().take(count);
-                        let own = own.map(|p| Appended { id: p.id, dot: p.dot, hlc: p.hlc }).collect();
-                        // The caller may have gone; the ops are durable all the same.
-                        let _ = reply.send(Ok(own));
+                        reply.appended(own.map(|p| Appended { id: p.id, dot: p.dot, hlc: p.hlc }).collect());
                     }
                 }
                 Some(Waiting::Carry { from, to, ids }) => {
@@ -530,9 +611,9 @@ impl Core {
                 Some(Waiting::Unit(_) | Waiting::Nobody) | None => {}
             },
             Effect::Failed { token, why } => match self.waiting.remove(&token) {
-                Some(Waiting::Append(replies)) => replies.into_iter().for_each(|(_, reply)| {
-                    let _ = reply.send(Err(why.clone().into()));
-                }),
+                Some(Waiting::Append(replies)) => {
+                    replies.into_iter().for_each(|(_, reply)| reply.refused(why.clone().into()));
+                }
                 Some(Waiting::Unit(reply)) => drop(reply.send(Err(why.into()))),
                 Some(Waiting::Carry { .. } | Waiting::Nobody) | None => {}
             },
@@ -548,7 +629,10 @@ impl Core {
 
     fn notice(&mut self, notice: Notice) {
         match notice {
-            Notice::Roster { .. } => self.repin(),
+            Notice::Roster { .. } => {
+                self.repin();
+                self.adopt_chains();
+            }
             Notice::Key { key, .. } => {
                 self.keys.insert(key);
                 self.repin();
@@ -651,6 +735,7 @@ impl Core {
             self.keys.insert(key);
         }
         self.repin();
+        self.adopt_chains();
         let spaces: Vec<SpaceId> =
             self.indexes.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect();
         spaces.into_iter().for_each(|space| self.read_beside(space));

@@ -6,6 +6,7 @@ use tokio::sync::broadcast;
 use tracing::{debug, warn};
 
 use super::error::NodeError;
+use super::ledger::Chain;
 use super::types::Change;
 use crate::crypto::{Opener, SealedBatch};
 use crate::fold::{State, StateBuilder};
@@ -22,6 +23,7 @@ pub(super) struct Index {
     staged: Condvar,
     pub changes: broadcast::Sender<Change>,
     pub frontier: RwLock<Frontier>,
+    chain: RwLock<Arc<Chain>>,
 }
 
 /// A state, and what it was folded from.
@@ -50,6 +52,7 @@ impl Index {
             staged: Condvar::new(),
             changes: broadcast::Sender::new(CHANGES_QUEUED),
             frontier: RwLock::new(frontier),
+            chain: RwLock::default(),
         }
     }
 
@@ -86,6 +89,18 @@ impl Index {
         match &*self.stage() {
             Stage::Failed(source) => Some(Arc::clone(source)),
             Stage::Loading | Stage::Ready => None,
+        }
+    }
+
+    /// The certificates of hosts that count.
+    pub fn chain(&self) -> Arc<Chain> {
+        Arc::clone(&self.chain.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub fn set_chain(&self, chain: Chain) {
+        let mut held = self.chain.write().unwrap_or_else(PoisonError::into_inner);
+        if **held != chain {
+            *held = Arc::new(chain);
         }
     }
 

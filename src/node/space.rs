@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError};
 
 use tokio::sync::{broadcast, oneshot};
 
-use super::core::Job;
+use super::core::{Job, Reply};
 use super::error::NodeError;
 use super::follow::{Bookmark, Follower};
 use super::handle::Node;
@@ -100,17 +100,25 @@ impl Space {
             return Ok(Vec::new());
         }
         let (reply, placed) = oneshot::channel();
-        let job = Job::Append { space: self.id(), ops, reply };
+        let job = Job::Append { space: self.id(), ops, reply: Reply::Ops(reply) };
         self.node.jobs().send(job).await.map_err(|_| NodeError::Stopped)?;
         let placed = placed.await.map_err(|_| NodeError::Stopped)??;
+        self.remember(placed.iter());
+        Ok(placed)
+    }
+
+    /// Notes where own ops are, for whoever waits for a receipt.
+    pub(super) fn remember<'a>(
+        &self,
+        placed: impl DoubleEndedIterator<Item = &'a Appended> + ExactSizeIterator,
+    ) {
         let mut recent = self.node.recent().lock().unwrap_or_else(PoisonError::into_inner);
         // A caller that waits for a receipt does so soon; older ids are searched for.
         if recent.len() + placed.len() > RECENT_IDS {
             recent.clear();
         }
         let space = self.id();
-        recent.extend(placed.iter().rev().take(RECENT_IDS).map(|placed| (placed.id, (space, placed.dot))));
-        Ok(placed)
+        recent.extend(placed.rev().take(RECENT_IDS).map(|placed| (placed.id, (space, placed.dot))));
     }
 
     /// One row or fact; `None` where there is none or it was removed.

@@ -16,12 +16,15 @@ impl Core {
         let own = self.engine.device();
         let index = self.index(&space)?;
         let is_loading = !index.is_ready();
-        let (state_hash, counts) = if is_loading {
+        let (state_hash, mut counts) = if is_loading {
             (crate::model::Root::from_bytes([0; 32]), crate::fold::Counts::default())
         } else {
             let (_, root, _) = index.report();
             (root, index.peek().counts())
         };
+        if !is_loading {
+            counts.conflicts += index.peek().intent_conflict_count(&self.chain(space));
+        }
         let peers = self.engine.peers();
         let mut devices: Vec<DeviceStatus> =
             view.roster.members().map(|member| self.device_status(&view, &peers, member)).collect();

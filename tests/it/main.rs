@@ -18,6 +18,7 @@ mod kin;
 #[cfg(target_os = "linux")]
 mod lan;
 mod layers;
+mod ledger;
 mod living;
 mod members;
 mod pair;

@@ -17,16 +17,29 @@ pub struct Device {
     _home: TempDir,
 }
 
-pub async fn device(name: &str) -> Device {
-    let home = TempDir::new().unwrap();
-    Node::init(home.path().join("home").as_path(), name).unwrap();
-    let node = Node::builder(home.path().join("home"))
+impl Device {
+    /// Opens its home again, after its node was stopped.
+    pub async fn again(self) -> Self {
+        let Self { node, _home } = self;
+        // Its store is closed with the last handle.
+        drop(node);
+        Self { node: open(&_home).await, _home }
+    }
+}
+
+async fn open(home: &TempDir) -> Node {
+    Node::builder(home.path().join("home"))
         .listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
         .without_mdns()
         .open()
         .await
-        .unwrap();
-    Device { node, _home: home }
+        .unwrap()
+}
+
+pub async fn device(name: &str) -> Device {
+    let home = TempDir::new().unwrap();
+    Node::init(home.path().join("home").as_path(), name).unwrap();
+    Device { node: open(&home).await, _home: home }
 }
 
 pub async fn introduce(a: &Node, b: &Node) {

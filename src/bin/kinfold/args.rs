@@ -64,6 +64,11 @@ pub enum Command {
     Wait(Wait),
     /// Exit 0: another device holds everything durably
     SafeToSleep,
+    /// The ledger of runs: what agents did, and under which token
+    Intent {
+        #[command(subcommand)]
+        command: Intents,
+    },
     /// Rows that devices set at the same time
     Conflicts {
         #[command(subcommand)]
@@ -280,6 +285,71 @@ pub enum Conflicts {
     List,
     /// Shows every value of a row with its device and time
     Show(RowName),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Intents {
+    /// Records what a run is about to do or has done; exit 1 where it has ended or the token is stale
+    Record(RecordIntent),
+    /// Lists the runs of an agent, or everything that was said of one
+    Show(ShowIntent),
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct RecordIntent {
+    /// The agent
+    pub agent: String,
+    /// The run: a name that is given once
+    pub run: String,
+    /// The token of the lease
+    pub epoch: u64,
+    /// What is said of the run
+    #[arg(value_enum)]
+    pub status: RunStatus,
+    /// What else is to be noted: JSON, `@FILE`, or `-` for standard input
+    #[arg(long, value_name = "JSON")]
+    pub payload: Option<String>,
+    /// The certificate of the host that gave the token
+    #[arg(long, value_name = "HASH")]
+    pub cert: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct ShowIntent {
+    /// The agent
+    pub agent: String,
+    /// Only this run, with everything that was said of it
+    pub run: Option<String>,
+}
+
+impl ShowIntent {
+    /// What is asked for, in words.
+    pub fn what(&self) -> String {
+        match &self.run {
+            Some(run) => format!("{} {run}", self.agent),
+            None => self.agent.clone(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum RunStatus {
+    /// Its effect is about to happen
+    Pending,
+    /// Its effect has happened
+    Committed,
+    /// It ended without its effect
+    Failed,
+}
+
+impl RunStatus {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Committed => "committed",
+            Self::Failed => "failed",
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]

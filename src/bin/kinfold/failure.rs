@@ -72,6 +72,8 @@ pub enum Failure {
     InviteEnded { message: String },
     #[error("the invite was withdrawn, nobody joined")]
     InviteWithdrawn,
+    #[error("{agent} {run} was not recorded: {}", intent_refusal(.reason, *.epoch, *.current))]
+    IntentRefused { agent: String, run: String, epoch: u64, reason: String, current: Option<u64> },
     #[error("the terminal or file cannot be written")]
     Output(#[source] io::Error),
     /// The reader of the output has gone.
@@ -159,6 +161,11 @@ impl Failure {
             Self::NameMistyped { name, .. } | Self::NameNotTyped { name, .. } => {
                 format!("add --yes {}", shell_word(name))
             }
+            Self::IntentRefused { reason, .. } => match reason.as_str() {
+                "AlreadyFailed" => "another attempt is another run: give it a name of its own".into(),
+                "Fenced" => "whoever holds the lease now may go on; do not repeat the effect".into(),
+                _ => return None,
+            },
             Self::ValueTooLong { .. } => "keep large content in a file and store its name".into(),
             Self::Socket(_)
             | Self::WebSocket(_)
@@ -182,6 +189,17 @@ impl Failure {
             Self::NoHome => EXIT_USAGE,
             _ => EXIT_FAILED,
         }
+    }
+}
+
+/// Why an intent was not recorded, in words.
+fn intent_refusal(reason: &str, epoch: u64, current: Option<u64>) -> String {
+    match (reason, current) {
+        ("AlreadyCommitted", _) => "the run has happened".to_owned(),
+        ("AlreadyFailed", _) => "the run has failed".to_owned(),
+        ("Fenced", Some(current)) => format!("token {current} was given after token {epoch}"),
+        ("ForkedLineage", _) => "the certificate is of no host that this device knows".to_owned(),
+        _ => reason.to_owned(),
     }
 }
 

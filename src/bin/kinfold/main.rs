@@ -13,6 +13,7 @@ mod demo;
 mod devices;
 mod failure;
 mod home;
+mod intents;
 mod invite;
 mod join;
 mod output;
@@ -94,6 +95,7 @@ async fn run(args: Args, output: &Output) -> Result<(), Failure> {
         Command::Sync(sync) => state::sync(&site()?, sync, output).await,
         Command::Wait(wait) => state::wait(&site()?, wait, output).await,
         Command::SafeToSleep => state::safe_to_sleep(&site()?, output).await,
+        Command::Intent { command } => intents::run(&site()?, command, output).await,
         Command::Conflicts { command } => conflicts::run(&site()?, command, output).await,
         Command::Devices { command } => devices::run(&site()?, command, output).await,
         Command::Rename(rename) => roster::rename(&site()?, rename, output).await,
