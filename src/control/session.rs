@@ -30,6 +30,25 @@ pub struct Notice {
 /// One caller: a connection to the socket, or the command line itself.
 ///
 /// Dropping it ends its subscriptions and withdraws its invite.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let directory = tempfile::tempdir()?;
+/// # let home = directory.path().join("home");
+/// # kinfold::Node::init(&home, "laptop")?;
+/// # let node = kinfold::Node::builder(&home).open().await?;
+/// use kinfold::control::Session;
+///
+/// let (session, notices) = Session::new(node.clone());
+/// let refused = session.call("sync.statsu", None).await.unwrap_err();
+/// assert_eq!(refused.data.kind, "UnknownMethod");
+/// assert_eq!(refused.data.hint.as_deref(), Some("did you mean sync.status?"));
+/// # drop(notices);
+/// # node.stop().await?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct Session {
     node: Node,
     notices: mpsc::Sender<Notice>,

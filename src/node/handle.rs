@@ -172,6 +172,23 @@ impl Node {
     }
 
     /// Prepares to open the device in `home`.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let directory = tempfile::tempdir()?;
+    /// # let home = directory.path().join("home");
+    /// use kinfold::Node;
+    ///
+    /// let device = Node::init(&home, "laptop")?; // once
+    /// let node = Node::builder(&home).listen("127.0.0.1:0".parse()?).without_mdns().open().await?;
+    /// assert_eq!(node.device(), device);
+    /// node.start().await?; // the network; what needs none works before
+    /// assert!(node.local_addr().is_some());
+    /// node.stop().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn builder(home: impl Into<PathBuf>) -> NodeBuilder {
         NodeBuilder {
             home: home.into(),

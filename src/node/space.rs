@@ -208,6 +208,28 @@ impl Space {
     /// # Errors
     /// [`NodeError::BookmarkStale`] where the history is not the one the bookmark was taken in,
     /// [`NodeError::Index`].
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let directory = tempfile::tempdir()?;
+    /// # let home = directory.path().join("home");
+    /// # kinfold::Node::init(&home, "laptop")?;
+    /// # let node = kinfold::Node::builder(&home).open().await?;
+    /// let space = node.personal();
+    /// let mut changes = space.follow(None).await?;
+    /// space.put("registry:note", "a", 1).await?;
+    /// space.put("registry:note", "b", 2).await?;
+    /// assert_eq!(changes.next().await?.key, "a");
+    /// let bookmark = changes.bookmark().clone(); // kept beside what was made of the changes
+    ///
+    /// // Later, also in another run of the program:
+    /// let mut changes = space.follow(Some(bookmark)).await?;
+    /// assert_eq!(changes.next().await?.key, "b");
+    /// # node.stop().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn follow(&self, after: Option<Bookmark>) -> Result<Follower, NodeError> {
         Follower::new(self.clone(), after).await
     }

@@ -70,6 +70,7 @@ pub struct Intent {
 
 /// Where a durable op ended up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Appended {
     /// Its public name.
     pub id: OpId,
@@ -81,6 +82,7 @@ pub struct Appended {
 
 /// One value of a row: the shown one, or one that lost.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct RowValue {
     /// The op that wrote it.
     pub dot: Dot,
@@ -92,6 +94,7 @@ pub struct RowValue {
 
 /// A row with everything that is said of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Row {
     /// Its surface.
     pub surface: Surface,
@@ -105,6 +108,7 @@ pub struct Row {
 
 /// One event of a stream.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct StreamEvent {
     /// The stream.
     pub stream: String,
@@ -118,6 +122,7 @@ pub struct StreamEvent {
 
 /// What the fold changed, own and remote, in the order it was folded here.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Change {
     /// The surface.
     pub surface: Surface,
@@ -147,6 +152,7 @@ impl Custody {
 
 /// One round with every reachable peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
 pub struct Round {
     /// Ops sent.
     pub pushed: u64,
@@ -164,6 +170,7 @@ pub struct Round {
 
 /// A device of the roster as this one sees it.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct DeviceStatus {
     /// The device.
     pub device: DeviceId,
@@ -191,6 +198,7 @@ pub struct DeviceStatus {
 
 /// A connection that one side ended for what the other did.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct ConnectionRefusal {
     /// Why, for people.
     pub why: String,
@@ -274,6 +282,7 @@ pub enum HealthReason {
 
 /// What a node is and has.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Status {
     /// This device.
     pub device: DeviceId,
@@ -317,6 +326,7 @@ pub struct Status {
 
 /// Whether the lid may be closed: who holds everything this device has.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct SafeToSleep {
     /// Devices that hold every op of this device durably.
     pub holders: Vec<DeviceId>,
