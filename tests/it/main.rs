@@ -1,5 +1,6 @@
 //! The integration tests, one binary.
 
+mod agents;
 mod agreement;
 mod blind;
 mod canary;
