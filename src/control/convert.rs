@@ -77,7 +77,9 @@ impl From<Row> for RowForm {
             seq: shown.seq,
             hlc: shown.hlc,
             time_ms: shown.time_ms,
+            op_id: shown.op_id,
             others: row.others.into_iter().map(ValueForm::from).collect(),
+            open: row.is_open,
         }
     }
 }
@@ -85,6 +87,7 @@ impl From<Row> for RowForm {
 impl From<RowValue> for ValueForm {
     fn from(value: RowValue) -> Self {
         Self {
+            op_id: value.id.to_string(),
             deleted: value.payload.is_none(),
             payload: raw(value.payload.as_ref()),
             device_id: value.dot.log.device.to_string(),
@@ -185,6 +188,7 @@ impl From<Status> for StatusForm {
             listening: status.listening.map(|address| address.to_string()),
             state_hash: status.state_hash.to_string(),
             journal_frontier: status.frontier.iter().map(|(log, seq)| (log.to_string(), *seq)).collect(),
+            frontier: status.positions.map(|positions| positions.to_string()),
             stable_frontier: None,
             base_checkpoint: None,
             ops: status.op_count,

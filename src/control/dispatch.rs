@@ -12,6 +12,7 @@ use super::error::ControlError;
 use super::forms::*;
 use super::method::Method;
 use super::params::*;
+use super::past::Shown;
 use super::{APPEND_OPS_MAX, PAGE_BYTES, PAGE_ITEMS_MAX};
 use crate::model::{DeviceId, Dot, Hlc, OpId, Surface, Tier};
 use crate::node::{Custody, NewOp, Node, NodeError, Row, Space};
@@ -131,7 +132,10 @@ pub(super) async fn append_many(
 /// The node checks this too, but refuses the whole group.
 fn checked(op: NewOp) -> Result<NewOp, ControlError> {
     let key = match &op {
-        NewOp::Put { key, .. } | NewOp::Delete { key, .. } | NewOp::Fact { key, .. } => key,
+        NewOp::Put { key, .. }
+        | NewOp::Delete { key, .. }
+        | NewOp::Resolve { key, .. }
+        | NewOp::Fact { key, .. } => key,
         NewOp::Event { stream, .. } => stream,
         NewOp::Intent(_) => return Ok(op),
     };
@@ -169,8 +173,8 @@ pub(super) async fn list(node: &Node, params: ListParams) -> Result<ListForm, Co
     }
 }
 
-fn list_rows(
-    space: &Space,
+pub(super) fn list_rows(
+    space: &dyn Shown,
     surface: &Surface,
     mut after: Option<String>,
     limit: usize,
@@ -179,7 +183,7 @@ fn list_rows(
     let mut bytes = 0;
     loop {
         let wanted = (limit - form.rows.len()).min(READ_AT_ONCE);
-        let rows = space.list(surface, after.as_deref(), wanted)?;
+        let rows = space.rows(surface, after.as_deref(), wanted)?;
         let is_last = rows.len() < wanted;
         after = rows.last().map(|row| row.key.clone()).or(after);
         bytes += rows.iter().map(row_bytes).sum::<usize>();
@@ -194,8 +198,8 @@ fn list_rows(
     }
 }
 
-fn list_events(
-    space: &Space,
+pub(super) fn list_events(
+    space: &dyn Shown,
     surface: &Surface,
     only: Option<&str>,
     after: Option<EventCursor>,
@@ -203,7 +207,7 @@ fn list_events(
 ) -> Result<ListForm, NodeError> {
     let mut streams = match only {
         Some(stream) => vec![stream.to_owned()],
-        None => space.streams(surface)?,
+        None => space.all_streams(surface)?,
     };
     streams.sort();
     let mut form = ListForm::default();
@@ -219,7 +223,7 @@ fn list_events(
         let mut after = place.take().filter(|_| start.as_ref() == Some(&stream));
         loop {
             let wanted = (limit - form.events.len()).min(READ_AT_ONCE);
-            let events = space.events(surface, &stream, after, wanted)?;
+            let events = space.stream_events(surface, &stream, after, wanted)?;
             let is_last = events.len() < wanted;
             after = events.last().map(|event| (event.hlc, event.dot)).or(after);
             bytes += events.iter().map(|event| event.payload.as_str().len()).sum::<usize>();
@@ -294,6 +298,12 @@ pub(super) async fn wait(node: &Node, params: WaitParams) -> Result<WaitForm, Co
 pub(super) async fn conflicts(node: &Node, params: ConflictsParams) -> Result<ConflictsForm, ControlError> {
     let space = space(node, &params.scope).await?;
     let limit = page_limit(params.limit, PAGE_ITEMS_MAX)?;
+    if let Some(place) = params.of {
+        let surface: Surface = place.surface.parse()?;
+        let found = blocking(move || space.conflict(&surface, &place.id)).await?;
+        let conflicts = found.into_iter().map(RowForm::from).collect();
+        return Ok(ConflictsForm { conflicts, next: None });
+    }
     let after = match params.after {
         Some(place) => Some((place.surface.parse::<Surface>()?, place.id)),
         None => None,

@@ -15,7 +15,10 @@ use super::pairing::{pair_hint, pair_kind};
 use super::roster::{CandidateForm, listed, scope_text};
 use crate::config::ConfigError;
 use crate::crypto::pairing::CodeError;
-use crate::model::{Blame, IdError, LeaseNameError, PayloadError, Scope, ScopeError, Surface, SurfaceError};
+use crate::model::{
+    Blame, IdError, LeaseNameError, PayloadError, PositionsError, Scope, ScopeError, Surface, SurfaceError,
+    Tier,
+};
 use crate::net::pairing::LinkProblem;
 use crate::node::{NodeError, PairError};
 use crate::roster::RosterError;
@@ -132,6 +135,36 @@ pub enum ControlError {
         /// The most.
         limit: usize,
     },
+    /// A conflict is settled in one way.
+    #[error("{found} choices for one conflict; name one of take, payload, delete and acknowledge")]
+    Choices {
+        /// How many were named.
+        found: usize,
+    },
+    /// Text that names no moment.
+    #[error(transparent)]
+    Positions(#[from] PositionsError),
+    /// A moment is named in one way.
+    #[error("a moment is named by \"frontier\" or by \"time_ms\", one of them")]
+    MomentNotNamed,
+    /// A member that says something only beside another.
+    #[error("{member:?} says nothing without \"surface\"")]
+    SurfaceMissing {
+        /// The member.
+        member: &'static str,
+    },
+    /// A row has a surface and an id.
+    #[error("a row is named by \"surface\" and \"id\", both of them")]
+    HalfARow,
+    /// Text that names no place in a log.
+    #[error("{found:?} is no place in a log: DEVICE/INCARNATION:SEQ")]
+    BadPlace {
+        /// The text.
+        found: String,
+    },
+    /// An op is named by its id or by its place.
+    #[error("an op is named by \"op_id\" or by \"place\", one of them")]
+    OpNotNamed,
     /// More subscriptions than one connection may have.
     #[error("a connection has at most {limit} subscriptions")]
     TooManySubscriptions {
@@ -196,6 +229,13 @@ impl ControlError {
             Self::MisplacedMember { .. } => "MisplacedMember",
             Self::BadCursor { .. } => "BadCursor",
             Self::PageLimit { .. } => "PageLimit",
+            Self::Choices { .. } => "Choices",
+            Self::Positions(_) => "BadFrontier",
+            Self::MomentNotNamed => "MomentNotNamed",
+            Self::SurfaceMissing { .. } => "SurfaceMissing",
+            Self::HalfARow => "HalfARow",
+            Self::BadPlace { .. } => "BadPlace",
+            Self::OpNotNamed => "OpNotNamed",
             Self::TooManySubscriptions { .. } => "TooManySubscriptions",
             Self::UnknownDevice { .. } => "UnknownDevice",
             Self::AmbiguousDevice { .. } => "AmbiguousDevice",
@@ -258,6 +298,13 @@ impl ControlError {
             | Self::WrongJsonRpc { .. }
             | Self::RequestTooLong { .. } => CODE_REQUEST,
             Self::UnknownMethod { .. } => CODE_METHOD,
+            Self::Choices { .. }
+            | Self::Positions(_)
+            | Self::MomentNotNamed
+            | Self::SurfaceMissing { .. }
+            | Self::HalfARow
+            | Self::BadPlace { .. }
+            | Self::OpNotNamed => CODE_PARAMS,
             Self::InvalidParams { .. } | Self::PageLimit { .. } | Self::BadCursor { .. } => CODE_PARAMS,
             Self::Lost => CODE_INTERNAL,
             _ => CODE_REFUSED,
@@ -499,6 +546,12 @@ pub(super) fn node_kind(error: &NodeError) -> &'static str {
         NodeError::PersonalSpace => "PersonalSpace",
         NodeError::NotReachable { .. } => "NotReachable",
         NodeError::StillBehind { .. } => "StillBehind",
+        NodeError::UnknownLog { .. } => "UnknownLog",
+        NodeError::BeyondLog { .. } => "BeyondLog",
+        NodeError::PastKeyMissing { .. } => "PastKeyMissing",
+        NodeError::NoConflict { .. } => "NoConflict",
+        NodeError::ChoiceMisfit { .. } => "ChoiceMisfit",
+        NodeError::NotAHead { .. } => "NotAHead",
         NodeError::UnknownOp => "UnknownOp",
         NodeError::NotOfType { .. } => "NotOfType",
         NodeError::BookmarkStale => "BookmarkStale",
@@ -535,6 +588,21 @@ pub(super) fn node_hint(error: &NodeError) -> Option<String> {
             Some("it was removed from the space, or stores without keys; `kinfold status` says which".into())
         }
         NodeError::Refused(RequestError::Roster(error)) => roster_hint(error).map(str::to_owned),
+        NodeError::UnknownLog { .. } | NodeError::BeyondLog { .. } => Some(
+            "`kinfold frontier` shows how far each log is held; what a log dropped for another branch is gone"
+                .into(),
+        ),
+        NodeError::PastKeyMissing { .. } => Some("connect to a device that has the key".into()),
+        NodeError::NoConflict { .. } => Some("`kinfold conflicts` lists the open ones".into()),
+        NodeError::ChoiceMisfit { surface } if surface.tier() == Tier::Registry => {
+            Some("take one of the values, give a new one, or delete the row".into())
+        }
+        NodeError::ChoiceMisfit { .. } => {
+            Some("what is there stays as it is; acknowledge that you have seen the others".into())
+        }
+        NodeError::NotAHead { .. } => {
+            Some("`kinfold conflicts show` lists the values with their ids; it may have been settled meanwhile".into())
+        }
         NodeError::UnknownOp => Some("op ids come from the answer to an append".into()),
         NodeError::BookmarkStale => {
             Some("read the surfaces again with sync.list, and subscribe without \"after\"".into())

@@ -62,13 +62,22 @@ pub struct RowForm {
     pub hlc: u64,
     /// The wall-clock part of the stamp.
     pub time_ms: u64,
+    /// The public name of the op that wrote it.
+    #[serde(default)]
+    pub op_id: String,
     /// Concurrent values that are not shown, newest first; not empty means a conflict.
     pub others: Vec<ValueForm>,
+    /// Whether that conflict is open: nobody has settled it.
+    #[serde(default)]
+    pub open: bool,
 }
 
 /// A value that is not shown.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ValueForm {
+    /// The public name of the op that wrote it.
+    #[serde(default)]
+    pub op_id: String,
     /// Whether it is a removal (then `payload` is null).
     pub deleted: bool,
     /// The value.
@@ -262,6 +271,9 @@ pub struct StatusForm {
     pub state_hash: String,
     /// Per log (`device/incarnation`) how far it is held here.
     pub journal_frontier: BTreeMap<String, u64>,
+    /// How far each log is folded, for `sync.state_at`; null while the index is being read.
+    #[serde(default)]
+    pub frontier: Option<String>,
     /// Per log how far every active device has acknowledged; null until that is known.
     pub stable_frontier: Option<BTreeMap<String, u64>>,
     /// The checkpoint the state starts from; null where it starts from nothing.

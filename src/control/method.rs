@@ -10,6 +10,9 @@ use serde_json::value::RawValue;
 use super::config::{
     self, ConfigChangedForm, ConfigForm, ConfigGetParams, ConfigPatchParams, ConfigSetParams,
 };
+use super::conflicts::{
+    self, DecisionsForm, DecisionsParams, OpForm, OpParams, ResolveConflictParams, ResolvedForm,
+};
 use super::conversation::{
     self, ConversationsForm, ConversationsParams, RecordTurnParams, ResumeForm, ResumeParams, TranscriptForm,
     TranscriptParams,
@@ -22,6 +25,7 @@ use super::ledger::{self, IntentRecordedForm, IntentsForm, IntentsParams, Record
 use super::openrpc::{self, OpenRpcForm, Signature};
 use super::pairing::{self, CancelledForm, InviteForm, InviteParams, JoinParams, JoinedForm};
 use super::params::*;
+use super::past::{self, StateAtForm, StateAtParams};
 use super::roster::{
     self, CreateSpaceParams, DeviceParams, LeftForm, RenameParams, RenamedForm, RevokedForm, RosterForm,
     RotatedForm, SpaceForm, SpacesForm,
@@ -131,7 +135,15 @@ methods! {
     RecordIntent = "sync.record_intent" (RecordIntentParams) -> IntentRecordedForm, node ledger::record;
     /// Lists the runs of an agent, with everything that was said of each.
     Intents = "sync.intents" (IntentsParams) -> IntentsForm, node ledger::list;
-    /// Lists the rows in conflict, with every value that lost.
+    /// Folds a state of the past anew, and shows a row, a page or the surfaces of it.
+    StateAt = "sync.state_at" (StateAtParams) -> StateAtForm, node past::state_at;
+    /// Reads one op by its id or its place, also one that lost.
+    Op = "sync.op" (OpParams) -> OpForm, node conflicts::op;
+    /// Settles a conflict: with one of its values, a new one, a removal, or an acknowledgement.
+    ResolveConflict = "conflicts.resolve" (ResolveConflictParams) -> ResolvedForm, node conflicts::resolve;
+    /// Lists what was decided about conflicts, newest first.
+    Decisions = "conflicts.log" (DecisionsParams) -> DecisionsForm, node conflicts::log;
+    /// Lists the open conflicts, with every value that lost.
     Conflicts = "conflicts.list" (ConflictsParams) -> ConflictsForm, node dispatch::conflicts;
     /// Lists the other devices of a space, with what is known of them.
     Peers = "peers.list" (ScopeParams) -> PeersForm, node dispatch::peers;

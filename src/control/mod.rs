@@ -9,6 +9,7 @@
 #[cfg(unix)]
 pub mod client;
 pub mod config;
+pub mod conflicts;
 mod connection;
 pub mod conversation;
 pub mod convert;
@@ -22,6 +23,7 @@ pub mod method;
 pub mod openrpc;
 pub mod pairing;
 pub mod params;
+pub mod past;
 pub mod roster;
 #[cfg(unix)]
 pub mod server;

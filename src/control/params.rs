@@ -180,6 +180,9 @@ pub struct ConflictsParams {
     /// Which space.
     #[serde(default)]
     pub scope: ScopeParam,
+    /// Only this row or entity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<RowPlace>,
     /// The `next` of the page before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<RowPlace>,

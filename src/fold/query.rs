@@ -132,7 +132,7 @@ pub struct Counts {
     pub tombstones: u64,
     /// Events in all streams.
     pub events: u64,
-    /// Rows and entities in conflict; runs are counted by [`State::intent_conflict_count`].
+    /// Rows and entities in conflict, also those that somebody has settled; runs are counted by [`State::intent_conflict_count`].
     pub conflicts: u64,
     /// Ops kept for a later version that knows their kind or surface.
     pub unknown: u64,
@@ -153,7 +153,7 @@ pub struct SurfaceCounts {
     pub streams: u64,
     /// Events in its streams.
     pub events: u64,
-    /// Rows or entities in conflict; none is counted for the ledger.
+    /// Rows or entities in conflict, also those that somebody has settled; none is counted for the ledger.
     pub conflicts: u64,
 }
 
@@ -254,7 +254,7 @@ impl State {
         page.map(|(key, stream)| (key.as_str().to_owned(), stream.event_count())).collect()
     }
 
-    /// Up to `limit` conflicts that follow `after` by surface name and key. Of a run of the ledger it
+    /// Up to `limit` open conflicts that follow `after` by surface name and key. Of a run of the ledger it
     /// holds the losing intents behind the shown one, which is itself among them where it is void.
     pub fn conflicts(
         &self,
@@ -284,6 +284,9 @@ impl State {
                     return found;
                 }
                 let row = self.row(&table.surface, key.as_str()).expect("a row in conflict has heads");
+                if !self.is_open(&table.surface, key.as_str(), &row) {
+                    continue;
+                }
                 found.push(Conflict { surface: table.surface.clone(), key: key.as_str().to_owned(), row });
             }
         }
@@ -397,7 +400,7 @@ pub(super) struct View<'a> {
 }
 
 impl View<'_> {
-    fn row(&self, row: &Row) -> RowView {
+    pub(super) fn row(&self, row: &Row) -> RowView {
         let heads = row.heads().iter().rev().map(|head| self.head(head)).collect();
         RowView { heads, is_conflict: row.is_conflict() }
     }
@@ -417,7 +420,7 @@ impl View<'_> {
         Event { dot: self.logs.dot(entry), hlc: entry.hlc, place: self.place(entry) }
     }
 
-    fn place(&self, entry: &Entry) -> Dot {
+    pub(super) fn place(&self, entry: &Entry) -> Dot {
         let relocated = self.row.and_then(|row| self.relocated.place(entry, row));
         let place = relocated.unwrap_or(entry.dot());
         Dot { log: *self.logs.id(place.log), seq: place.seq }

@@ -255,7 +255,9 @@ impl State {
                 let agent = names(key).0;
                 let view = self.run_view(table, ledger, key, run, greatest(ledger, agent, lineage), lineage);
                 let key = key.as_str().to_owned();
-                Some(Conflict { surface: Surface::Intent, key, row: view.row()? })
+                let row = view.row()?;
+                let is_open = self.is_open(&Surface::Intent, &key, &row);
+                is_open.then_some(Conflict { surface: Surface::Intent, key, row })
             })
         });
         open.into_iter().flatten()

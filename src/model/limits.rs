@@ -32,6 +32,12 @@ pub const SURFACE_BYTES_MAX: usize = 64;
 /// Most predecessors one op may name: more heads than that are merged in two writes.
 pub const PREDS_MAX: usize = 1024;
 
+/// Most heads that one settling write names, so that the row that tells of them is a payload.
+pub const RESOLVED_HEADS_MAX: usize = 400;
+
+/// Greatest chosen value in bytes that the trail of settled conflicts repeats.
+pub const RESOLVED_VALUE_BYTES_MAX: usize = 4096;
+
 /// Most ops in one batch: small enough to open for one read, large enough to make headers cheap.
 pub const BATCH_OPS_MAX: usize = 128;
 

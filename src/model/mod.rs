@@ -11,6 +11,7 @@ pub mod lease;
 pub mod limits;
 pub mod nearest;
 pub mod op;
+mod positions;
 pub mod surface;
 pub mod time;
 
@@ -23,5 +24,6 @@ pub use id::{
 pub use json::{Payload, PayloadError};
 pub use lease::{AgentId, IntentStatus, LeaseEpoch, LeaseNameError, RunId, intent_key, split_intent_key};
 pub use op::{Op, OpKind};
+pub use positions::{Positions, PositionsError};
 pub use surface::{Scope, ScopeError, Surface, SurfaceError, Tier};
 pub use time::{Hlc, Now, Wall};

@@ -1016,11 +1016,20 @@ const fn space_cut(write: &Write) -> Option<SpaceId> {
 
 /// What the author of an op sees.
 fn authored(state: &State, op: NewOp) -> Authored {
+    let mut named = None;
     let op = match op {
         NewOp::Put { surface, key, payload } => {
             Op::Put { surface, key: key.into(), preds: Vec::new(), payload }
         }
         NewOp::Delete { surface, key } => Op::Delete { surface, key: key.into(), preds: Vec::new() },
+        NewOp::Resolve { surface, key, heads, payload } => {
+            named = Some(heads);
+            let (key, preds) = (key.into(), Vec::new());
+            match payload {
+                Some(payload) => Op::Put { surface, key, preds, payload },
+                None => Op::Delete { surface, key, preds },
+            }
+        }
         NewOp::Fact { surface, key, payload } => Op::Fact { surface, key: key.into(), payload },
         NewOp::Event { surface, stream, payload } => Op::Event { surface, stream: stream.into(), payload },
         NewOp::Intent(intent) => {
@@ -1029,7 +1038,8 @@ fn authored(state: &State, op: NewOp) -> Authored {
         }
     };
     let seen = seen(state, &op);
-    Authored { op, seen }
+    // What settles a conflict names what its caller has looked at, not what stands there by now.
+    Authored { seen: Seen { heads: named.unwrap_or(seen.heads), greatest: seen.greatest }, op }
 }
 
 fn seen(state: &State, op: &Op) -> Seen {

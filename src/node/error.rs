@@ -159,6 +159,50 @@ pub enum NodeError {
         /// How many.
         ops: u64,
     },
+    /// A position in a log of which nothing is held.
+    #[error("nothing of log {log} is held here")]
+    UnknownLog {
+        /// The log.
+        log: crate::model::LogId,
+    },
+    /// A position beyond what a log has here.
+    #[error("log {log} has {held} ops here, not {asked}")]
+    BeyondLog {
+        /// The log.
+        log: crate::model::LogId,
+        /// The position asked for.
+        asked: crate::model::Seq,
+        /// How far it is held.
+        held: crate::model::Seq,
+    },
+    /// The past of a log is sealed under a key that is not here.
+    #[error("log {log} is sealed from op {seq} on under a key that is not here")]
+    PastKeyMissing {
+        /// The log.
+        log: crate::model::LogId,
+        /// The first op that cannot be read.
+        seq: crate::model::Seq,
+    },
+    /// Nothing stands against each other there.
+    #[error("{surface} {key} has no open conflict")]
+    NoConflict {
+        /// The surface.
+        surface: Surface,
+        /// The row or entity.
+        key: String,
+    },
+    /// A choice that this kind of conflict does not take.
+    #[error("a conflict in {surface} is not settled like this")]
+    ChoiceMisfit {
+        /// The surface.
+        surface: Surface,
+    },
+    /// The op is none of those that stand against each other.
+    #[error("op {id} is none of the values in this conflict")]
+    NotAHead {
+        /// The op.
+        id: crate::model::OpId,
+    },
     /// An op id that names no op held here.
     #[error("no op with this id is held here")]
     UnknownOp,

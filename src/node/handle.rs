@@ -43,6 +43,7 @@ struct Inner {
     settings: InForce,
     store: Store,
     blocks: Arc<Blocks>,
+    keys: KeyRing,
     indexes: Indexes,
     personal: Arc<RwLock<SpaceId>>,
     jobs: mpsc::Sender<Job>,
@@ -413,6 +414,14 @@ impl Node {
         &self.0.blocks
     }
 
+    pub(super) fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    pub(super) fn keys(&self) -> &KeyRing {
+        &self.0.keys
+    }
+
     pub(super) fn indexes(&self) -> &Indexes {
         &self.0.indexes
     }
@@ -486,7 +495,7 @@ impl Node {
     }
 
     /// The place of an op: remembered for recent own ones, otherwise searched for, the own logs first.
-    async fn find(&self, op: OpId) -> Result<Option<(SpaceId, Dot)>, NodeError> {
+    pub(super) async fn find(&self, op: OpId) -> Result<Option<(SpaceId, Dot)>, NodeError> {
         if let Some(place) = self.0.recent.lock().unwrap_or_else(PoisonError::into_inner).get(&op) {
             return Ok(Some(*place));
         }
@@ -552,7 +561,7 @@ fn open(builder: NodeBuilder) -> Result<Node, NodeError> {
         engine,
         store: store.clone(),
         blocks: Arc::clone(&blocks),
-        keys,
+        keys: keys.clone(),
         indexes: Arc::clone(&indexes),
         personal: Arc::clone(&personal),
         net: Arc::clone(&net),
@@ -583,6 +592,7 @@ fn open(builder: NodeBuilder) -> Result<Node, NodeError> {
         settings: InForce::new(settings),
         store,
         blocks,
+        keys,
         indexes,
         personal,
         jobs,

@@ -5,6 +5,7 @@
 //! `core` is the loop that performs the engine's effects.
 
 mod addresses;
+mod conflicts;
 mod conversation;
 mod core;
 mod error;
@@ -16,6 +17,7 @@ mod ledger;
 mod marker;
 mod members;
 mod pairing;
+mod past;
 mod read;
 mod removal;
 mod settings;
@@ -24,6 +26,7 @@ mod status;
 mod typed;
 mod types;
 
+pub use conflicts::{Choice, Decision, Resolution, StoredOp};
 pub use conversation::{NewTurn, Resumed, TranscriptTurn};
 pub use error::NodeError;
 pub use follow::{Bookmark, FollowError, Follower};
@@ -31,6 +34,7 @@ pub use handle::{Node, NodeBuilder};
 pub use ledger::{IntentRecorded, RecordedIntent, Run};
 pub use members::{Rotated, SpaceInfo};
 pub use pairing::{Membership, PairError};
+pub use past::StateAt;
 pub use removal::{RemovedDevice, Revoked};
 pub use settings::Reloaded;
 pub use space::Space;

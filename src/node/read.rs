@@ -4,54 +4,92 @@ use std::sync::Arc;
 
 use super::error::NodeError;
 use super::index::Index;
-use super::ledger::{RecordedIntent, Run};
+use super::ledger::{Chain, RecordedIntent, Run};
 use super::types::{Row, RowValue, StreamEvent};
-use crate::fold::{Event, Head, IntentView, RowFilter, RowView, RunView, State};
-use crate::model::{AgentId, CertHash, Dot, Hlc, Payload, RunId, SpaceId, Surface};
+use crate::fold::{Conflict, Event, Head, IntentView, ListedRow, RowFilter, RowView, RunView, State};
+use crate::model::{AgentId, CertHash, Dot, Hlc, OpId, Payload, RunId, SpaceId, Surface};
 use crate::store::{Blocks, OpAt};
 use crate::wire::OpView;
 
 /// One state of a space with what it points into.
 pub(super) struct Reader {
-    index: Arc<Index>,
+    source: Source,
     blocks: Arc<Blocks>,
+}
+
+enum Source {
+    /// The state that follows the logs.
+    Present(Arc<Index>),
+    /// One that does not change any more.
+    Past { state: Box<State>, chain: Arc<Chain> },
 }
 
 impl Reader {
     /// Reads the state that follows the logs.
     pub fn of(index: Arc<Index>, blocks: Arc<Blocks>) -> Self {
-        Self { index, blocks }
+        Self { source: Source::Present(index), blocks }
+    }
+
+    /// Reads a state that does not change any more.
+    pub fn of_past(state: State, chain: Arc<Chain>, blocks: Arc<Blocks>) -> Self {
+        Self { source: Source::Past { state: Box::new(state), chain }, blocks }
+    }
+
+    /// The certificates of hosts that count, also for what is past.
+    pub(super) fn chain(&self) -> Arc<Chain> {
+        match &self.source {
+            Source::Present(index) => index.chain(),
+            Source::Past { chain, .. } => Arc::clone(chain),
+        }
     }
 
     /// The space.
     pub fn space(&self) -> SpaceId {
-        self.index.space
+        match &self.source {
+            Source::Present(index) => index.space,
+            Source::Past { state, .. } => *state.space(),
+        }
     }
 
     /// Looks at the state; blocks are opened after that, so nobody waits for a disk with it.
     pub fn look<T>(&self, look: impl FnOnce(&State) -> T) -> Result<T, NodeError> {
-        Ok(look(&*self.index.read()?))
+        match &self.source {
+            Source::Present(index) => Ok(look(&*index.read()?)),
+            Source::Past { state, .. } => Ok(look(state)),
+        }
     }
 
     /// One row; `None` where nothing is shown.
     pub fn row(&self, surface: &Surface, key: &str) -> Result<Option<Row>, NodeError> {
-        match self.look(|state| state.row(surface, key))? {
-            Some(view) if view.is_live() => self.row_of(surface, key, &view).map(Some),
-            _ => Ok(None),
-        }
+        let found = self.look(|state| {
+            let row = state.row(surface, key).filter(RowView::is_live)?;
+            let is_open = state.is_open(surface, key, &row);
+            Some((row, is_open))
+        })?;
+        found.map(|(row, is_open)| self.row_of(surface, key, &row, is_open)).transpose()
     }
 
     /// Live rows in key order.
     pub fn rows(&self, surface: &Surface, after: Option<&str>, limit: usize) -> Result<Vec<Row>, NodeError> {
-        let listed = self.look(|state| state.rows(surface, after, limit, RowFilter::Live))?;
-        listed.iter().map(|listed| self.row_of(surface, &listed.key, &listed.row)).collect()
+        let listed = self.look(|state| {
+            let rows = state.rows(surface, after, limit, RowFilter::Live);
+            let with_open = |listed: ListedRow| {
+                let is_open = state.is_open(surface, &listed.key, &listed.row);
+                (listed, is_open)
+            };
+            rows.into_iter().map(with_open).collect::<Vec<_>>()
+        })?;
+        let row =
+            |(listed, is_open): &(ListedRow, bool)| self.row_of(surface, &listed.key, &listed.row, *is_open);
+        listed.iter().map(row).collect()
     }
 
-    /// Rows that hold more than one value.
+    /// Rows that hold more than one value, and nobody has settled it.
     pub fn conflicts(&self, after: Option<(&Surface, &str)>, limit: usize) -> Result<Vec<Row>, NodeError> {
-        let chain = self.index.chain();
+        let chain = self.chain();
         let listed = self.look(|state| state.conflicts(after, limit, &*chain))?;
-        listed.iter().map(|conflict| self.row_of(&conflict.surface, &conflict.key, &conflict.row)).collect()
+        let row = |conflict: &Conflict| self.row_of(&conflict.surface, &conflict.key, &conflict.row, true);
+        listed.iter().map(row).collect()
     }
 
     /// The streams of an event surface, in order.
@@ -84,14 +122,14 @@ impl Reader {
 
     /// What became of a run.
     pub fn run(&self, agent: &AgentId, run: &RunId) -> Result<Option<Run>, NodeError> {
-        let chain = self.index.chain();
+        let chain = self.chain();
         let view = self.look(|state| state.run_state(agent.as_str(), run.as_str(), &*chain))?;
         view.map(|view| self.run_of(view)).transpose()
     }
 
     /// Runs of an agent in the order of their names.
     pub fn runs(&self, agent: &AgentId, after: Option<&str>, limit: usize) -> Result<Vec<Run>, NodeError> {
-        let chain = self.index.chain();
+        let chain = self.chain();
         let views = self.look(|state| state.ledger(agent.as_str(), &*chain, after, limit))?;
         views.into_iter().map(|view| self.run_of(view)).collect()
     }
@@ -119,52 +157,41 @@ impl Reader {
         Ok(Run { agent: view.agent, run: view.run, status: view.status, intents })
     }
 
-    fn row_of(&self, surface: &Surface, key: &str, view: &RowView) -> Result<Row, NodeError> {
+    pub(super) fn row_of(
+        &self,
+        surface: &Surface,
+        key: &str,
+        view: &RowView,
+        is_open: bool,
+    ) -> Result<Row, NodeError> {
         let shown = self.value_of(view.shown())?;
         let others = if view.is_conflict() {
             view.others().iter().map(|head| self.value_of(head)).collect::<Result<_, _>>()?
         } else {
             Vec::new()
         };
-        Ok(Row { surface: surface.clone(), key: key.to_owned(), shown, others })
+        Ok(Row { surface: surface.clone(), key: key.to_owned(), shown, others, is_open })
     }
 
-    fn value_of(&self, head: &Head) -> Result<RowValue, NodeError> {
-        let payload = if head.is_tombstone { None } else { self.said(&head.place)? };
-        Ok(RowValue { dot: head.dot, hlc: head.hlc, payload })
+    pub(super) fn value_of(&self, head: &Head) -> Result<RowValue, NodeError> {
+        let op = self.op_at(&head.place)?.ok_or(NodeError::OpMissing { dot: head.place })?;
+        let payload = if head.is_tombstone { None } else { payload_of(&op) };
+        Ok(RowValue { id: self.id_of(&op), dot: head.dot, hlc: head.hlc, payload })
+    }
+
+    pub(super) fn op_at(&self, place: &Dot) -> Result<Option<OpAt>, NodeError> {
+        Ok(self.blocks.op(&self.space(), place)?)
+    }
+
+    pub(super) fn id_of(&self, op: &OpAt) -> OpId {
+        OpId::of(&self.space(), op.dot, op.hlc, op.kind, op.flags, &op.body)
     }
 
     /// The payload of the op that stands there; `None` where its author wrote none that is one.
     pub(super) fn payload(&self, dot: &Dot) -> Result<Option<Payload>, NodeError> {
-        let op = self.op(dot)?;
+        let op = self.op_at(dot)?.ok_or(NodeError::OpMissing { dot: *dot })?;
         let view = OpView::decode(op.kind, op.flags, &op.body).ok();
         Ok(view.and_then(|view| view.payload().and_then(|text| Payload::parse(text).ok())))
-    }
-
-    /// What the op that stands there says: its payload; of an intent, what it says of its run.
-    fn said(&self, dot: &Dot) -> Result<Option<Payload>, NodeError> {
-        let op = self.op(dot)?;
-        let view = OpView::decode(op.kind, op.flags, &op.body).ok();
-        Ok(view.and_then(|view| match view {
-            OpView::Intent { agent, run, epoch, cert, status, payload } => {
-                let said = IntentValue {
-                    agent_id: agent,
-                    cert: (cert != CertHash::NONE).then(|| cert.to_string()),
-                    epoch: epoch.get(),
-                    payload: serde_json::from_str(payload).ok(),
-                    run_id: run,
-                    status: status.to_string(),
-                };
-                // What was noted may fill an op alone; then it is left out.
-                let whole = Payload::from_value(&said);
-                whole.or_else(|_| Payload::from_value(&IntentValue { payload: None, ..said })).ok()
-            }
-            view => view.payload().and_then(|text| Payload::parse(text).ok()),
-        }))
-    }
-
-    fn op(&self, dot: &Dot) -> Result<OpAt, NodeError> {
-        self.blocks.op(&self.space(), dot)?.ok_or(NodeError::OpMissing { dot: *dot })
     }
 }
 
@@ -179,4 +206,28 @@ struct IntentValue<'a> {
     payload: Option<&'a serde_json::value::RawValue>,
     run_id: &'a str,
     status: String,
+}
+
+/// What an op sets, of an intent what it says of its run; `None` where its author wrote nothing that
+/// is a value.
+fn payload_of(op: &OpAt) -> Option<Payload> {
+    value_in(&OpView::decode(op.kind, op.flags, &op.body).ok()?)
+}
+
+/// As [`payload_of`].
+pub(super) fn value_in(op: &OpView<'_>) -> Option<Payload> {
+    let OpView::Intent { agent, run, epoch, cert, status, payload } = op else {
+        return Payload::parse(op.payload()?).ok();
+    };
+    let said = IntentValue {
+        agent_id: agent,
+        cert: (*cert != CertHash::NONE).then(|| cert.to_string()),
+        epoch: epoch.get(),
+        payload: serde_json::from_str(payload).ok(),
+        run_id: run,
+        status: status.to_string(),
+    };
+    // What was noted may fill an op alone; then it is left out.
+    let whole = Payload::from_value(&said);
+    whole.or_else(|_| Payload::from_value(&IntentValue { payload: None, ..said })).ok()
 }

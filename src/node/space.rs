@@ -243,7 +243,9 @@ impl Space {
 /// What an op must be before it is worth a transaction.
 fn check(op: &NewOp) -> Result<(), NodeError> {
     let (surface, key, tier) = match op {
-        NewOp::Put { surface, key, .. } | NewOp::Delete { surface, key } => (surface, key, Tier::Registry),
+        NewOp::Put { surface, key, .. }
+        | NewOp::Delete { surface, key }
+        | NewOp::Resolve { surface, key, .. } => (surface, key, Tier::Registry),
         NewOp::Fact { surface, key, .. } => (surface, key, Tier::Facts),
         NewOp::Event { surface, stream, .. } => (surface, stream, Tier::Events),
         // Its names are checked by their types.

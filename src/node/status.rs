@@ -16,15 +16,14 @@ impl Core {
         let own = self.engine.device();
         let index = self.index(&space)?;
         let is_loading = !index.is_ready();
-        let (state_hash, mut counts) = if is_loading {
-            (crate::model::Root::from_bytes([0; 32]), crate::fold::Counts::default())
+        let (state_hash, positions, counts, open_conflict_count) = if is_loading {
+            (crate::model::Root::from_bytes([0; 32]), None, crate::fold::Counts::default(), 0)
         } else {
-            let (_, root, _) = index.report();
-            (root, index.peek().counts())
+            let (applied, root, _) = index.report();
+            let state = index.peek();
+            let positions = applied.into_iter().collect();
+            (root, Some(positions), state.counts(), state.open_conflict_count(&self.chain(space)))
         };
-        if !is_loading {
-            counts.conflicts += index.peek().intent_conflict_count(&self.chain(space));
-        }
         let peers = self.engine.peers();
         let mut devices: Vec<DeviceStatus> =
             view.roster.members().map(|member| self.device_status(&view, &peers, member)).collect();
@@ -43,10 +42,11 @@ impl Core {
                 .map(|net| net.local_addr()),
             state_hash,
             frontier: view.frontier.iter().map(|(log, tip)| (*log, tip.seq.get())).collect(),
+            positions,
             op_count: view.frontier.op_count() + view.draft_count,
             row_count: counts.live_rows,
             event_count: counts.events,
-            conflict_count: counts.conflicts,
+            conflict_count: open_conflict_count,
             skewed_count: view.skewed_count,
             malformed_count: counts.malformed,
             sent_bytes: stats.iter().map(|stats| stats.sent_bytes).sum(),

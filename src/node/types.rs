@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::model::{
-    AgentId, Blame, CertHash, DeviceId, Dot, Hlc, IntentStatus, LeaseEpoch, OpId, Payload, Root, RunId,
-    Scope, SpaceId, Surface,
+    AgentId, Blame, CertHash, DeviceId, Dot, Hlc, IntentStatus, LeaseEpoch, OpId, Payload, Positions, Root,
+    RunId, Scope, SpaceId, Surface,
 };
 use crate::roster::Role;
 
@@ -27,6 +27,17 @@ pub enum NewOp {
         surface: Surface,
         /// The row.
         key: String,
+    },
+    /// Sets or removes a row of a registry surface in the place of just these heads.
+    Resolve {
+        /// A surface of the registry tier.
+        surface: Surface,
+        /// The row, 1 to 1,024 bytes.
+        key: String,
+        /// The heads it takes the place of, at most [`PREDS_MAX`](crate::model::limits::PREDS_MAX).
+        heads: Vec<Dot>,
+        /// The value; `None` removes the row.
+        payload: Option<Payload>,
     },
     /// States a fact.
     Fact {
@@ -84,7 +95,9 @@ pub struct Appended {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct RowValue {
-    /// The op that wrote it.
+    /// The public name of the op that wrote it.
+    pub id: OpId,
+    /// The place of that op.
     pub dot: Dot,
     /// Its stamp.
     pub hlc: Hlc,
@@ -104,6 +117,8 @@ pub struct Row {
     pub shown: RowValue,
     /// Concurrent values that are not shown, newest first; not empty means a conflict.
     pub others: Vec<RowValue>,
+    /// Whether that conflict is open: nobody has settled it.
+    pub is_open: bool,
 }
 
 /// One event of a stream.
@@ -298,6 +313,8 @@ pub struct Status {
     pub state_hash: Root,
     /// Per log: what is held (sealed and drafts).
     pub frontier: Vec<(crate::model::LogId, u64)>,
+    /// How far each log is folded, with which `state_hash` belongs; `None` while loading.
+    pub positions: Option<Positions>,
     /// Ops held.
     pub op_count: u64,
     /// Live rows.

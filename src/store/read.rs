@@ -100,7 +100,10 @@ impl Store {
     }
 
     /// The group of drafts that contains a position, if it is not sealed yet.
-    pub(super) fn drafts_at(
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`], [`StoreError::Io`] and its like.
+    pub fn drafts_at(
         &self,
         space: &SpaceId,
         log: &LogId,

@@ -172,7 +172,7 @@ fn a_transcript_is_read_page_by_page_and_counts_what_it_leaves_out() {
 }
 
 /// Lets two paired devices exchange what they have.
-fn meet(one: &Home, two: &Home) {
+pub fn meet(one: &Home, two: &Home) {
     let running = one.up(&[]);
     let other = two.up(&["--peer", &running.listening]);
     let everything = ["wait", "--on", "1", "--timeout", "60s"];

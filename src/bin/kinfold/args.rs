@@ -37,9 +37,11 @@ pub enum Command {
     /// Sets a row, or states a fact
     Put(Put),
     /// Shows a row's value
-    Get(RowName),
+    Get(Get),
     /// Lists rows or events of a surface; surfaces where none is named
     List(List),
+    /// Shows how far each log is held, as `--at` takes it
+    Frontier,
     /// Removes a row
     Rm(RowName),
     /// Adds an event to a stream
@@ -164,6 +166,16 @@ pub struct RowName {
 }
 
 #[derive(Debug, ClapArgs)]
+pub struct Get {
+    #[command(flatten)]
+    pub row: RowName,
+    /// As it was then: a frontier that `kinfold frontier` printed, a time (2026-01-31T12:00:00Z), or how
+    /// long ago (90m)
+    #[arg(long, value_name = "FRONTIER|TIME")]
+    pub at: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
 pub struct Put {
     #[command(flatten)]
     pub row: RowName,
@@ -185,6 +197,10 @@ pub struct List {
     /// At most this many
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: u64,
+    /// As it was then: a frontier that `kinfold frontier` printed, a time (2026-01-31T12:00:00Z), or how
+    /// long ago (90m); one page
+    #[arg(long, value_name = "FRONTIER|TIME")]
+    pub at: Option<String>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -281,10 +297,60 @@ pub struct Wait {
 
 #[derive(Debug, Subcommand)]
 pub enum Conflicts {
-    /// Lists rows with more than one value
+    /// Lists what is open: rows and facts with more than one value
     List,
     /// Shows every value of a row with its device and time
-    Show(RowName),
+    Show(ShowConflict),
+    /// Settles a conflict, on every device
+    Resolve(ResolveConflict),
+    /// Shows what was settled, newest first
+    Log(ConflictLog),
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct ShowConflict {
+    #[command(flatten)]
+    pub row: RowName,
+    /// Shows what was settled, with the values that lost
+    #[arg(long)]
+    pub resolved: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[group(id = "choice", required = true, multiple = false)]
+pub struct Choice {
+    /// Takes one of the values: its number in `conflicts show`, or the beginning of its op id
+    #[arg(long, value_name = "N|OP")]
+    pub take: Option<String>,
+    /// Sets a new value: JSON, @FILE, or - for standard input
+    #[arg(long, value_name = "JSON", allow_hyphen_values = true)]
+    pub value: Option<String>,
+    /// Removes the row
+    #[arg(long)]
+    pub delete: bool,
+    /// Leaves what shows; the others have been looked at (facts and fenced intents)
+    #[arg(long)]
+    pub acknowledge: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct ResolveConflict {
+    #[command(flatten)]
+    pub row: RowName,
+    #[command(flatten)]
+    pub choice: Choice,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct ConflictLog {
+    /// Only of this row: its surface
+    #[arg(requires = "id")]
+    pub surface: Option<String>,
+    /// Only of this row: its key
+    pub id: Option<String>,
+    /// At most this many
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    pub limit: u64,
 }
 
 #[derive(Debug, Subcommand)]

@@ -42,6 +42,12 @@ pub enum Failure {
     NoHome,
     #[error("no row {id:?} in {surface}")]
     NoRow { surface: String, id: String },
+    #[error("{found:?} is no moment: neither a frontier, nor a time, nor how long ago")]
+    Moment { found: String },
+    #[error("no conflict in {surface} {id}")]
+    NoConflict { surface: String, id: String },
+    #[error("{wanted:?} names none of the values in this conflict, or several")]
+    NoSuchValue { wanted: String },
     #[error("no conversation {id:?}")]
     NoConversation { id: String },
     #[error("{path:?} cannot be read")]
@@ -150,6 +156,11 @@ impl Failure {
             Self::Answer(_) => "stop the running node and start it again in this version".into(),
             Self::NoHome => "name a directory with --home".into(),
             Self::NoRow { surface, .. } => format!("`kinfold list {surface}` shows what is there"),
+            Self::Moment { .. } => {
+                "`kinfold frontier` prints one; a time is 2026-01-31T12:00:00Z, how long ago is 90m".into()
+            }
+            Self::NoConflict { .. } => "`kinfold conflicts` lists the open ones".into(),
+            Self::NoSuchValue { .. } => "`kinfold conflicts show` numbers the values".into(),
             Self::NoConversation { .. } => "`kinfold transcript` lists the conversations".into(),
             Self::LinesRefused { .. } => {
                 "the good lines are recorded; mend the others and import them".into()

@@ -17,6 +17,7 @@ mod intents;
 mod invite;
 mod join;
 mod output;
+mod past;
 mod roster;
 mod rows;
 mod spaces;
@@ -83,6 +84,7 @@ async fn run(args: Args, output: &Output) -> Result<(), Failure> {
         Command::Put(put) => rows::put(&site()?, put, output).await,
         Command::Get(get) => rows::get(&site()?, get, output).await,
         Command::List(list) => rows::list(&site()?, list, output).await,
+        Command::Frontier => past::frontier(&site()?, output).await,
         Command::Rm(rm) => rows::rm(&site()?, rm, output).await,
         Command::Event(event) => rows::event(&site()?, event, output).await,
         Command::Turn(turn) => talk::turn(&site()?, turn, output).await,

@@ -10,9 +10,10 @@ use kinfold::model::limits::PAYLOAD_BYTES_MAX;
 use kinfold::model::{Payload, Surface, Tier};
 use serde_json::value::RawValue;
 
-use crate::args::{Event, List, Put, RowName};
+use crate::args::{Event, Get, List, Put, RowName};
 use crate::failure::Failure;
 use crate::output::{Output, Tone, count, short_device, short_hash, time};
+use crate::past;
 use crate::target::{Site, Target};
 
 pub async fn put(site: &Site, put: Put, output: &Output) -> Result<(), Failure> {
@@ -44,7 +45,11 @@ async fn append(site: &Site, params: &AppendParams, output: &Output) -> Result<(
     tell(&appended?, output)
 }
 
-pub async fn get(site: &Site, row: RowName, output: &Output) -> Result<(), Failure> {
+pub async fn get(site: &Site, get: Get, output: &Output) -> Result<(), Failure> {
+    let row = get.row;
+    if let Some(at) = &get.at {
+        return past::get(site, row, at, output).await;
+    }
     let target = Target::open(&site.home).await?;
     let found = find(&target, site, &row).await;
     target.close().await?;
@@ -55,7 +60,7 @@ pub async fn get(site: &Site, row: RowName, output: &Output) -> Result<(), Failu
         return output.json(&found);
     }
     output.line(found.payload.get())?;
-    if !found.others.is_empty() {
+    if found.open {
         output.note(format!(
             "conflict: {} other values; `kinfold conflicts{} show {} {}`",
             found.others.len(),
@@ -91,6 +96,9 @@ pub async fn find(target: &Target, site: &Site, row: &RowName) -> Result<Option<
 }
 
 pub async fn list(site: &Site, list: List, output: &Output) -> Result<(), Failure> {
+    if let Some(at) = &list.at {
+        return past::list(site, &list, at, output).await;
+    }
     let target = Target::open(&site.home).await?;
     let Some(surface) = list.surface.clone() else {
         let surfaces = target.call(Method::Surfaces, &site.params()).await;
@@ -125,7 +133,7 @@ async fn pages(target: &Target, site: &Site, list: &List, surface: String) -> Re
     }
 }
 
-fn show_surfaces(held: &SurfacesForm, output: &Output) -> Result<(), Failure> {
+pub fn show_surfaces(held: &SurfacesForm, output: &Output) -> Result<(), Failure> {
     if output.is_json() {
         return output.json(held);
     }
@@ -135,7 +143,7 @@ fn show_surfaces(held: &SurfacesForm, output: &Output) -> Result<(), Failure> {
     output.table(["surface", "count", "holds"], held.surfaces.iter().map(row).collect())
 }
 
-fn show_page(page: &ListForm, site: &Site, surface: &str, output: &Output) -> Result<(), Failure> {
+pub fn show_page(page: &ListForm, site: &Site, surface: &str, output: &Output) -> Result<(), Failure> {
     if output.is_json() {
         return output.json(page);
     }
@@ -149,7 +157,7 @@ fn show_page(page: &ListForm, site: &Site, surface: &str, output: &Output) -> Re
         output.table(["stream", "time", "device", "payload"], page.events.iter().map(event).collect())?;
     } else {
         let row = |form: &RowForm| {
-            let conflict = if form.others.is_empty() { "" } else { "conflict" };
+            let conflict = if form.open { "conflict" } else { "" };
             let by = short_device(&form.device_id);
             [form.id.clone(), time(form.time_ms), by, conflict.into(), excerpt(form.payload.get())]
         };

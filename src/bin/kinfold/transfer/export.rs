@@ -76,7 +76,8 @@ fn row_line(row: RowForm, scope: &ScopeParam) -> AppendParams {
     let mut line = bare_line(row.surface, row.payload, scope);
     let says_it = match new_op(&line) {
         Ok(NewOp::Put { key, .. } | NewOp::Fact { key, .. }) => key == row.id,
-        Ok(NewOp::Delete { .. } | NewOp::Event { .. } | NewOp::Intent(_)) | Err(_) => false,
+        Ok(NewOp::Delete { .. } | NewOp::Resolve { .. } | NewOp::Event { .. } | NewOp::Intent(_))
+        | Err(_) => false,
     };
     line.key = (!says_it).then_some(row.id);
     line
@@ -111,6 +112,8 @@ mod tests {
                 seq: 1,
                 hlc: 1,
                 time_ms: 1,
+                op_id: String::new(),
+                open: false,
                 others: Vec::new(),
             };
             serde_json::to_string(&row_line(row, &ScopeParam::Personal)).unwrap()

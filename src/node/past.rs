@@ -1,0 +1,265 @@
+//! States of the past, folded anew from the logs, for reading only.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::conversation::{Resumed, TranscriptTurn};
+use super::error::NodeError;
+use super::read::Reader;
+use super::space::Space;
+use super::types::{Row, StreamEvent};
+use crate::crypto::{Opener, SealedBatch};
+use crate::fold::{Counts, State};
+use crate::model::{Dot, Hlc, LogId, Positions, Root, Seq, SpaceId, Surface};
+use crate::store::{KeyRing, Store};
+use crate::wire::{BodyReader, FrameView};
+
+/// A space as its logs told it up to some positions. It holds where things are, not what they say,
+/// and never changes.
+pub struct StateAt {
+    reader: Reader,
+    positions: Positions,
+    root: Root,
+    counts: Counts,
+    conflict_count: u64,
+}
+
+impl StateAt {
+    /// How far each log was folded.
+    pub const fn positions(&self) -> &Positions {
+        &self.positions
+    }
+
+    /// The hash of the state: what every device had that held just this.
+    pub const fn root(&self) -> Root {
+        self.root
+    }
+
+    /// What it holds.
+    pub const fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// How many conflicts were open.
+    pub const fn conflict_count(&self) -> u64 {
+        self.conflict_count
+    }
+
+    /// As [`Space::get`].
+    ///
+    /// # Errors
+    /// [`NodeError::Read`], [`NodeError::OpMissing`].
+    pub fn get(&self, surface: &Surface, key: &str) -> Result<Option<Row>, NodeError> {
+        self.reader.row(surface, key)
+    }
+
+    /// As [`Space::list`].
+    ///
+    /// # Errors
+    /// As [`StateAt::get`].
+    pub fn list(&self, surface: &Surface, after: Option<&str>, limit: usize) -> Result<Vec<Row>, NodeError> {
+        self.reader.rows(surface, after, limit)
+    }
+
+    /// As [`Space::streams`].
+    ///
+    /// # Errors
+    /// As [`StateAt::get`].
+    pub fn streams(&self, surface: &Surface) -> Result<Vec<String>, NodeError> {
+        self.reader.streams(surface)
+    }
+
+    /// As [`Space::events`].
+    ///
+    /// # Errors
+    /// As [`StateAt::get`].
+    pub fn events(
+        &self,
+        surface: &Surface,
+        stream: &str,
+        after: Option<(Hlc, Dot)>,
+        limit: usize,
+    ) -> Result<Vec<StreamEvent>, NodeError> {
+        self.reader.events(surface, stream, after, limit)
+    }
+
+    /// As [`Space::transcript`].
+    ///
+    /// # Errors
+    /// As [`StateAt::get`].
+    pub fn transcript(
+        &self,
+        conversation: &str,
+        after: Option<(Hlc, Dot)>,
+        limit: usize,
+    ) -> Result<Vec<TranscriptTurn>, NodeError> {
+        self.reader.transcript(conversation, after, limit)
+    }
+
+    /// As [`Space::resume`].
+    ///
+    /// # Errors
+    /// As [`StateAt::get`].
+    pub fn resume(&self, conversation: &str, turns: usize) -> Result<Resumed, NodeError> {
+        self.reader.resume(conversation, turns)
+    }
+
+    /// As [`Space::conflicts`].
+    ///
+    /// # Errors
+    /// As [`StateAt::get`].
+    pub fn conflicts(&self, after: Option<(&Surface, &str)>, limit: usize) -> Result<Vec<Row>, NodeError> {
+        self.reader.conflicts(after, limit)
+    }
+
+    /// As [`Space::surfaces`].
+    ///
+    /// # Errors
+    /// As [`StateAt::get`].
+    pub fn surfaces(&self) -> Result<Vec<(Surface, u64)>, NodeError> {
+        self.reader.surfaces()
+    }
+}
+
+impl Space {
+    /// How far each log is folded here, own ops that are not sealed included: what
+    /// [`Space::state_at`] takes to come back to the state of this moment.
+    ///
+    /// # Errors
+    /// [`NodeError::Index`].
+    pub fn positions(&self) -> Result<Positions, NodeError> {
+        self.reader().look(|state| state.applied_all().into_iter().collect())
+    }
+
+    /// The space as it was at some positions of its logs, folded anew from the beginning: about a
+    /// second per million ops, and as much memory as the present state takes. Its conversations,
+    /// conflicts and root are those of that moment.
+    ///
+    /// Positions name places, not contents: where a log has been given up for another branch of it
+    /// since, the state is that of the branch that stands.
+    ///
+    /// # Errors
+    /// [`NodeError::UnknownLog`], [`NodeError::BeyondLog`], [`NodeError::PastKeyMissing`],
+    /// [`NodeError::Store`], [`NodeError::Index`].
+    pub async fn state_at(&self, positions: Positions) -> Result<StateAt, NodeError> {
+        let (space, held) = (self.clone(), self.positions()?);
+        let chain = self.reader().chain();
+        let fold = move || {
+            let logs = Logs {
+                space: space.id(),
+                store: space.node.store().clone(),
+                keys: space.node.keys().clone(),
+            };
+            let mut state = logs.fold_to(&positions, &held)?;
+            let root = state.root();
+            let (counts, conflict_count) = (state.counts(), state.open_conflict_count(&*chain));
+            let reader = Reader::of_past(state, chain, Arc::clone(space.node.blocks()));
+            Ok(StateAt { reader, positions, root, counts, conflict_count })
+        };
+        tokio::task::spawn_blocking(fold).await.expect("folding does not panic and is not aborted")
+    }
+
+    /// The positions that stand for a moment: of each log the last op that is stamped at or before
+    /// it, in Unix milliseconds.
+    ///
+    /// Stamps are what the writers' clocks said, pushed up where an op answers one of a clock that
+    /// was ahead; so an op with a later stamp is within these positions if one with an earlier stamp
+    /// follows it in its log.
+    ///
+    /// # Errors
+    /// [`NodeError::PastKeyMissing`], [`NodeError::Store`], [`NodeError::Index`].
+    pub async fn positions_at(&self, unix_millis: u64) -> Result<Positions, NodeError> {
+        let (space, held) = (self.clone(), self.positions()?);
+        let scan = move || {
+            let logs = Logs {
+                space: space.id(),
+                store: space.node.store().clone(),
+                keys: space.node.keys().clone(),
+            };
+            let mut found = BTreeMap::new();
+            for (log, through) in held.iter() {
+                logs.visit(log, through, &mut |frame| {
+                    if frame.hlc.millis() <= unix_millis {
+                        found.insert(*log, frame.seq);
+                    }
+                })?;
+            }
+            Ok(found.into_iter().collect())
+        };
+        tokio::task::spawn_blocking(scan).await.expect("a scan does not panic and is not aborted")
+    }
+}
+
+/// The logs of a space, read op by op.
+struct Logs {
+    space: SpaceId,
+    store: Store,
+    keys: KeyRing,
+}
+
+impl Logs {
+    fn fold_to(&self, positions: &Positions, held: &Positions) -> Result<State, NodeError> {
+        for (log, asked) in positions.iter() {
+            match held.get(log) {
+                Seq::ZERO => return Err(NodeError::UnknownLog { log: *log }),
+                held if asked > held => return Err(NodeError::BeyondLog { log: *log, asked, held }),
+                _ => {}
+            }
+        }
+        let mut state = State::new(self.space);
+        for (log, through) in positions.iter() {
+            self.visit(log, through, &mut |frame| {
+                state.apply(log, frame);
+            })?;
+        }
+        Ok(state)
+    }
+
+    /// Shows every op of a log up to a position, in order, sealed or not.
+    fn visit(
+        &self,
+        log: &LogId,
+        through: Seq,
+        show: &mut dyn FnMut(&FrameView<'_>),
+    ) -> Result<(), NodeError> {
+        let mut opener = Opener::new();
+        let mut shown = Seq::ZERO;
+        let mut show_body = |body: &[u8], first: Seq, op_count: u32, shown: &mut Seq| {
+            let Ok(reader) = BodyReader::new(body, first, op_count) else { return };
+            for frame in reader.flatten().filter(|frame| frame.seq <= through) {
+                if frame.seq == shown.next() {
+                    show(&frame);
+                    *shown = frame.seq;
+                }
+            }
+        };
+        while shown < through {
+            let before = shown;
+            // What was not sealed when a round began may be sealed in the next one.
+            if let Some(batch) = self.store.batch_at(&self.space, log, shown.next())? {
+                let start = Seq::new(batch.header().first.get() - 1);
+                let tip = Seq::new(u64::MAX);
+                let run = self.store.run(&self.space, log, start, tip, RUN_BYTES)?;
+                let batches = run.and_then(|run| SealedBatch::parse_run(run.bytes).ok()).unwrap_or_default();
+                for batch in batches.iter().take_while(|batch| batch.header().first <= through) {
+                    let header = batch.header();
+                    let missing = NodeError::PastKeyMissing { log: *log, seq: header.first };
+                    let key = self.keys.key(&header.key_id).ok_or(missing)?;
+                    let damaged =
+                        |source| crate::store::ReadError::Damaged { log: *log, seq: header.first, source };
+                    let body = opener.open(&key, batch).map_err(damaged)?;
+                    show_body(&body, header.first, header.op_count, &mut shown);
+                }
+            } else if let Some(group) = self.store.drafts_at(&self.space, log, shown.next())? {
+                show_body(&group.body, group.first, group.op_count, &mut shown);
+            }
+            if shown == before {
+                return Err(NodeError::BeyondLog { log: *log, asked: through, held: shown });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How much of a log is read at once.
+const RUN_BYTES: usize = 1024 * 1024;
