@@ -310,7 +310,7 @@ fn now() -> Quarter {
     Quarter::of_unix_seconds(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
 }
 
-const SERVICE: &str = "_kinfold._udp.local.";
+pub(super) const SERVICE: &str = "_kinfold._udp.local.";
 
 /// Members heard at once; a flood of instances that replay a member's tags stops here.
 const CANDIDATES_MAX: usize = 128;

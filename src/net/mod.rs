@@ -18,6 +18,7 @@ mod link;
 mod mdns;
 pub mod pairing;
 mod peers;
+pub mod probe;
 #[cfg(test)]
 mod tests;
 mod tls;

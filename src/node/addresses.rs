@@ -72,6 +72,11 @@ impl Addresses {
     }
 }
 
+/// Where other devices of a home were last, the newest place first, without opening the home.
+pub fn remembered_addresses(home: &Path) -> Vec<(DeviceId, Vec<SocketAddr>)> {
+    Addresses::of(home, crate::clock::wall()).all()
+}
+
 /// Addresses by device, the newest first. Pure: the time is passed in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct AddressBook(BTreeMap<DeviceId, Vec<Kept>>);

@@ -28,6 +28,7 @@ mod types;
 
 pub use conflicts::{Choice, Decision, Resolution, StoredOp};
 pub use conversation::{NewTurn, Resumed, TranscriptTurn};
+pub use addresses::remembered_addresses;
 pub use error::NodeError;
 pub use follow::{Bookmark, FollowError, Follower};
 pub use handle::{Node, NodeBuilder};

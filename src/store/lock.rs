@@ -86,23 +86,35 @@ const fn refused(network_kind: Option<&'static str>) -> Result<(), StoreError> {
     }
 }
 
+/// The kind of network file system that holds `dir`; `None` on a disk of this machine.
+///
+/// # Errors
+/// What the system says where it cannot be asked.
 #[cfg(target_os = "linux")]
-fn network_file_system(dir: &Path) -> io::Result<Option<&'static str>> {
+pub fn network_file_system(dir: &Path) -> io::Result<Option<&'static str>> {
     let stat = nix::sys::statfs::statfs(dir)?;
     // The kernel's magic numbers fit 32 bits; some targets sign-extend them.
     Ok(network_magic(stat.filesystem_type().0 as u32))
 }
 
+/// The kind of network file system that holds `dir`; `None` on a disk of this machine.
+///
+/// # Errors
+/// What the system says where it cannot be asked.
 #[cfg(target_os = "macos")]
-fn network_file_system(dir: &Path) -> io::Result<Option<&'static str>> {
+pub fn network_file_system(dir: &Path) -> io::Result<Option<&'static str>> {
     let stat = nix::sys::statfs::statfs(dir)?;
     Ok(["nfs", "smbfs", "afpfs", "webdav", "ftp"]
         .into_iter()
         .find(|kind| *kind == stat.filesystem_type_name()))
 }
 
+/// Not known here.
+///
+/// # Errors
+/// None on this platform.
 #[cfg(not(any(target_os = "linux", target_os = "macos")))]
-fn network_file_system(_dir: &Path) -> io::Result<Option<&'static str>> {
+pub fn network_file_system(_dir: &Path) -> io::Result<Option<&'static str>> {
     Ok(None)
 }
 

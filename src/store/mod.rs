@@ -39,7 +39,7 @@ use redb::backends::FileBackend;
 pub use blocks::{BLOCK_CACHE_BYTES, Blocks, KeyRing, OpAt, ReadError};
 pub use disk::panic_becomes_error;
 pub use error::{Part, StoreError};
-pub use lock::{HomeLock, LockError};
+pub use lock::{HomeLock, LockError, network_file_system};
 pub use mark::StoreMark;
 pub use read::Run;
 pub use snapshot::{NoSnapshot, SNAPSHOT_CHUNK_BYTES_MAX, SnapshotError, Truncations};

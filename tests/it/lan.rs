@@ -140,6 +140,94 @@ fn a_third_device_that_comes_late_is_one_of_three() {
     }
 }
 
+#[test]
+fn a_doctor_tells_blocked_multicast_from_blocked_unicast() {
+    if !is_available("nft") {
+        return;
+    }
+    let Some(lan) = Lan::of(2) else { return };
+    // One family, so that what a filter answers is known.
+    for index in 0..2 {
+        ip(&format!("-n {} -6 addr flush dev eth0", lan.device(index)));
+    }
+    let (a, b) = pair();
+    let _a = Running::up(&lan, 0, &a, &[]);
+    let at_b = Running::up(&lan, 1, &b, &[]);
+    converge(&[&a, &b]);
+    let (code, well) = doctor(&lan, 1, &b);
+    assert_eq!((code, &well["ok"]), (0, &true.into()), "{well}");
+
+    lan.drop_multicast();
+    let (code, told) = doctor(&lan, 1, &b);
+    assert_eq!(code, 0, "it works, though not by itself: {told}");
+    assert_says(&told, "multicast", "warn", "it is blocked");
+
+    lan.filter("udp dport != 5353 drop");
+    at_b.says("disconnected");
+    let (code, told) = doctor(&lan, 1, &b);
+    assert_eq!(code, 1);
+    assert_says(&told, "isolation", "fail", "none answers when it is called");
+
+    lan.filter("udp dport != 5353 reject with icmpx admin-prohibited");
+    let (code, told) = doctor(&lan, 1, &b);
+    assert_eq!(code, 1);
+    assert_says(&told, "device", "warn", "there is no way to one");
+}
+
+#[test]
+fn a_doctor_tells_why_a_device_that_was_met_is_not_reached() {
+    let Some(lan) = Lan::of(2) else { return };
+    let (a, b) = pair();
+    let at_a = Running::up(&lan, 0, &a, &["--no-mdns"]);
+    let port = at_a.daemon.listening.rsplit_once(':').expect("an address has a port").1;
+    let address = format!("{}:{port}", Lan::address(0));
+    let at_b = Running::up(&lan, 1, &b, &["--no-mdns", "--peer", &address]);
+    converge(&[&a, &b]);
+
+    assert_eq!(at_a.daemon.terminate(), 0);
+    at_b.says("disconnected");
+    assert_says(&doctor(&lan, 1, &b).1, "device", "fail", "no kinfold listens there");
+
+    lan.link(0, "down");
+    assert_says(&doctor(&lan, 1, &b).1, "device", "warn", "it sleeps, is off");
+
+    let tunnel = lan.device(1);
+    ip(&format!("-n {tunnel} link add wg0 type veth peer name wg1"));
+    ip(&format!("-n {tunnel} link set wg1 up"));
+    ip(&format!("-n {tunnel} addr add 10.8.0.2/24 dev wg0"));
+    ip(&format!("-n {tunnel} link set wg0 up"));
+    ip(&format!("-n {tunnel} route add {}/32 dev wg0", Lan::address(0)));
+    assert_says(&doctor(&lan, 1, &b).1, "device", "fail", "leave by wg0, a tunnel");
+
+    ip(&format!("-n {tunnel} link set eth0 mtu 1000"));
+    assert_says(&doctor(&lan, 1, &b).1, "mtu", "fail", "eth0 carries packets of 1000 bytes at most");
+
+    lan.link(1, "down");
+    let (code, told) = doctor(&lan, 1, &b);
+    assert_eq!(code, 1);
+    assert_says(&told, "interfaces", "fail", "is up, which is taken for a tunnel");
+    ip(&format!("-n {tunnel} link set wg0 down"));
+    assert_says(&doctor(&lan, 1, &b).1, "interfaces", "fail", "no network is up");
+}
+
+/// Runs the doctor on a device: its exit code, and what it says.
+fn doctor(lan: &Lan, index: usize, home: &Home) -> (i32, Value) {
+    let ended = lan.run(index, home, &["--json", "doctor"]);
+    let told = serde_json::from_str(&ended.stdout).unwrap_or_else(|error| panic!("{error}: {ended:?}"));
+    (ended.code, told)
+}
+
+#[track_caller]
+fn assert_says(told: &Value, name: &str, state: &str, words: &str) {
+    let checks = told["checks"].as_array().expect("a list");
+    let is_it = |check: &Value| {
+        check["name"] == name
+            && check["state"] == state
+            && check["says"].as_str().unwrap_or("").contains(words)
+    };
+    assert!(checks.iter().any(is_it), "{name} {state} {words:?} is missing: {told:#}");
+}
+
 /// Two devices of one person.
 fn pair() -> (Home, Home) {
     let homes = [Home::init("one"), Home::init("two")];
@@ -286,6 +374,18 @@ impl Lan {
         for index in 0..self.device_count {
             let device = self.device(index);
             let status = Command::new("ip").args(["netns", "exec", &device, "nft", rules]).status();
+            assert!(status.expect("nft was there").success());
+        }
+    }
+
+    /// Filters what every device hears by one rule, in place of those before.
+    fn filter(&self, rule: &str) {
+        let rules = format!(
+            "flush ruleset; table inet test {{ chain heard {{ type filter hook input priority 0; {rule}; }}; }}"
+        );
+        for index in 0..self.device_count {
+            let device = self.device(index);
+            let status = Command::new("ip").args(["netns", "exec", &device, "nft", &rules]).status();
             assert!(status.expect("nft was there").success());
         }
     }

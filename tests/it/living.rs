@@ -171,3 +171,30 @@ fn a_hangup_makes_a_node_read_its_settings_again() {
 
     assert_eq!(at_b.terminate(), 0);
 }
+
+#[test]
+fn a_doctor_finds_what_is_wrong_on_this_machine() {
+    let home = Home::init("a");
+    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    home.run(&["config", "set", "network.listen", &address]).expect_code(0);
+    home.run(&["config", "set", "network.mdns", "false"]).expect_code(0);
+
+    let ended = home.run(&["doctor"]).expect_code(1).says("2 checks failed");
+    assert!(ended.stdout.contains("FAIL node          no node runs here"), "{ended:?}");
+    assert!(ended.stdout.contains("another program listens at"), "{ended:?}");
+    assert!(ended.stdout.contains("→ stop that program, or choose another port"), "{ended:?}");
+
+    drop(taken);
+    let _up = home.up(&[]);
+    let told: serde_json::Value = serde_json::from_str(&home.run(&["--json", "doctor"]).stdout).unwrap();
+    let state = |name: &str| {
+        let checks = told["checks"].as_array().unwrap();
+        checks.iter().find(|check| check["name"] == name).map(|check| check["state"].clone())
+    };
+    assert_eq!(state("node"), Some("ok".into()));
+    assert_eq!(state("port"), None, "the node has it");
+    fs::write(home.path().join("config.toml"), "[network]\nmdns = 1\n").unwrap();
+    home.run(&["doctor"]).expect_code(1);
+    Home::empty().run(&["doctor"]).expect_code(1).says("1 check failed");
+}

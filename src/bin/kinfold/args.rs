@@ -99,6 +99,8 @@ pub enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Looks for what keeps devices apart, and says what to do; exit 0: nothing does
+    Doctor,
     /// Two fresh nodes on this machine write, meet and converge
     Demo(Demo),
 }

@@ -76,6 +76,8 @@ pub enum Failure {
     NameNotTyped { act: String, name: String },
     #[error("{message}")]
     InviteEnded { message: String },
+    #[error("{failed} {} failed", if *failed == 1 { "check" } else { "checks" })]
+    Unwell { failed: usize },
     #[error("the invite was withdrawn, nobody joined")]
     InviteWithdrawn,
     #[error("{agent} {run} was not recorded: {}", intent_refusal(.reason, *.epoch, *.current))]
@@ -187,6 +189,7 @@ impl Failure {
             | Self::Interrupted { .. }
             | Self::InviteEnded { .. }
             | Self::InviteWithdrawn
+            | Self::Unwell { .. }
             | Self::StopCutShort
             | Self::Runtime { .. } => return None,
         })

@@ -11,6 +11,7 @@ mod confirm;
 mod conflicts;
 mod demo;
 mod devices;
+mod doctor;
 mod failure;
 mod home;
 mod intents;
@@ -106,6 +107,7 @@ async fn run(args: Args, output: &Output) -> Result<(), Failure> {
         Command::Rotate => roster::rotate(&site()?, output).await,
         Command::Space { command } => spaces::run(&home()?, command, output).await,
         Command::Config { command } => config::run(&home()?, command, output).await,
+        Command::Doctor => doctor::run(&home()?, output).await,
         Command::Demo(demo) => demo::run(demo, output).await,
     }
 }
