@@ -383,6 +383,7 @@ anti_entropy_seconds = 30
                 Kind::Integer { max, .. } => json!(max),
                 Kind::Choice(words) => json!(words[words.len() - 1]),
                 Kind::Address => json!("127.0.0.1:7"),
+                Kind::Loopback => json!("[::1]:7"),
                 Kind::Peers => json!(["a:1", "[::1]:2"]),
                 Kind::Interfaces => json!(["en0", "wg*"]),
             };

@@ -32,6 +32,8 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     /// `ADDRESS:PORT`, or a port for all addresses.
     Address,
+    /// `off`, or an `ADDRESS:PORT` that only this machine reaches; a port alone is one of 127.0.0.1.
+    Loopback,
     /// A list of `HOST:PORT`.
     Peers,
     /// A list of interface names; a `*` at the end stands for any ending.
@@ -55,6 +57,7 @@ impl Kind {
             Self::Integer { min, max } => format!("a whole number from {min} to {max}"),
             Self::Choice(words) => format!("one of {}", words.join(", ")),
             Self::Address => "ADDRESS:PORT, or a port for all addresses".to_owned(),
+            Self::Loopback => "off, or ADDRESS:PORT within this machine".to_owned(),
             Self::Peers => "a list of HOST:PORT".to_owned(),
             Self::Interfaces => "a list of interface names, where a * may end a name".to_owned(),
         }
@@ -90,9 +93,12 @@ impl Key {
             "network.listen" => Setting::Text(if in_test { "127.0.0.1:0" } else { "[::]:0" }.to_owned()),
             "network.mdns" => Setting::Flag(!in_test && !is_manual),
             "network.remember" => Setting::Flag(!is_manual),
-            "network.gso" => Setting::Flag(true),
+            "network.gso" | "control.websocket" => Setting::Flag(true),
             "network.max_mtu" => Setting::Integer(1_452),
             "network.congestion" => Setting::Text("cubic".to_owned()),
+            "log.level" => Setting::Text("info".to_owned()),
+            "log.file_bytes_max" => Setting::Integer(4 * 1024 * 1024),
+            "log.files_max" => Setting::Integer(5),
             "sync.anti_entropy_seconds" => Setting::Integer(match profile {
                 "test" => 5,
                 "manual" => 0,
@@ -102,6 +108,7 @@ impl Key {
                 Kind::Flag => Setting::Flag(false),
                 Kind::Integer { min, .. } => Setting::Integer(min),
                 Kind::Choice(words) => Setting::Text(words[0].to_owned()),
+                Kind::Loopback => Setting::Text("off".to_owned()),
                 Kind::Address => Setting::Text("[::]:0".to_owned()),
                 Kind::Peers | Kind::Interfaces => Setting::Texts(Vec::new()),
             },
@@ -176,6 +183,42 @@ pub const KEYS: &[Key] = &[
         Kind::Integer { min: 0, max: 86_400 },
         TakesEffect::AtOnce,
         "between two comparisons with every connected device; 0: only when something changes",
+    ),
+    key(
+        "control.websocket",
+        Kind::Flag,
+        TakesEffect::AtStart,
+        "whether programs of this machine may use a WebSocket, with the token in control.token",
+    ),
+    key(
+        "control.websocket_port",
+        Kind::Integer { min: 0, max: 65_535 },
+        TakesEffect::AtStart,
+        "on which port; 0 takes a free one and writes it to control.port",
+    ),
+    key(
+        "log.level",
+        Kind::Choice(&["off", "error", "warn", "info", "debug", "trace"]),
+        TakesEffect::AtOnce,
+        "what is kept in the files in log/ while `up` runs",
+    ),
+    key(
+        "log.file_bytes_max",
+        Kind::Integer { min: 64 * 1024, max: 1024 * 1024 * 1024 },
+        TakesEffect::AtOnce,
+        "how long one of them grows",
+    ),
+    key(
+        "log.files_max",
+        Kind::Integer { min: 1, max: 100 },
+        TakesEffect::AtOnce,
+        "how many of them are kept",
+    ),
+    key(
+        "metrics.listen",
+        Kind::Loopback,
+        TakesEffect::AtOnce,
+        "where Prometheus may fetch figures: http://ADDRESS:PORT/metrics",
     ),
 ];
 

@@ -41,7 +41,10 @@ impl Setting {
             }
             // A port alone is an address too.
             (Kind::Address, Self::Integer(port)) => Self::Text(port.to_string()).checked(kind),
-            (Kind::Choice(_) | Kind::Address, Self::Text(text)) => allowed(kind, text).map(Self::Text),
+            (Kind::Loopback, Self::Integer(port)) => Self::Text(format!("127.0.0.1:{port}")).checked(kind),
+            (Kind::Choice(_) | Kind::Address | Kind::Loopback, Self::Text(text)) => {
+                allowed(kind, text).map(Self::Text)
+            }
             (Kind::Peers | Kind::Interfaces, Self::Texts(texts)) => {
                 if texts.len() > LIST_ITEMS_MAX {
                     return Err(Misfit::TooMuch(texts.len()));
@@ -231,6 +234,36 @@ impl Settings {
         Some(self.integer("sync.anti_entropy_seconds")).filter(|span| *span > 0).map(Duration::from_secs)
     }
 
+    /// Whether there is a WebSocket beside the Unix socket.
+    pub fn has_websocket(&self) -> bool {
+        self.flag("control.websocket")
+    }
+
+    /// On which port; 0 for a free one.
+    pub fn websocket_port(&self) -> u16 {
+        u16::try_from(self.integer("control.websocket_port")).expect("checked when it was read")
+    }
+
+    /// What is kept in the log files: `off` or a level.
+    pub fn log_level(&self) -> &str {
+        self.text("log.level")
+    }
+
+    /// How long a log file grows, in bytes.
+    pub fn log_file_bytes_max(&self) -> u64 {
+        self.integer("log.file_bytes_max")
+    }
+
+    /// How many log files are kept, the current one included.
+    pub fn log_files_max(&self) -> u64 {
+        self.integer("log.files_max")
+    }
+
+    /// Where figures are served; `None`: nowhere.
+    pub fn metrics_listen(&self) -> Option<SocketAddr> {
+        loopback_address(self.text("metrics.listen"))
+    }
+
     fn flag(&self, name: &str) -> bool {
         match self.values[name] {
             Setting::Flag(flag) => flag,
@@ -275,11 +308,16 @@ fn allowed(kind: Kind, text: String) -> Result<String, Misfit> {
     let is_allowed = match kind {
         Kind::Choice(words) => words.contains(&text.as_str()),
         Kind::Address => listen_address(&text).is_some(),
+        Kind::Loopback => text == "off" || loopback_address(&text).is_some(),
         Kind::Peers => is_host_port(&text),
         Kind::Interfaces => is_pattern(&text),
         Kind::Flag | Kind::Integer { .. } => false,
     };
     if is_allowed { Ok(text) } else { Err(Misfit::Text(text)) }
+}
+
+fn loopback_address(text: &str) -> Option<SocketAddr> {
+    text.parse().ok().filter(|address: &SocketAddr| address.ip().is_loopback())
 }
 
 fn is_host_port(text: &str) -> bool {
@@ -323,6 +361,10 @@ mod tests {
         assert!(settings.peers().is_empty());
         assert!(settings.interfaces_allowed().is_empty() && settings.interfaces_denied().is_empty());
         assert_eq!(settings.anti_entropy(), Some(Duration::from_secs(60)));
+        assert_eq!((settings.log_level(), settings.log_files_max()), ("info", 5));
+        assert_eq!(settings.log_file_bytes_max(), 4 * 1024 * 1024);
+        assert_eq!(settings.metrics_listen(), None);
+        assert_eq!((settings.has_websocket(), settings.websocket_port()), (true, 0));
         assert!(KEYS.iter().all(|key| !settings.is_stated(key)));
     }
 
@@ -340,6 +382,9 @@ mod tests {
         assert_eq!(check(Kind::Address, Setting::Integer(4433)), Ok(text("4433")));
         assert!(check(Kind::Address, text("127.0.0.1:0")).is_ok());
         assert!(check(Kind::Address, text("somewhere")).is_err());
+        assert_eq!(check(Kind::Loopback, Setting::Integer(9464)), Ok(text("127.0.0.1:9464")));
+        assert!(check(Kind::Loopback, text("[::1]:0")).is_ok() && check(Kind::Loopback, text("off")).is_ok());
+        assert!(check(Kind::Loopback, text("0.0.0.0:9464")).is_err());
         let many = Setting::Texts(vec!["a:1".into(); LIST_ITEMS_MAX + 1]);
         assert_eq!(check(Kind::Peers, many), Err(Misfit::TooMuch(LIST_ITEMS_MAX + 1)));
         let long = "x".repeat(TEXT_BYTES_MAX + 1);

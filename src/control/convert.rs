@@ -9,8 +9,8 @@ use super::forms::*;
 use super::params::{AppendParams, BookmarkForm, RoleParam, ScopeParam};
 use crate::model::{DeviceId, Dot, Hlc, Incarnation, LogId, Payload, Scope, Seq, Surface, Tier};
 use crate::node::{
-    Appended, Bookmark, Change, DeviceStatus, HealthReason, NewOp, NodeError, Round, Row, RowValue,
-    SafeToSleep, Status, StreamEvent,
+    Appended, Bookmark, Change, DeviceStatus, Figure, HealthReason, Metric, NewOp, NodeError, Round, Row,
+    RowValue, SafeToSleep, Sample, Status, StreamEvent,
 };
 use crate::roster::Role;
 
@@ -56,6 +56,31 @@ fn registry_op(surface: Surface, key: Option<String>, payload: Payload) -> Resul
     } else {
         NewOp::Put { surface, key, payload }
     })
+}
+
+impl From<Vec<Metric>> for MetricsForm {
+    fn from(metrics: Vec<Metric>) -> Self {
+        let form = |metric: Metric| MetricForm {
+            name: metric.name.to_owned(),
+            help: metric.help.to_owned(),
+            kind: metric.kind.name().to_owned(),
+            samples: metric.samples.into_iter().map(SampleForm::from).collect(),
+        };
+        Self { metrics: metrics.into_iter().map(form).collect() }
+    }
+}
+
+impl From<Sample> for SampleForm {
+    fn from(sample: Sample) -> Self {
+        let value = match sample.value {
+            Figure::Count(count) => count.into(),
+            Figure::Span(span) => {
+                serde_json::Number::from_f64(span.as_secs_f64()).expect("a span is a finite number")
+            }
+        };
+        let labels = sample.labels.into_iter().map(|(name, value)| (name.to_owned(), value));
+        Self { labels: labels.collect(), value }
+    }
 }
 
 impl From<Appended> for AppendedForm {

@@ -69,6 +69,10 @@ pub(super) async fn add_peer(node: &Node, params: AddPeerParams) -> Result<Added
     Ok(AddedForm { added: params.address })
 }
 
+pub(super) async fn metrics(node: &Node, NoParams {}: NoParams) -> Result<MetricsForm, ControlError> {
+    Ok(node.metrics().await?.into())
+}
+
 pub(super) async fn health(node: &Node, params: ScopeParams) -> Result<HealthForm, ControlError> {
     Ok(health_form(&space(node, &params.scope).await?.status().await?.health))
 }

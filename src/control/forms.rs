@@ -367,6 +367,35 @@ pub struct PeersForm {
     pub peers: Vec<PeerForm>,
 }
 
+/// Figures of this run and of what is held.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct MetricsForm {
+    /// In the order they are shown.
+    pub metrics: Vec<MetricForm>,
+}
+
+/// One figure.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct MetricForm {
+    /// Its name, as Prometheus has it.
+    pub name: String,
+    /// What it is.
+    pub help: String,
+    /// `counter` or `gauge`.
+    pub kind: String,
+    /// One for each of its labels.
+    pub samples: Vec<SampleForm>,
+}
+
+/// A value and what it is about.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct SampleForm {
+    /// Names and values.
+    pub labels: BTreeMap<String, String>,
+    /// A count, a number of bytes, or a span in seconds.
+    pub value: serde_json::Number,
+}
+
 /// Something was added.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct AddedForm {

@@ -179,6 +179,8 @@ methods! {
     SetConfig = "config.set" (ConfigSetParams) -> ConfigChangedForm, node config::set;
     /// Changes keys of the settings together, by a merge patch.
     PatchConfig = "config.patch" (ConfigPatchParams) -> ConfigChangedForm, node config::patch;
+    /// Tells the figures of this run and of what is held, of all spaces.
+    Metrics = "metrics.get" (NoParams) -> MetricsForm, node dispatch::metrics;
     /// Tells how a space is.
     Health = "health.get" (ScopeParams) -> HealthForm, node dispatch::health;
     /// Tells what answers, and which methods it has.

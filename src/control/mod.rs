@@ -16,6 +16,7 @@ pub mod convert;
 pub mod dispatch;
 pub mod envelope;
 pub mod error;
+pub mod exporter;
 pub mod forms;
 pub mod ledger;
 pub mod line;
@@ -33,6 +34,7 @@ pub mod websocket;
 #[cfg(unix)]
 pub use client::{Client, ClientError};
 pub use error::{ControlError, RpcError};
+pub use exporter::{Exporter, ExporterError};
 pub use line::{Line, LineCutter};
 pub use method::Method;
 #[cfg(unix)]

@@ -11,6 +11,7 @@ use super::addresses::Addresses;
 use super::error::NodeError;
 use super::index::{self, Folded, Index};
 use super::ledger::{Guard, IntentRecorded, guard};
+use super::metrics::Tally;
 use super::settings::Rounds;
 use super::types::{Appended, Intent, NewOp};
 use crate::clock;
@@ -125,6 +126,7 @@ pub(super) struct Core {
     pub addresses: Addresses,
     pub rounds_every: Option<Duration>,
     rounds: Rounds,
+    pub tally: Tally,
     pub version: watch::Sender<u64>,
     pub recent: RecentOps,
     pub discovery_down: Option<String>,
@@ -200,6 +202,7 @@ impl Core {
             addresses: parts.addresses,
             rounds_every: parts.rounds_every,
             rounds: Rounds::default(),
+            tally: Tally::default(),
             version: parts.version,
             recent: parts.recent,
             discovery_down: None,
@@ -419,13 +422,16 @@ impl Core {
             }
             NetEvent::Connected { device, remote, .. } => {
                 info!(peer = %device.short(), %remote, "connected");
+                self.tally.connections += 1;
                 self.addresses.learn(device, remote, clock::wall());
             }
             NetEvent::Frame { conn, frame } => {
+                self.tally.frames += 1;
                 self.inputs.push_back(Input::Frame { peer: peer_id(conn), bytes: frame });
             }
             NetEvent::Batches { conn, batches, credit } => {
                 credits.push(credit);
+                self.tally.batches += batches.len() as u64;
                 let peer = peer_id(conn);
                 match self.inputs.back_mut() {
                     Some(Input::Batches { peer: last, batches: queued }) if *last == peer => {
@@ -450,7 +456,10 @@ impl Core {
                     _ if reason.blame() == Blame::Environment => {}
                     _ => self.refused(device, chain_of(&reason), reason.blame()),
                 }
-                self.links.remove(&peer_id(conn));
+                if let Some(link) = self.links.remove(&peer_id(conn)) {
+                    let stats = link.stats();
+                    self.tally.ended(device, stats.sent_bytes, stats.received_bytes);
+                }
                 self.heard.insert(device, clock::uptime());
                 self.inputs.push_back(Input::Closed { peer: peer_id(conn) });
             }
@@ -461,7 +470,10 @@ impl Core {
                 let token = self.token(Waiting::Nobody);
                 self.inputs.push_back(Input::Round { token });
             }
-            NetEvent::DialFailed { error, .. } => debug!(%error, "no connection"),
+            NetEvent::DialFailed { error, .. } => {
+                self.tally.dial_failed(error.blame());
+                debug!(%error, "no connection");
+            }
             NetEvent::DiscoveryDown { error } => {
                 let why = chain_of(&error);
                 warn!(%why, "no discovery on this network; known addresses are dialled");
@@ -501,6 +513,7 @@ impl Core {
     }
 
     fn step(&mut self, input: Input) {
+        self.tally.rounds += u64::from(matches!(input, Input::Round { .. }));
         let effects = self.engine.step(&clock::now(), input);
         for effect in effects {
             self.perform(effect);
@@ -519,7 +532,9 @@ impl Core {
         let ready: Vec<Arc<Index>> =
             cut.iter().filter_map(|space| self.index(space)).filter(|index| index.is_ready()).collect();
         ready.iter().for_each(|index| index.close_to_readers());
+        let began = std::time::Instant::now();
         let outcome = self.store.commit(&txns);
+        self.tally.committed(began.elapsed(), outcome.is_ok());
         if outcome.is_err() {
             ready.iter().for_each(|index| index.open_to_readers());
         }
@@ -554,7 +569,9 @@ impl Core {
                 if let Some(index) = self.index(&space)
                     && index.is_ready()
                 {
-                    self.ops_since_snapshot += runs.iter().map(|run| u64::from(run.op_count)).sum::<u64>();
+                    let ops = runs.iter().map(|run| u64::from(run.op_count)).sum::<u64>();
+                    self.ops_since_snapshot += ops;
+                    self.tally.folded_ops += ops;
                     index.fold(&runs);
                     self.folded.insert(space);
                 }
@@ -575,6 +592,7 @@ impl Core {
                 self.reissues.push_back(Reissue { space, log, after, through });
             }
             Effect::Close { peer, why } => {
+                self.tally.refuse(&why);
                 if let Some(link) = self.links.get(&peer) {
                     let (device, why_text) = (link.device(), chain_of(&why));
                     warn!(peer = %link.device().short(), why = %why_text, blame = ?why.blame(), "closing");
@@ -910,6 +928,11 @@ impl Core {
                 net.dial(addresses, Some(device));
             }
         }
+    }
+
+    /// How many requests and network events wait.
+    pub fn queued(&self) -> (u64, u64) {
+        (self.jobs.len() as u64, self.events.len() as u64)
     }
 
     /// The logs of a space with their last positions, the own one first.

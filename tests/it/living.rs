@@ -1,11 +1,13 @@
 //! Living with it: what a device keeps over restarts, and how it is configured and looked after.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::process::Stdio;
+use std::time::Instant;
 
 use serde_json::json;
 
-use crate::kin::{Caller, Daemon, Home, command, pair, run, signal};
+use crate::kin::{Caller, Daemon, Home, PATIENCE, command, pair, run, signal};
 
 #[test]
 fn a_device_that_starts_again_finds_another_where_it_was_last() {
@@ -180,7 +182,7 @@ fn a_doctor_finds_what_is_wrong_on_this_machine() {
     home.run(&["config", "set", "network.listen", &address]).expect_code(0);
     home.run(&["config", "set", "network.mdns", "false"]).expect_code(0);
 
-    let ended = home.run(&["doctor"]).expect_code(1).says("2 checks failed");
+    let ended = home.run(&["doctor"]).expect_code(1).says("checks failed");
     assert!(ended.stdout.contains("FAIL node          no node runs here"), "{ended:?}");
     assert!(ended.stdout.contains("another program listens at"), "{ended:?}");
     assert!(ended.stdout.contains("→ stop that program, or choose another port"), "{ended:?}");
@@ -197,4 +199,201 @@ fn a_doctor_finds_what_is_wrong_on_this_machine() {
     fs::write(home.path().join("config.toml"), "[network]\nmdns = 1\n").unwrap();
     home.run(&["doctor"]).expect_code(1);
     Home::empty().run(&["doctor"]).expect_code(1).says("1 check failed");
+}
+
+#[test]
+fn figures_are_told_and_served_on_loopback_once_that_is_switched_on() {
+    let (a, b) = (Home::init("a"), Home::init("b"));
+    pair(&a, &b);
+    let at_a = a.up(&[]);
+    let _b = b.up(&["--peer", &at_a.listening]);
+    a.run(&["put", "registry:note", "x", "1"]).expect_code(0);
+    a.run(&["wait", "--on", "1", "--timeout", "100s"]).expect_code(0);
+
+    let form = a.json(&["metrics"]);
+    let figure = |name: &str| {
+        let metric = form["metrics"].as_array().unwrap().iter().find(|metric| metric["name"] == name);
+        metric.unwrap_or_else(|| panic!("{name}: {form:#}"))["samples"].clone()
+    };
+    assert_eq!(figure("kinfold_peers_connected")[0]["value"], 1);
+    assert!(figure("kinfold_ops_pushed_total")[0]["value"].as_u64() >= Some(1));
+    assert!(figure("kinfold_commit_seconds_total")[0]["value"].as_f64() > Some(0.0));
+    let sent = &figure("kinfold_sent_bytes_total")[0];
+    assert!(sent["value"].as_u64() > Some(1_000), "{sent}");
+    assert!(sent["labels"]["device"].is_string());
+    assert_eq!(figure("kinfold_rows")[0], json!({"labels": {"space": "personal"}, "value": 1}));
+
+    a.run(&["config", "set", "metrics.listen", "0.0.0.0:9464"]).expect_code(1).says("within this machine");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    a.run(&["config", "set", "metrics.listen", &port.to_string()]).expect_code(0);
+    let scraped = until(|| scrape(port, "/metrics"));
+    assert!(scraped.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4"), "{scraped}");
+    assert!(
+        scraped.contains("\n# TYPE kinfold_peers_connected gauge\nkinfold_peers_connected 1\n"),
+        "{scraped}"
+    );
+    assert!(scrape(port, "/").unwrap().starts_with("HTTP/1.1 404"));
+    a.run(&["config", "set", "metrics.listen", "off"]).expect_code(0);
+    until(|| scrape(port, "/metrics").is_none().then_some(()));
+}
+
+/// One request to the figures; `None` where nobody listens.
+fn scrape(port: u16, target: &str) -> Option<String> {
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
+    write!(stream, "GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok().filter(|length| *length > 0)?;
+    Some(answer)
+}
+
+/// Asks again until there is an answer; the other process does not tell when it has come so far.
+fn until<T>(mut ask: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(begun.elapsed() < PATIENCE, "it never came");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn nothing_that_is_secret_is_in_the_log_at_any_level() {
+    let (a, b) = (Home::empty(), Home::empty());
+    let canary = blake3::hash(a.path().as_os_str().as_encoded_bytes()).to_hex()[..16].to_owned();
+    let word = |what: &str| format!("{what}{canary}");
+    for (home, name) in [(&a, "laptop"), (&b, "desktop")] {
+        home.run(&["init", "--name", &word(name)]).expect_code(0);
+        home.run(&["config", "set", "log.level", "trace"]).expect_code(0);
+    }
+    let mut logs = Vec::new();
+    let mut start = |home: &Home, arguments: &[&str]| {
+        let mut starting = command(&home.path());
+        starting
+            .args(["--json", "--log", "trace", "up", "--listen", "127.0.0.1:0", "--no-mdns"])
+            .args(arguments);
+        let mut daemon = Daemon::start(starting.stderr(Stdio::piped()));
+        logs.push(daemon.log());
+        daemon
+    };
+    let at_a = start(&a, &[]);
+    let at_b = start(&b, &["--peer", &at_a.listening]);
+
+    // An invite ends with the connection that asked for it.
+    let mut inviting = Caller::connect(&a);
+    let invite = inviting.call("pair.invite", json!({ "role": "admin" }))["result"].clone();
+    let (code, uri) =
+        (invite["code"].as_str().unwrap().to_owned(), invite["uri"].as_str().unwrap().to_owned());
+    let address = invite["addresses"][0].as_str().unwrap();
+    let joined = b.run(&["--log", "trace", "join", &code, "--peer", address]).expect_code(0);
+    let put =
+        a.run(&["--log", "trace", "put", "registry:note", &word("key"), &format!("{:?}", word("value"))]);
+    b.run(&["event", "conversation", &word("stream"), &format!("{:?}", word("turn"))]).expect_code(0);
+    a.run(&["wait", "--on", "1", "--timeout", "100s"]).expect_code(0);
+    b.run(&["wait", "--on", "1", "--timeout", "100s"]).expect_code(0);
+    assert!(b.run(&["export"]).expect_code(0).stdout.contains(&word("value")));
+    let key = fs::read(a.path().join("identity.key")).unwrap();
+    assert_eq!((at_a.terminate(), at_b.terminate()), (0, 0));
+
+    let secret =
+        uri.split('&').find_map(|part| part.strip_prefix("s=")).expect("a link has a secret").to_owned();
+    let bare = code.replace('-', "");
+    let hex: String = key[16..48].iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut texts: Vec<String> = logs.iter().map(|log| log.iter().collect::<Vec<_>>().join("\n")).collect();
+    for home in [&a, &b] {
+        let files = fs::read_dir(home.path().join("log")).unwrap();
+        texts.push(files.map(|file| fs::read_to_string(file.unwrap().path()).unwrap()).collect());
+    }
+    assert!(texts.iter().all(|text| text.contains("TRACE")), "everything is logged");
+    texts.extend([joined.stderr, put.stderr]);
+    for text in texts {
+        for secret in [&canary, &code, &bare, &secret, &hex] {
+            let line = text.lines().find(|line| line.to_lowercase().contains(&secret.to_lowercase()));
+            assert_eq!(line, None, "{secret}");
+        }
+    }
+}
+
+#[test]
+fn a_service_is_shown_installed_and_removed_without_touching_the_machine() {
+    let home = Home::init("a");
+    let dir = home.path().with_file_name("units");
+    let dir = dir.to_str().unwrap();
+    let service = |more: &[&str]| {
+        let mut all = vec!["service", "--for", "systemd", "--dir", dir];
+        all.extend(more);
+        home.run(&all)
+    };
+
+    let shown = service(&["install", "--print"]).expect_code(0).stdout;
+    assert!(!std::path::Path::new(dir).exists(), "only shown");
+    service(&["install"]).expect_code(0).says("loginctl enable-linger");
+    let file = std::path::Path::new(dir).join("kinfold.service");
+    assert_eq!(fs::read_to_string(&file).unwrap(), shown);
+    assert!(shown.contains(&format!("--home \"{}\" up", home.path().display())));
+    verify(&file);
+    let status: serde_json::Value =
+        serde_json::from_str(&service(&["status", "--json"]).expect_code(0).stdout).unwrap();
+    assert_eq!((&status["installed"], &status["running"]), (&true.into(), &false.into()));
+    service(&["remove"]).expect_code(0);
+    service(&["remove"]).expect_code(1).says("no service is installed");
+    let agent = home.run(&["service", "--for", "launchd-agent", "--dir", dir, "install"]).expect_code(0);
+    agent.says("Privacy & Security → Local Network");
+}
+
+/// Has systemd judge a unit, where it is there.
+fn verify(unit: &std::path::Path) {
+    match std::process::Command::new("systemd-analyze")
+        .args(["--user", "--man=no", "verify"])
+        .arg(unit)
+        .env("XDG_RUNTIME_DIR", unit.parent().expect("it has a directory"))
+        .output()
+    {
+        Ok(judged) => assert!(judged.status.success(), "{judged:?}"),
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "skipped: no systemd-analyze to judge the unit: {error}");
+        }
+    }
+}
+
+#[test]
+fn shells_and_manuals_know_every_command() {
+    let home = Home::empty();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let text = home.run(&["completions", shell]).expect_code(0).stdout;
+        assert!(text.contains("safe-to-sleep") && text.contains("config"), "{shell}");
+    }
+    let dir = home.path().with_file_name("man");
+    home.run(&["man", dir.to_str().unwrap()]).expect_code(0);
+    for page in ["kinfold.1", "kinfold-put.1", "kinfold-config-set.1", "kinfold-doctor.1"] {
+        let text = fs::read_to_string(dir.join(page)).unwrap();
+        assert!(text.contains(".TH kinfold"), "{page}");
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_service_manager_is_told_when_the_node_is_ready_and_when_it_stops() {
+    let home = Home::init("a");
+    let socket = home.path().with_file_name("notify");
+    let manager = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut starting = command(&home.path());
+    starting.args(["--json", "up", "--listen", "127.0.0.1:0", "--no-mdns"]).env("NOTIFY_SOCKET", &socket);
+    starting.env("JOURNAL_STREAM", "8:1").arg("--log=info").stderr(Stdio::piped());
+    let mut daemon = Daemon::start(&mut starting);
+    let log = daemon.log();
+    let heard = || {
+        let mut text = [0; 64];
+        let length = manager.recv(&mut text).unwrap();
+        String::from_utf8_lossy(&text[..length]).into_owned()
+    };
+
+    assert_eq!(heard(), "READY=1");
+    signal(daemon.pid(), "HUP");
+    let told = log.iter().find(|line| line.contains("settings read")).unwrap();
+    assert!(told.starts_with("<6> INFO"), "the journal reads the priority: {told}");
+    assert_eq!(daemon.terminate(), 0);
+    assert_eq!(heard(), "STOPPING=1");
 }

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use kinfold::control::params::{RoleParam, ScopeParam};
+
+use crate::service::Manager;
 
 /// Your devices, one state: peer-to-peer sync without a server.
 #[derive(Debug, Parser)]
@@ -17,6 +20,9 @@ pub struct Args {
     /// Writes JSON for programs
     #[arg(long, global = true)]
     pub json: bool,
+    /// What is told of the inside on standard error: a level, or a filter as `kinfold::net=debug`
+    #[arg(long, global = true, env = "KINFOLD_LOG", value_name = "FILTER", value_parser = log_filter)]
+    pub log: Option<String>,
     /// Which space: personal, or an organisation's name [default: personal]
     #[arg(long, global = true, value_name = "SPACE", value_parser = scope)]
     pub space: Option<ScopeParam>,
@@ -101,6 +107,22 @@ pub enum Command {
     },
     /// Looks for what keeps devices apart, and says what to do; exit 0: nothing does
     Doctor,
+    /// Figures of this device: ops, bytes, queues, the time of the disk
+    Metrics,
+    /// Has a node always run, started by systemd or launchd
+    Service(ServiceArgs),
+    /// Writes what a shell completes to standard output
+    Completions {
+        /// Which shell
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Writes the manual pages into a directory
+    Man {
+        /// Where; it is made if it is not there
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
     /// Two fresh nodes on this machine write, meet and converge
     Demo(Demo),
 }
@@ -126,8 +148,8 @@ pub struct Up {
     /// Listens for WebSockets of this machine on this port; 0 takes a free one
     ///
     /// The port stands in control.port of the home, the token they need in control.token.
-    #[arg(long, value_name = "PORT", default_value_t = 0, hide_default_value = true)]
-    pub ws_port: u16,
+    #[arg(long, value_name = "PORT")]
+    pub ws_port: Option<u16>,
     /// Listens for no WebSockets, only on the Unix socket
     #[arg(long, conflicts_with = "ws_port")]
     pub no_websocket: bool,
@@ -532,6 +554,32 @@ pub struct ConfigPatch {
     pub expect: Option<u64>,
 }
 
+#[derive(Debug, ClapArgs)]
+pub struct ServiceArgs {
+    #[command(subcommand)]
+    pub command: ServiceCommand,
+    /// Started by whom [default: what this machine has]
+    #[arg(long = "for", global = true, value_enum, value_name = "MANAGER")]
+    pub manager: Option<Manager>,
+    /// Keeps the file here, and has nobody take it up
+    #[arg(long, global = true, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ServiceCommand {
+    /// Installs and starts it
+    Install {
+        /// Only shows what would be installed
+        #[arg(long)]
+        print: bool,
+    },
+    /// Stops it and takes it away; the device and its data stay
+    Remove,
+    /// Whether it is installed, and whether a node runs
+    Status,
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Role {
     /// Adds and removes devices, reads and writes
@@ -571,6 +619,10 @@ fn duration(text: &str) -> Result<Duration, humantime::DurationError> {
         Ok(seconds) => Ok(Duration::from_secs(seconds)),
         Err(_) => humantime::parse_duration(text),
     }
+}
+
+fn log_filter(text: &str) -> Result<String, tracing_subscriber::filter::ParseError> {
+    tracing_subscriber::EnvFilter::builder().parse(text).map(|_| text.to_owned())
 }
 
 fn scope(text: &str) -> Result<ScopeParam, kinfold::model::ScopeError> {

@@ -76,6 +76,20 @@ pub enum Failure {
     NameNotTyped { act: String, name: String },
     #[error("{message}")]
     InviteEnded { message: String },
+    #[error("{file:?} is not there, so no service is installed")]
+    NotInstalled { file: PathBuf },
+    #[error("{file:?} cannot be written")]
+    ServiceFile {
+        file: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("`{command}` was refused")]
+    Manager {
+        command: String,
+        #[source]
+        source: Option<io::Error>,
+    },
     #[error("{failed} {} failed", if *failed == 1 { "check" } else { "checks" })]
     Unwell { failed: usize },
     #[error("the invite was withdrawn, nobody joined")]
@@ -179,6 +193,8 @@ impl Failure {
                 "Fenced" => "whoever holds the lease now may go on; do not repeat the effect".into(),
                 _ => return None,
             },
+            Self::NotInstalled { .. } => "`kinfold service install` installs it".into(),
+            Self::Manager { command, .. } => format!("the file is in place; run `{command}` yourself"),
             Self::ValueTooLong { .. } => "keep large content in a file and store its name".into(),
             Self::Socket(_)
             | Self::WebSocket(_)
@@ -190,6 +206,7 @@ impl Failure {
             | Self::InviteEnded { .. }
             | Self::InviteWithdrawn
             | Self::Unwell { .. }
+            | Self::ServiceFile { .. }
             | Self::StopCutShort
             | Self::Runtime { .. } => return None,
         })

@@ -13,14 +13,20 @@ mod demo;
 mod devices;
 mod doctor;
 mod failure;
+mod history;
 mod home;
 mod intents;
 mod invite;
 mod join;
+mod log;
+mod metrics;
+mod notify;
 mod output;
+mod pages;
 mod past;
 mod roster;
 mod rows;
+mod service;
 mod spaces;
 mod state;
 mod talk;
@@ -70,13 +76,13 @@ fn main() -> ExitCode {
 
 async fn run(args: Args, output: &Output) -> Result<(), Failure> {
     if !matches!(args.command, Command::Up(_)) {
-        output::log_to_stderr(None);
+        log::to_stderr(args.log.as_deref());
     }
     let home = || home::resolve(args.home.clone());
     let site = || Ok::<_, Failure>(Site { home: home()?, scope: args.space.clone().unwrap_or_default() });
     match args.command {
         Command::Init(init) => home::init(&home()?, init.name, output),
-        Command::Up(up) => up::run(&home()?, up, output).await,
+        Command::Up(up) => up::run(&home()?, up, args.log.as_deref(), output).await,
         Command::Invite(mut invite) => {
             invite.space = args.space.clone();
             invite::run(&home()?, invite, output).await
@@ -108,6 +114,10 @@ async fn run(args: Args, output: &Output) -> Result<(), Failure> {
         Command::Space { command } => spaces::run(&home()?, command, output).await,
         Command::Config { command } => config::run(&home()?, command, output).await,
         Command::Doctor => doctor::run(&home()?, output).await,
+        Command::Metrics => metrics::run(&home()?, output).await,
+        Command::Service(service) => service::run(&home()?, service, output).await,
+        Command::Completions { shell } => pages::completions(shell, output),
+        Command::Man { dir } => pages::man(&dir, output),
         Command::Demo(demo) => demo::run(demo, output).await,
     }
 }

@@ -1,6 +1,6 @@
 //! What is printed: plain text and tables for people, JSON for programs.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal, Write as _};
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
@@ -8,7 +8,6 @@ use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use kinfold::model::DeviceId;
 use serde::Serialize;
-use tracing_subscriber::EnvFilter;
 
 use crate::failure::Failure;
 
@@ -106,35 +105,6 @@ pub enum Tone {
     Bad,
     Quiet,
     Strong,
-}
-
-/// Sends what the library logs to standard error: warnings, or what `KINFOLD_LOG` asks for.
-///
-/// With a status line given, log lines are written above it.
-pub fn log_to_stderr(line: Option<ProgressBar>) {
-    let filter = std::env::var("KINFOLD_LOG").unwrap_or_else(|_| "warn".to_owned());
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(filter))
-        .with_ansi(false)
-        .with_target(false)
-        .with_writer(move || AboveLine(line.clone()));
-    // Set once per process; a second call finds it in place.
-    let _ = subscriber.try_init();
-}
-
-struct AboveLine(Option<ProgressBar>);
-
-impl Write for AboveLine {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match &self.0 {
-            Some(line) => line.suspend(|| io::stderr().write(bytes)),
-            None => io::stderr().write(bytes),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
-    }
 }
 
 /// The first characters of a device's text form.

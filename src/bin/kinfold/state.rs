@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::args::{StatusArgs, SyncArgs, Wait};
 use crate::failure::Failure;
+use crate::history::History;
 use crate::output::{Output, Tone, ago, count, short_device, short_hash, time};
 use crate::target::{Interrupt, Site, Target};
 
@@ -34,13 +35,19 @@ async fn watch(target: &Target, site: &Site, output: &Output) -> Result<(), Fail
     let mut interrupt = Interrupt::listen();
     target.start_network().await?;
     let mut shown = String::new();
+    let mut history = History::default();
     loop {
         let status: StatusForm = target.call(Method::Status, &site.params()).await?;
         // Everything but the clocks that always run.
         let now = format!("{}{}{:?}", status.state_hash, status.ops, progress(&status));
+        history.push(kinfold::clock::uptime(), status.ops);
         if output.is_live() {
-            output.line("\x1b[2J\x1b[H")?;
+            // Drawn at once where the terminal knows how, which keeps it from flickering; other
+            // terminals pass over it. Drawn anew each time, it fits whatever size there is.
+            output.line("\x1b[?2026h\x1b[2J\x1b[H")?;
             show(&status, false, output)?;
+            show_history(&history, &status, output)?;
+            output.line("\x1b[?2026l")?;
         } else if now != shown {
             show(&status, false, output)?;
             shown = now;
@@ -51,6 +58,19 @@ async fn watch(target: &Target, site: &Site, output: &Output) -> Result<(), Fail
             () = tokio::time::sleep(REDRAW) => {}
         }
     }
+}
+
+fn show_history(history: &History, status: &StatusForm, output: &Output) -> Result<(), Failure> {
+    let missing = status.peers.iter().map(|peer| peer.ahead_by).max().unwrap_or(0);
+    let label = output.paint(Tone::Quiet, format!("{:<10}", "arriving"));
+    let mut text = format!("\n{label}{} {} ops/s", history.bars(), count(history.rate()));
+    if missing > 0 {
+        text.push_str(&format!(", {} to come", count(missing)));
+        if let Some(left) = history.left(missing) {
+            text.push_str(&format!(", about {}", humantime::format_duration(left)));
+        }
+    }
+    output.line(text)
 }
 
 fn progress(status: &StatusForm) -> Vec<(bool, Option<u64>, u64)> {

@@ -1,5 +1,6 @@
 //! `up`: the node in the foreground.
 
+use std::error::Error as _;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -7,25 +8,31 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use kinfold::config::ConfigFile;
-use kinfold::control::{ControlError, Server, WebSocketOptions, WebSocketServer};
+use kinfold::control::{ControlError, Exporter, Server, WebSocketOptions, WebSocketServer};
 use kinfold::node::{Node, Status};
 use serde_json::json;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::args::Up;
 use crate::config::reloaded_text;
 use crate::failure::Failure;
-use crate::output::{Output, count, log_to_stderr, short_hash};
+use crate::log::Log;
+use crate::notify;
+use crate::output::{Output, count, short_hash};
 use crate::target::{Hangup, Interrupt};
 
-pub async fn run(home: &Path, up: Up, output: &Output) -> Result<(), Failure> {
+pub async fn run(home: &Path, up: Up, log: Option<&str>, output: &Output) -> Result<(), Failure> {
     let line = status_line(output);
-    log_to_stderr(line.clone());
     // Listens for signals before there is anything to stop.
     let mut interrupt = Interrupt::listen();
     let mut hangup = Hangup::listen();
     Node::device_in(home)?;
     let settings = ConfigFile::of(home).read().map_err(ControlError::from)?;
+    let log = Log::begin(home, &settings, log, line.clone());
+    // A port that is asked for is a wish to have one.
+    let has_web = !up.no_websocket && (settings.has_websocket() || up.ws_port.is_some());
+    let web_port = up.ws_port.unwrap_or(settings.websocket_port());
+    let web = has_web.then(|| WebSocketOptions::on_port(web_port));
     let mut builder = Node::builder(home).settings(settings);
     if let Some(address) = up.listen {
         builder = builder.listen(address);
@@ -37,8 +44,14 @@ pub async fn run(home: &Path, up: Up, output: &Output) -> Result<(), Failure> {
         builder = builder.peer(peer);
     }
     let node = builder.open().await?;
-    let web = (!up.no_websocket).then(|| WebSocketOptions::on_port(up.ws_port));
-    let outcome = serve(&node, web, line.as_ref(), &mut interrupt, &mut hangup, output).await;
+    let followed = follow(&node, &log);
+    let served = serve(&node, web, line.as_ref(), &mut interrupt, &mut hangup, output);
+    let outcome = tokio::select! {
+        // Following never ends by itself, and holds nothing that is lost.
+        outcome = served => outcome,
+        never = followed => match never {},
+    };
+    notify::tell("STOPPING=1");
     let stopped = tokio::select! {
         stopped = node.stop() => stopped.map_err(Failure::from),
         // Asked twice, or not done in time: what was acknowledged is on disk already.
@@ -76,6 +89,7 @@ async fn serve(
     let running = async {
         node.start().await?;
         announce(node, web_address, output)?;
+        notify::tell("READY=1");
         let mut told = String::new();
         loop {
             tokio::time::sleep(REDRAW).await;
@@ -96,6 +110,44 @@ async fn serve(
     };
     tokio::join!(server.stop(), stop_web);
     outcome
+}
+
+/// Takes up what the settings say of the log and of the figures, now and whenever they change.
+async fn follow(node: &Node, log: &Log) -> std::convert::Infallible {
+    let mut settings = node.settings();
+    let mut served = None;
+    let mut exporter = None;
+    loop {
+        let current = settings.borrow_and_update().clone();
+        log.follow(&current);
+        if served != current.metrics_listen() {
+            served = current.metrics_listen();
+            // The old one gives its port back before the new one asks for it.
+            drop(exporter.take());
+            exporter = match served {
+                Some(address) => serve_figures(node, address).await,
+                None => None,
+            };
+        }
+        if settings.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Figures that cannot be served keep nobody from syncing.
+async fn serve_figures(node: &Node, address: SocketAddr) -> Option<Exporter> {
+    match Exporter::start(node.clone(), address).await {
+        Ok(exporter) => {
+            info!(address = %exporter.address(), "figures are served");
+            Some(exporter)
+        }
+        Err(error) => {
+            let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+            warn!("{error}{source}");
+            None
+        }
+    }
 }
 
 /// Reads the settings again at every SIGHUP. What cannot be read is told, and the node goes on as it was.
