@@ -46,6 +46,8 @@
 //! behind the feature `node` do all input and output. Read [`manual::architecture`] next.
 
 pub mod crypto;
+#[cfg(feature = "node")]
+pub mod dropbox;
 pub mod fold;
 pub mod lease;
 pub mod manual;

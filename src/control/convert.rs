@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 
+use super::dropbox::DropboxForm;
 use super::error::{ControlError, blame_text};
 use super::forms::*;
 use super::params::{AppendParams, BookmarkForm, RoleParam, ScopeParam};
@@ -186,6 +187,10 @@ impl From<Round> for RoundForm {
             folded: round.folded,
             acked: round.acked,
             peers: round.peers,
+            dropboxes: round.dropboxes,
+            dropboxes_failed: round.dropboxes_failed,
+            dropbox_pushed: round.dropbox_pushed,
+            dropbox_pulled: round.dropbox_pulled,
             state_hash: round.state_hash.map(|root| root.to_string()),
         }
     }
@@ -228,6 +233,7 @@ impl From<Status> for StatusForm {
             roster: status.devices.iter().map(DeviceForm::from).collect(),
             peers: peer_forms(&status.devices),
             forks_healed: status.forks_healed.iter().map(DeviceId::to_string).collect(),
+            dropboxes: status.dropboxes.iter().map(DropboxForm::from).collect(),
             health: health_form(&status.health),
         }
     }
@@ -361,6 +367,9 @@ fn reason_form(reason: &HealthReason) -> ReasonForm {
             "stop one of the two and pair a fresh home there; nothing is lost meanwhile",
             Some(device),
         ),
+        HealthReason::DropboxFailed { place, why, hint } => {
+            form("DropboxFailed", format!("the drop box {place} cannot be used: {why}"), hint, None)
+        }
         HealthReason::EpochContested => form(
             "EpochContested",
             "the key was renewed twice at once; waiting for an admin to renew the key".to_owned(),
@@ -423,7 +432,7 @@ impl EventCursor {
 }
 
 /// A span in whole milliseconds.
-fn millis(span: Duration) -> u64 {
+pub(super) fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
+use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 
+use super::bundle::{bundle_hint, bundle_kind};
 use super::config::{config_hint, config_kind};
 use super::conversation::turn_kind;
+use super::dropbox::{dropbox_hint, dropbox_kind};
 use super::method::Method;
 use super::pairing::{pair_hint, pair_kind};
 use super::roster::{CandidateForm, listed, scope_text};
@@ -20,7 +23,7 @@ use crate::model::{
     Tier,
 };
 use crate::net::pairing::LinkProblem;
-use crate::node::{NodeError, PairError};
+use crate::node::{BundleFailure, DropboxFailure, NodeError, PairError};
 use crate::roster::RosterError;
 use crate::store::LockError;
 use crate::sync::{JoinError, RequestError};
@@ -199,6 +202,18 @@ pub enum ControlError {
     /// The settings cannot be read or changed.
     #[error(transparent)]
     Config(Box<ConfigError>),
+    /// A bundle was not exported or imported.
+    #[error(transparent)]
+    Bundle(Box<BundleFailure>),
+    /// A drop box is not added or removed.
+    #[error(transparent)]
+    Dropbox(Box<DropboxFailure>),
+    /// A file is named in a way that depends on a working directory.
+    #[error("{path:?} is no absolute name, and the node has another working directory than its caller")]
+    RelativePath {
+        /// The name.
+        path: PathBuf,
+    },
     /// The node refused.
     #[error(transparent)]
     Node(Box<NodeError>),
@@ -243,6 +258,9 @@ impl ControlError {
             Self::BadLink(_) => "BadLink",
             Self::Pair(error) => pair_kind(error),
             Self::Config(error) => config_kind(error),
+            Self::Bundle(error) => bundle_kind(error),
+            Self::Dropbox(error) => dropbox_kind(error),
+            Self::RelativePath { .. } => "RelativePath",
             Self::Node(error) => node_kind(error),
             Self::Lost => "Lost",
         }
@@ -252,6 +270,8 @@ impl ControlError {
     pub fn blame(&self) -> Blame {
         match self {
             Self::Pair(error) => error.blame(),
+            Self::Bundle(error) => error.blame(),
+            Self::Dropbox(error) => error.blame(),
             Self::Node(error) => error.blame(),
             _ => Blame::Local,
         }
@@ -285,6 +305,8 @@ impl ControlError {
             Self::BadCode(_) => Some("the other device shows it as XXX-XXX-XXX".into()),
             Self::Pair(error) => pair_hint(error),
             Self::Config(error) => config_hint(error),
+            Self::Bundle(error) => bundle_hint(error),
+            Self::Dropbox(error) => dropbox_hint(error),
             Self::Node(error) => node_hint(error),
             _ => None,
         }
@@ -365,6 +387,18 @@ const fn lease_name_kind(error: &LeaseNameError) -> &'static str {
         LeaseNameError::Character { .. } => "LeaseNameCharacter",
         LeaseNameError::Status { .. } => "UnknownStatus",
         LeaseNameError::Epoch { .. } => "EpochOutOfRange",
+    }
+}
+
+impl From<BundleFailure> for ControlError {
+    fn from(error: BundleFailure) -> Self {
+        Self::Bundle(Box::new(error))
+    }
+}
+
+impl From<DropboxFailure> for ControlError {
+    fn from(error: DropboxFailure) -> Self {
+        Self::Dropbox(Box::new(error))
     }
 }
 

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::dropbox::DropboxForm;
 use super::error::RpcError;
 use super::params::{BookmarkForm, RoleParam, RowPlace, ScopeParam};
 
@@ -228,6 +229,14 @@ pub struct RoundForm {
     pub acked: u64,
     /// Peers that took part.
     pub peers: u32,
+    /// Drop boxes that were looked at.
+    pub dropboxes: u32,
+    /// Those of them that could not be used.
+    pub dropboxes_failed: u32,
+    /// Ops left in drop boxes.
+    pub dropbox_pushed: u64,
+    /// Ops taken from drop boxes.
+    pub dropbox_pulled: u64,
     /// The state hash afterwards.
     pub state_hash: Option<String>,
 }
@@ -302,6 +311,8 @@ pub struct StatusForm {
     pub peers: Vec<PeerForm>,
     /// Devices of whose logs two histories existed, and that have said which one stands.
     pub forks_healed: Vec<String>,
+    /// The drop boxes of the space. What lies in one is on no device yet.
+    pub dropboxes: Vec<DropboxForm>,
     /// How it is.
     pub health: HealthForm,
 }

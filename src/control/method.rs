@@ -7,6 +7,7 @@
 
 use serde_json::value::RawValue;
 
+use super::bundle::{BundleExportParams, BundleExportedForm, BundleImportParams, BundleImportedForm};
 use super::config::{
     self, ConfigChangedForm, ConfigForm, ConfigGetParams, ConfigPatchParams, ConfigSetParams,
 };
@@ -19,6 +20,7 @@ use super::conversation::{
 };
 use super::dispatch;
 use super::dispatch::{read_params, to_raw};
+use super::dropbox::{self, DropboxForm, DropboxParams, DropboxesForm};
 use super::error::ControlError;
 use super::forms::*;
 use super::ledger::{self, IntentRecordedForm, IntentsForm, IntentsParams, RecordIntentParams};
@@ -173,6 +175,16 @@ methods! {
     Join = "pair.join" (JoinParams) -> JoinedForm, session Session::join;
     /// Withdraws the open invite; answers once its port is closed.
     CancelInvite = "pair.cancel" (NoParams) -> CancelledForm, node pairing::cancel;
+    /// Writes what a device lacks into a file; how far it has come is told as notices `bundle.progress`.
+    ExportBundle = "bundle.export" (BundleExportParams) -> BundleExportedForm, session Session::export_bundle;
+    /// Takes in what a file holds; how far it has come is told as notices `bundle.progress`.
+    ImportBundle = "bundle.import" (BundleImportParams) -> BundleImportedForm, session Session::import_bundle;
+    /// Leaves sealed changes at a place from now on, and takes what others leave there.
+    AddDropbox = "dropbox.add" (DropboxParams) -> DropboxForm, node dropbox::add;
+    /// Lists the drop boxes of this device and how each is doing.
+    Dropboxes = "dropbox.list" (NoParams) -> DropboxesForm, node dropbox::list;
+    /// Leaves a drop box alone from now on.
+    RemoveDropbox = "dropbox.remove" (DropboxParams) -> DropboxForm, node dropbox::remove;
     /// Shows the settings, all or one.
     GetConfig = "config.get" (ConfigGetParams) -> ConfigForm, node config::get;
     /// Sets one key of the settings.

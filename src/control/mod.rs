@@ -6,6 +6,7 @@
 //! through as text ([`serde_json::value::RawValue`]), so numbers and duplicate keys are judged as
 //! they were written. Read [`method`] for the list of methods and [`forms`] for what they answer.
 
+pub mod bundle;
 #[cfg(unix)]
 pub mod client;
 pub mod config;
@@ -14,6 +15,7 @@ mod connection;
 pub mod conversation;
 pub mod convert;
 pub mod dispatch;
+pub mod dropbox;
 pub mod envelope;
 pub mod error;
 pub mod exporter;

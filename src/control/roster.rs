@@ -279,13 +279,13 @@ async fn roster(space: &Space, scope: ScopeParam) -> Result<RosterForm, ControlE
     })
 }
 
-async fn find(node: &Node, params: &DeviceParams) -> Result<(Space, CandidateForm), ControlError> {
+pub(super) async fn find(node: &Node, params: &DeviceParams) -> Result<(Space, CandidateForm), ControlError> {
     let space = space(node, &params.scope).await?;
     let found = roster(&space, params.scope.clone()).await?.find(&params.device)?;
     Ok((space, found))
 }
 
-fn device_id(found: &CandidateForm) -> Result<DeviceId, ControlError> {
+pub(super) fn device_id(found: &CandidateForm) -> Result<DeviceId, ControlError> {
     found.device_id.parse().map_err(|source| ControlError::Id { what: "device", source })
 }
 

@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
+use super::bundle::{self, BundleExportParams, BundleExportedForm, BundleImportParams, BundleImportedForm};
 use super::convert::{bookmark, change_form};
 use super::dispatch::{space, to_raw, unknown_method};
 use super::error::{ControlError, RpcError};
@@ -21,7 +22,7 @@ use crate::node::{FollowError, Follower, Node};
 /// Something a caller asked to be told of.
 #[derive(Clone, Debug)]
 pub struct Notice {
-    /// `sync.changed`, `sync.lagged`, `sync.ended`, `pair.event` or `pair.progress`.
+    /// `sync.changed`, `sync.lagged`, `sync.ended`, `pair.event`, `pair.progress` or `bundle.progress`.
     pub method: String,
     /// What happened.
     pub params: Box<RawValue>,
@@ -114,6 +115,20 @@ impl Session {
 
     pub(super) async fn join(&self, params: JoinParams) -> Result<JoinedForm, ControlError> {
         pairing::join(&self.node, params, self.notices.clone()).await
+    }
+
+    pub(super) async fn export_bundle(
+        &self,
+        params: BundleExportParams,
+    ) -> Result<BundleExportedForm, ControlError> {
+        bundle::export(&self.node, params, self.notices.clone()).await
+    }
+
+    pub(super) async fn import_bundle(
+        &self,
+        params: BundleImportParams,
+    ) -> Result<BundleImportedForm, ControlError> {
+        bundle::import(&self.node, params, self.notices.clone()).await
     }
 
     pub(super) async fn unsubscribe(

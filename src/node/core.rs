@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
@@ -22,7 +23,8 @@ use crate::net::{self, CloseCode, Link, Net, NetEvent, Pins, PushOrder};
 use crate::oplog::Seen;
 use crate::store::{Blocks, KeyRing, Store, StoreError};
 use crate::sync::{
-    Authored, Effect, Engine, Input, Notice, PeerId, Refusal, RequestError, Stored, Token, Txn, TxnId, Write,
+    Authored, Delivered, Delivery, Effect, Engine, Input, Notice, PeerId, Refusal, RequestError, Stored,
+    Token, Txn, TxnId, Write,
 };
 
 /// What other tasks ask of the loop.
@@ -31,6 +33,8 @@ pub(super) enum Job {
     Append { space: SpaceId, ops: Vec<NewOp>, reply: Reply },
     /// A request to the engine that has no result but its end.
     Request { request: Box<dyn FnOnce(Token) -> Input + Send>, reply: oneshot::Sender<Result<(), NodeError>> },
+    /// Take in what a carrier brought.
+    Deliver { space: SpaceId, delivery: Delivery, reply: oneshot::Sender<Result<Delivered, NodeError>> },
     /// Look at the loop's state.
     Ask(Box<dyn FnOnce(&mut Core) + Send>),
     /// The index of a space has been built beside.
@@ -97,6 +101,7 @@ struct Reissue {
 enum Waiting {
     Append(Vec<Share>),
     Unit(oneshot::Sender<Result<(), NodeError>>),
+    Delivery(oneshot::Sender<Result<Delivered, NodeError>>),
     /// Nobody: the loop asked by itself.
     Nobody,
     Carry {
@@ -165,6 +170,15 @@ pub(super) struct Refused {
 
 /// Where recent own ops are, by the id their caller was told.
 pub(super) type RecentOps = Arc<Mutex<BTreeMap<OpId, (SpaceId, Dot)>>>;
+
+/// What a device can give away of a space.
+pub(super) struct Holdings {
+    pub frontier: Frontier,
+    pub roster_digest: [u8; 32],
+    pub records: Vec<Bytes>,
+    /// The newest ack of every device: whose, its number, its frame.
+    pub acks: Vec<(DeviceId, u64, Bytes)>,
+}
 
 /// What a [`Core`] begins with.
 pub(super) struct Parts {
@@ -294,6 +308,10 @@ impl Core {
                 Job::Request { request, reply } => {
                     let token = self.token(Waiting::Unit(reply));
                     self.inputs.push_back(request(token));
+                }
+                Job::Deliver { space, delivery, reply } => {
+                    let token = self.token(Waiting::Delivery(reply));
+                    self.inputs.push_back(Input::Deliver { space, delivery, token });
                 }
                 Job::Ask(question) => {
                     self.settle();
@@ -483,7 +501,7 @@ impl Core {
     }
 
     /// Steps the engine through everything queued until nothing is left to do.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         let mut is_changed = false;
         loop {
             while let Some(input) = self.inputs.pop_front() {
@@ -626,18 +644,24 @@ impl Core {
                         self.is_carried = true;
                     }
                 }
-                Some(Waiting::Unit(_) | Waiting::Nobody) | None => {}
+                Some(Waiting::Unit(_) | Waiting::Delivery(_) | Waiting::Nobody) | None => {}
             },
             Effect::Failed { token, why } => match self.waiting.remove(&token) {
                 Some(Waiting::Append(replies)) => {
                     replies.into_iter().for_each(|(_, reply)| reply.refused(why.clone().into()));
                 }
                 Some(Waiting::Unit(reply)) => drop(reply.send(Err(why.into()))),
+                Some(Waiting::Delivery(reply)) => drop(reply.send(Err(why.into()))),
                 Some(Waiting::Carry { .. } | Waiting::Nobody) | None => {}
             },
             Effect::Done { token } => {
                 if let Some(Waiting::Unit(reply)) = self.waiting.remove(&token) {
                     let _ = reply.send(Ok(()));
+                }
+            }
+            Effect::Delivered { token, outcome } => {
+                if let Some(Waiting::Delivery(reply)) = self.waiting.remove(&token) {
+                    let _ = reply.send(Ok(outcome));
                 }
             }
             Effect::CarryOver { from, to } => self.carries.push_back((from, to)),
@@ -941,6 +965,20 @@ impl Core {
         let own_last = view.frontier.tip(&view.own_log).seq.plus(view.draft_count);
         let others = view.frontier.iter().filter(|(log, _)| **log != view.own_log);
         std::iter::once((view.own_log, own_last)).chain(others.map(|(log, tip)| (*log, tip.seq))).collect()
+    }
+
+    /// What this device can give away of a space: everything sealed, drafts included from now on.
+    pub fn holdings(&mut self, space: SpaceId) -> Option<Holdings> {
+        self.inputs.push_back(Input::Seal { space });
+        self.settle();
+        let acks = self.engine.ack_frames(space);
+        let view = self.engine.space(space).filter(|view| view.is_active)?;
+        Some(Holdings {
+            frontier: view.frontier.clone(),
+            roster_digest: view.roster.digest(),
+            records: view.roster.missing_from(&[]),
+            acks,
+        })
     }
 
     /// Every log of every space, with its last position; per space the own one first.

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use tracing::warn;
 
 use super::addresses::Addresses;
 use super::core::{Core, Indexes, Job, Parts, RecentOps};
+use super::dropbox::{DROPBOXES_FILE, Records, Watchers};
 use super::error::NodeError;
 use super::home;
 use super::index::Index;
@@ -26,7 +27,7 @@ use crate::crypto::Identity;
 use crate::model::{DeviceId, Dot, LogId, OpId, Scope, Seq, SpaceId};
 use crate::net::{BatchSource, Loopback, Mdns, Net, NetConfig, NetEvent, Pins, SourceError};
 use crate::store::{Blocks, HomeLock, KeyRing, Store, StoreError};
-use crate::sync::{Counters, Effect, Engine, Input, Loaded, Token};
+use crate::sync::{Counters, Delivered, Delivery, Effect, Engine, Input, Loaded, Token};
 
 /// A node: one device, its store, and (once started) its network.
 ///
@@ -34,7 +35,7 @@ use crate::sync::{Counters, Effect, Engine, Input, Loaded, Token};
 #[derive(Clone)]
 pub struct Node(Arc<Inner>);
 
-struct Inner {
+pub(super) struct Inner {
     runtime: NetRuntime,
     home: PathBuf,
     device: DeviceId,
@@ -54,6 +55,7 @@ struct Inner {
     version: watch::Receiver<u64>,
     recent: RecentOps,
     pairing: Pairing,
+    drop_boxes: Records,
 }
 
 /// The network's own threads: an application's blocking task does not stall a handshake, and each
@@ -81,6 +83,7 @@ impl Drop for NetRuntime {
 struct Lifecycle {
     core: Option<JoinHandle<()>>,
     lock: Option<HomeLock>,
+    watchers: Watchers,
 }
 
 /// How a node is to be opened.
@@ -233,7 +236,7 @@ impl Node {
     /// # Errors
     /// [`NodeError::Net`], [`NodeError::Stopped`].
     pub async fn start(&self) -> Result<(), NodeError> {
-        let lifecycle = self.0.lifecycle.lock().await;
+        let mut lifecycle = self.0.lifecycle.lock().await;
         if lifecycle.core.is_none() {
             return Err(NodeError::Stopped);
         }
@@ -248,6 +251,7 @@ impl Node {
         let net = started.ok_or(NodeError::Stopped)?.await.map_err(|_| NodeError::Stopped)??;
         *self.0.net.write().unwrap_or_else(PoisonError::into_inner) = Some(net);
         self.ask(Core::announce).await?;
+        self.watch(&mut lifecycle);
         drop(lifecycle);
         Ok(())
     }
@@ -258,6 +262,11 @@ impl Node {
     /// None today; a later version may report what could not be finished.
     pub async fn stop(&self) -> Result<(), NodeError> {
         let mut lifecycle = self.0.lifecycle.lock().await;
+        lifecycle.watchers.stop();
+        if self.local_addr().is_some() {
+            // Whoever wakes up next finds what was written last.
+            let _ = tokio::time::timeout(LAST_PUSH_WITHIN, self.leave_what_is_new()).await;
+        }
         let net = self.0.net.write().unwrap_or_else(PoisonError::into_inner).take();
         if let (Some(net), Some(runtime)) = (net, &self.0.runtime.0) {
             // It ends by itself within two seconds; a panic in it has been reported by its thread.
@@ -275,6 +284,20 @@ impl Node {
         Ok(())
     }
 
+    /// Looks after the drop boxes there are now, where the node is started.
+    pub(super) async fn watch_drop_boxes(&self) {
+        let mut lifecycle = self.0.lifecycle.lock().await;
+        if self.local_addr().is_some() {
+            self.watch(&mut lifecycle);
+        }
+    }
+
+    fn watch(&self, lifecycle: &mut Lifecycle) {
+        if let Some(runtime) = &self.0.runtime.0 {
+            lifecycle.watchers.watch(self, self.0.drop_boxes.list(), runtime.handle());
+        }
+    }
+
     /// Where it listens, while started.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.0.net.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(Net::local_addr)
@@ -288,7 +311,7 @@ impl Node {
         self.personal().status().await
     }
 
-    /// One round with every connected peer now; returns once each has answered and holds the same,
+    /// One round with every drop box and every connected peer now; returns once each has answered and holds the same,
     /// or once nothing has moved for two seconds.
     ///
     /// # Errors
@@ -298,6 +321,7 @@ impl Node {
             return Err(NodeError::NotStarted);
         }
         let before = self.counters().await?;
+        let left = self.sync_drop_boxes().await;
         let (reply, mut done) = oneshot::channel();
         let request = Box::new(|token| Input::Round { token });
         self.0.jobs.send(Job::Request { request, reply }).await.map_err(|_| NodeError::Stopped)?;
@@ -322,6 +346,15 @@ impl Node {
             folded: after.received_ops - before.received_ops,
             acked: after.ack_count - before.ack_count,
             peers: u32::try_from(peers).unwrap_or(u32::MAX),
+            dropboxes: u32::try_from(left.len()).unwrap_or(u32::MAX),
+            dropboxes_failed: left
+                .iter()
+                .filter(|moved| moved.is_failed)
+                .count()
+                .try_into()
+                .unwrap_or(u32::MAX),
+            dropbox_pushed: left.iter().map(|moved| moved.pushed_ops).sum(),
+            dropbox_pulled: left.iter().map(|moved| moved.pulled_ops).sum(),
             state_hash: Some(self.personal().root()),
         })
     }
@@ -406,16 +439,36 @@ impl Node {
         &self.0.jobs
     }
 
+    pub(super) fn drop_boxes(&self) -> &Records {
+        &self.0.drop_boxes
+    }
+
+    pub(super) fn downgrade(&self) -> Weak<Inner> {
+        Arc::downgrade(&self.0)
+    }
+
+    pub(super) fn upgrade(node: &Weak<Inner>) -> Option<Self> {
+        node.upgrade().map(Self)
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    /// Takes in what a carrier brought; it is durable when this returns.
+    pub(super) async fn deliver(&self, space: SpaceId, delivery: Delivery) -> Result<Delivered, NodeError> {
+        let (reply, done) = oneshot::channel();
+        let job = Job::Deliver { space, delivery, reply };
+        self.0.jobs.send(job).await.map_err(|_| NodeError::Stopped)?;
+        done.await.map_err(|_| NodeError::Stopped)?
+    }
+
     pub(super) fn recent(&self) -> &RecentOps {
         &self.0.recent
     }
 
     pub(super) fn blocks(&self) -> &Arc<Blocks> {
         &self.0.blocks
-    }
-
-    pub(super) fn store(&self) -> &Store {
-        &self.0.store
     }
 
     pub(super) fn keys(&self) -> &KeyRing {
@@ -527,6 +580,8 @@ fn open(builder: NodeBuilder) -> Result<Node, NodeError> {
         Some(open_store) => open_store(&local_key)?,
         None => Store::open(&home.join("store"), &local_key)?,
     };
+    let drop_boxes = Records::read(&home)
+        .map_err(|source| NodeError::HomeFile { path: home.join(DROPBOXES_FILE), source })?;
     let past = marker::check(&home, &store)?;
     let unmarked = *clock::entropy().first_chunk().expect("32 bytes hold 16");
     let instance = store.mark()?.map_or(unmarked, |mark| mark.instance);
@@ -598,11 +653,16 @@ fn open(builder: NodeBuilder) -> Result<Node, NodeError> {
         jobs,
         events,
         net,
-        lifecycle: tokio::sync::Mutex::new(Lifecycle { core: Some(core), lock: Some(lock) }),
+        lifecycle: tokio::sync::Mutex::new(Lifecycle {
+            core: Some(core),
+            lock: Some(lock),
+            watchers: Watchers::default(),
+        }),
         pins,
         version,
         recent,
         pairing: Pairing::default(),
+        drop_boxes,
     })))
 }
 
@@ -639,6 +699,9 @@ impl BatchSource for StoreSource {
         }
     }
 }
+
+/// How long a stopping node goes on to leave what is new in its drop boxes.
+const LAST_PUSH_WITHIN: Duration = Duration::from_secs(2);
 
 /// One thread receives while the other sends.
 const NET_THREADS: usize = 2;

@@ -5,9 +5,11 @@
 //! `core` is the loop that performs the engine's effects.
 
 mod addresses;
+mod bundle;
 mod conflicts;
 mod conversation;
 mod core;
+mod dropbox;
 mod error;
 mod follow;
 mod handle;
@@ -28,8 +30,10 @@ mod typed;
 mod types;
 
 pub use addresses::remembered_addresses;
+pub use bundle::{BundleExported, BundleFailure, BundleImported, BundleProgress, Missing};
 pub use conflicts::{Choice, Decision, Resolution, StoredOp};
 pub use conversation::{NewTurn, Resumed, TranscriptTurn};
+pub use dropbox::{DropboxFailure, DropboxStatus};
 pub use error::NodeError;
 pub use follow::{Bookmark, FollowError, Follower};
 pub use handle::{Node, NodeBuilder};

@@ -45,7 +45,11 @@ impl Space {
     /// [`NodeError::Stopped`].
     pub async fn status(&self) -> Result<Status, NodeError> {
         let space = self.id();
-        self.node.ask(move |core| core.status(space)).await?.ok_or(NodeError::Stopped)
+        let asked = self.node.ask(move |core| core.status(space));
+        let mut status = asked.await?.ok_or(NodeError::Stopped)?;
+        status.dropboxes = self.dropboxes(&status.scope);
+        status.health.extend(super::dropbox::reasons(&status.dropboxes));
+        Ok(status)
     }
 
     /// Waits until everything this device holds of it is held durably by that many other devices.

@@ -54,6 +54,7 @@ impl Core {
             devices,
             forks_healed: self.engine.healed_forks(space).into_iter().collect(),
             health: self.health(&view, &peers, counts.unknown),
+            dropboxes: Vec::new(),
             is_loading,
         })
     }

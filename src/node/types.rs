@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::dropbox::DropboxStatus;
 use crate::model::{
     AgentId, Blame, CertHash, DeviceId, Dot, Hlc, IntentStatus, LeaseEpoch, OpId, Payload, Positions, Root,
     RunId, Scope, SpaceId, Surface,
@@ -179,6 +180,14 @@ pub struct Round {
     pub acked: u64,
     /// Peers that took part.
     pub peers: u32,
+    /// Drop boxes that were looked at.
+    pub dropboxes: u32,
+    /// Those of them that could not be used.
+    pub dropboxes_failed: u32,
+    /// Ops left in drop boxes.
+    pub dropbox_pushed: u64,
+    /// Ops taken from drop boxes.
+    pub dropbox_pulled: u64,
     /// The state hash afterwards.
     pub state_hash: Option<Root>,
 }
@@ -291,6 +300,15 @@ pub enum HealthReason {
         /// Which device.
         device: DeviceId,
     },
+    /// A drop box cannot be used now; it is tried again.
+    DropboxFailed {
+        /// Where it is.
+        place: String,
+        /// Why, for people.
+        why: String,
+        /// What to do.
+        hint: &'static str,
+    },
     /// Two admins renewed the key of the space at once; nothing is sealed until one renews it again.
     EpochContested,
 }
@@ -335,6 +353,8 @@ pub struct Status {
     pub devices: Vec<DeviceStatus>,
     /// Devices of whose logs two histories existed, and that have said which one stands.
     pub forks_healed: Vec<DeviceId>,
+    /// The drop boxes of the space. What lies in one is on no device yet.
+    pub dropboxes: Vec<DropboxStatus>,
     /// Empty means healthy.
     pub health: Vec<HealthReason>,
     /// Whether the index over the logs is still being read.

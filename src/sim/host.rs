@@ -501,6 +501,8 @@ impl Host {
                     env.out.extend(life.welcome(device).map(|welcome| Out::Welcome(device, welcome)));
                 }
             }
+            // No carrier goes between devices of this world.
+            Effect::Delivered { .. } => {}
             Effect::CarryOver { from, to } => life.carries.push_back((from, to)),
             Effect::Notice(notice) => self.notice(notice, env)?,
         }

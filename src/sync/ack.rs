@@ -120,7 +120,7 @@ impl Engine {
     }
 
     /// Goes on counting where an earlier life of this device, or a copy of it, has left off.
-    fn own_ack_received(&mut self, now: &Now, space: SpaceId, ack: &Ack) {
+    pub(super) fn own_ack_received(&mut self, now: &Now, space: SpaceId, ack: &Ack) {
         let own = self.identity.device();
         let Some(state) = self.spaces.get_mut(&space) else { return };
         let number = ack.fields().number;
@@ -171,7 +171,7 @@ impl Engine {
         }
         self.ack_count += 1;
         if is_member {
-            self.keep_ack(now, peer, space, HeldAck { ack, frontier, is_stored: false });
+            self.keep_ack(now, Some(peer), space, HeldAck { ack, frontier, is_stored: false });
         } else {
             // The record that makes it a member may be on its way; it will not be said again.
             session.acks_early.insert(said.device, HeldAck { ack, frontier, is_stored: false });
@@ -181,7 +181,7 @@ impl Engine {
     }
 
     /// Keeps an ack if it is newer than the one held, and passes it on after a moment.
-    fn keep_ack(&mut self, now: &Now, from: PeerId, space: SpaceId, held: HeldAck) {
+    pub(super) fn keep_ack(&mut self, now: &Now, from: Option<PeerId>, space: SpaceId, held: HeldAck) {
         let (device, number) = (held.ack.fields().device, held.ack.fields().number);
         let Some(state) = self.spaces.get_mut(&space) else { return };
         if state.acks.get(&device).is_some_and(|held| held.ack.fields().number >= number) {
@@ -191,7 +191,7 @@ impl Engine {
         self.notice(Notice::Ack { space, device });
         let at = now.uptime + ACK_GOSSIP_DELAY;
         for (other, connection) in &mut self.peers {
-            if *other != from
+            if Some(*other) != from
                 && let Some(session) = connection.spaces.get_mut(&space)
             {
                 session.ack_gossip_at.get_or_insert(at);
@@ -213,7 +213,7 @@ impl Engine {
             kept.extend(now_members.into_values().map(|held| (*peer, held)));
         }
         for (peer, held) in kept {
-            self.keep_ack(now, peer, space, held);
+            self.keep_ack(now, Some(peer), space, held);
         }
     }
 
@@ -231,6 +231,19 @@ impl Engine {
             }
         }
         writes
+    }
+
+    /// The newest ack of every device, as frames with the full frontier; also its device and number.
+    ///
+    /// A frontier of more logs than a frame holds is left out.
+    pub fn ack_frames(&self, space: SpaceId) -> Vec<(DeviceId, u64, Bytes)> {
+        let acks = self.spaces.get(&space).into_iter().flat_map(|state| &state.acks);
+        acks.filter_map(|(device, held)| {
+            let entries = held.frontier.delta(&Frontier::new());
+            let frame = Message::Ack(ack_frame(&held.ack, entries, true)).encode().ok()?;
+            Some((*device, held.ack.fields().number, frame))
+        })
+        .collect()
     }
 
     /// Devices whose comparable ack shows another state than this device has: the fold went wrong
@@ -259,6 +272,11 @@ impl Engine {
 
 /// The fold version of an ack by a device that stores and does not fold.
 pub(super) const STORED_ONLY: u32 = 0;
+
+/// The frontier that a full list names.
+pub(super) fn entries_of(entries: &[(LogId, Tip)]) -> Frontier {
+    entries.iter().copied().collect()
+}
 
 fn ack_frame(ack: &Ack, entries: Vec<(LogId, Tip)>, is_full: bool) -> AckFrame {
     AckFrame { scope: ack.fields().scope, bytes: Bytes::copy_from_slice(ack.bytes()), entries, is_full }

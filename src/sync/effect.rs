@@ -6,11 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use thiserror::Error;
 
+use super::ingest::WhyNotAdmitted;
 use super::txn::{Txn, TxnId};
 use crate::crypto::{BatchError, EpochKey, SealedBatch, SignatureError};
 use crate::model::{Blame, DeviceId, Dot, Hlc, LogId, Op, OpId, Root, Scope, Seq, SpaceId, TipHash};
 use crate::oplog::Seen;
-use crate::roster::{Role, RosterError};
+use crate::roster::{NotAuthor, Role, RosterError};
 use crate::wire::MessageError;
 
 /// Names one connection of one run.
@@ -209,6 +210,16 @@ pub enum Input {
         /// For each position asked for the batch that holds it, where there is one.
         batches: Vec<Option<SealedBatch>>,
     },
+    /// What a carrier brought: a bundle, an object of a drop box. Nobody is believed for having
+    /// brought it. Answered by [`Effect::Delivered`] once what was taken is durable.
+    Deliver {
+        /// The space.
+        space: SpaceId,
+        /// What was brought.
+        delivery: Delivery,
+        /// Who waits.
+        token: Token,
+    },
     /// One round with every peer: everybody says what they have.
     Round {
         /// Who waits.
@@ -326,6 +337,13 @@ pub enum Effect {
         /// Who waits.
         token: Token,
     },
+    /// What a carrier brought is durable, as far as it was taken.
+    Delivered {
+        /// Who waits.
+        token: Token,
+        /// What became of it.
+        outcome: Delivered,
+    },
     /// Carry the own ops of a space this device has left into the one that took its place, a piece at
     /// a time as [`Input::Carry`]; where one fails, stop: this comes again.
     CarryOver {
@@ -348,6 +366,93 @@ pub enum Effect {
     },
     /// Something an application or a person may want to know.
     Notice(Notice),
+}
+
+/// What a carrier brings of one space, as it was received.
+#[derive(Clone, Debug, Default)]
+pub struct Delivery {
+    /// Roster records, parents first; taken before the rest.
+    pub records: Vec<Bytes>,
+    /// One whole batch each, those of one log in order.
+    pub batches: Vec<Bytes>,
+    /// Ack frames with their full frontier.
+    pub acks: Vec<Bytes>,
+}
+
+/// What became of a [`Delivery`].
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Delivered {
+    /// Records that are new here.
+    pub records: u64,
+    /// Ops that are new here.
+    pub ops: u64,
+    /// Ops that were held already.
+    pub held_ops: u64,
+    /// Acks that say more than what was known.
+    pub acks: u64,
+    /// Batches that are none, or of another space.
+    pub malformed: u64,
+    /// Batches that were not taken, and why.
+    pub not_taken: Vec<NotTaken>,
+}
+
+/// Batches of one log that were not taken from a carrier.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NotTaken {
+    /// The log.
+    pub log: LogId,
+    /// The first position.
+    pub first: Seq,
+    /// The last position.
+    pub last: Seq,
+    /// Why.
+    pub why: WhyNotTaken,
+}
+
+impl NotTaken {
+    /// How many ops.
+    pub const fn op_count(&self) -> u64 {
+        (self.last.get() + 1).saturating_sub(self.first.get())
+    }
+}
+
+/// Why batches were not taken from a carrier.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum WhyNotTaken {
+    /// Batches from this position on are missing before them.
+    Gap {
+        /// The next position here.
+        expected: Seq,
+    },
+    /// No record here makes their author a device of the space; one may still arrive.
+    AuthorUnknown,
+    /// Their author was removed, and its removal does not keep them.
+    AuthorRemoved,
+    /// Their author is a blind device, and those write nothing.
+    AuthorBlind,
+    /// They continue another history of the log than the one that stands here.
+    OtherHistory,
+    /// They are not signed by their author.
+    Signature,
+    /// Their author has made a batch of this log wrongly.
+    LogBlocked,
+}
+
+impl From<WhyNotAdmitted> for WhyNotTaken {
+    fn from(why: WhyNotAdmitted) -> Self {
+        match why {
+            WhyNotAdmitted::Gap { expected } => Self::Gap { expected },
+            WhyNotAdmitted::Author(NotAuthor::Removed { .. }) | WhyNotAdmitted::BeyondCut => {
+                Self::AuthorRemoved
+            }
+            WhyNotAdmitted::Author(NotAuthor::Blind { .. }) => Self::AuthorBlind,
+            WhyNotAdmitted::Author(NotAuthor::Stranger { .. }) => Self::AuthorUnknown,
+            WhyNotAdmitted::OtherHistory { .. } => Self::OtherHistory,
+            WhyNotAdmitted::Signature(_) => Self::Signature,
+            WhyNotAdmitted::Blocked => Self::LogBlocked,
+        }
+    }
 }
 
 /// An op as it is stored.

@@ -141,6 +141,7 @@ impl Engine {
                     self.acknowledge(now, space);
                 }
             }
+            Input::Deliver { space, delivery, token } => self.deliver(now, space, delivery, token),
             Input::LookedUp { token, batches } => self.looked_up(now, token, &batches),
             Input::Round { token } => self.round(token),
             Input::Seal { space } => self.seal_drafts(space),
@@ -273,6 +274,7 @@ impl Engine {
                 Then::Truncated { space, log, to, .. } => self.truncated(space, log, to),
                 Then::Begun { space, left, token } => self.begun(now, space, left, token),
                 Then::NewLog { space, log, moved, .. } => self.new_log_begun(space, log, moved),
+                Then::Delivered { token, outcome } => self.emit(Effect::Delivered { token, outcome }),
             }
         }
     }
@@ -342,6 +344,9 @@ impl Engine {
                         space.author = old;
                     }
                     is_peer_data_lost = true;
+                }
+                Then::Delivered { token, .. } => {
+                    self.emit(Effect::Failed { token, why: RequestError::Storage });
                 }
             }
         }

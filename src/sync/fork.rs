@@ -22,7 +22,7 @@ pub(super) struct LookUp {
 
 pub(super) enum LookUpReason {
     /// A batch at or below the tip: is it the one that is held?
-    Compare { peer: PeerId, batch: Box<SealedBatch> },
+    Compare { from: Option<PeerId>, batch: Box<SealedBatch> },
     /// The peer's history differs: it is to be shown this device's.
     Show { peer: PeerId },
     /// The peer showed its history: does it contradict this device's?
@@ -56,13 +56,15 @@ impl Engine {
         let Some(LookUp { space, log, why }) = self.lookups.remove(&token) else { return };
         let held = batches.first().and_then(Option::as_ref);
         match why {
-            LookUpReason::Compare { peer, batch } => {
+            LookUpReason::Compare { from, batch } => {
                 let Some(held) = held else { return };
                 if batch.link() == held.link() {
                     self.duplicate_ops += u64::from(batch.header().op_count);
                 } else {
-                    self.confront(peer, space, &batch.witness(), &held.witness());
-                    self.locate(peer, space, log);
+                    self.confront(from, space, &batch.witness(), &held.witness());
+                    if let Some(peer) = from {
+                        self.locate(peer, space, log);
+                    }
                 }
             }
             LookUpReason::Show { peer } => {
@@ -73,7 +75,7 @@ impl Engine {
             }
             LookUpReason::Confront { peer, witness } => {
                 let Some(held) = held else { return };
-                self.confront(peer, space, &witness, &held.witness());
+                self.confront(Some(peer), space, &witness, &held.witness());
                 self.locate(peer, space, log);
             }
             LookUpReason::Echo { peer, theirs } => {
@@ -122,7 +124,7 @@ impl Engine {
         }
     }
 
-    fn confront(&mut self, peer: PeerId, space: SpaceId, theirs: &ForkWitness, ours: &ForkWitness) {
+    fn confront(&mut self, from: Option<PeerId>, space: SpaceId, theirs: &ForkWitness, ours: &ForkWitness) {
         match ForkProof::new(theirs, ours) {
             Ok(proof) => {
                 let log = proof.log();
@@ -133,6 +135,7 @@ impl Engine {
             Err(crate::oplog::ForkError::Signature(source)) => {
                 let Ok((_, header)) = ForkWitness::parse(&theirs.to_bytes()) else { return };
                 let author = header.log.device;
+                let Some(peer) = from else { return };
                 self.close(peer, Refusal::Signature { author, first: header.first, source });
             }
             Err(_) => {}

@@ -8,10 +8,10 @@ use super::fork::LookUpReason;
 use super::heal::end_of;
 use super::space::{BlockedBy, Ingested, Then};
 use super::txn::Write;
-use crate::crypto::SealedBatch;
+use crate::crypto::{SealedBatch, SignatureError};
 use crate::model::{Hlc, LogId, Now, Seq, SpaceId, Tip};
 use crate::oplog::{AdmitError, VerifiedBatch};
-use crate::roster::{Allowance, Branch};
+use crate::roster::{Allowance, Branch, NotAuthor};
 use crate::wire::BodyReader;
 
 impl Engine {
@@ -36,63 +36,107 @@ impl Engine {
         self.run(now, peer, run);
     }
 
-    /// Takes a run of batches of one log.
+    /// Takes a run of batches of one log from a peer.
     fn run(&mut self, now: &Now, peer: PeerId, run: Vec<SealedBatch>) {
         let Some(head) = run.first().map(|batch| batch.header().clone()) else { return };
         let log = head.log;
         let Some(space) = self.shared_space(peer, &head.scope) else {
             return self.not_shared(peer, &head.scope);
         };
-        let Some(state) = self.spaces.get_mut(&space) else { return };
+        let Err(NotAdmitted { first, why }) = self.admit_run(now, space, run, Some(peer)) else { return };
+        match why {
+            WhyNotAdmitted::Author(_) => self.ask_roster(peer, space),
+            WhyNotAdmitted::Signature(source) => {
+                self.close(peer, Refusal::Signature { author: log.device, first, source });
+            }
+            WhyNotAdmitted::Gap { expected } => self.ask_again(peer, space, log, expected, first),
+            WhyNotAdmitted::OtherHistory { shared: Some(shared) } => {
+                self.ask_fork(peer, space, log, shared);
+            }
+            // The peer does not know yet which history stands, or where it ends.
+            WhyNotAdmitted::OtherHistory { shared: None } | WhyNotAdmitted::BeyondCut => {}
+            WhyNotAdmitted::Blocked => {}
+        }
+    }
+
+    /// Takes what it can of a run of batches of one log, from a peer or from a carrier; an error says
+    /// from where on and why the rest was not taken.
+    pub(super) fn admit_run(
+        &mut self,
+        now: &Now,
+        space: SpaceId,
+        run: Vec<SealedBatch>,
+        from: Option<PeerId>,
+    ) -> Result<(), NotAdmitted> {
+        let Some(head) = run.first().map(|batch| batch.header().clone()) else { return Ok(()) };
+        let log = head.log;
+        let not_admitted = |first, why| Err(NotAdmitted { first, why });
+        let Some(state) = self.spaces.get_mut(&space) else { return Ok(()) };
         if log == state.author.log() {
             // Only this device writes its log, so a batch beyond its end is from a past that this
             // disk has forgotten (a restored backup): never write there again.
             let tip = state.author.tip().seq;
             if run.iter().all(|batch| batch.header().last() <= tip) {
-                return;
+                return Ok(());
             }
             // Its own signature is what makes this device believe that it wrote there.
             if let Some((first, source)) =
                 run.iter().find_map(|batch| Some((batch.header().first, batch.verify().err()?)))
             {
-                return self.close(peer, Refusal::Signature { author: log.device, first, source });
+                return not_admitted(first, WhyNotAdmitted::Signature(source));
             }
             self.begin_new_log(space);
         }
-        let Some(state) = self.spaces.get_mut(&space) else { return };
-        let run = match state.roster.allowance(&log) {
-            Allowance::All => run,
-            Allowance::UpTo(cut) => up_to(run, cut),
-            Allowance::Nothing(_) => return self.ask_roster(peer, space),
-        };
-        let run = on_branches(run, &state.roster.branches_of(&log).collect::<Vec<_>>());
+        let Some(state) = self.spaces.get_mut(&space) else { return Ok(()) };
+        let mut rest = Ok(());
+        let mut run = run;
+        match state.roster.allowance(&log) {
+            Allowance::All => {}
+            Allowance::UpTo(cut) => {
+                let standing = up_to(&run, cut);
+                keep(&mut run, standing, WhyNotAdmitted::BeyondCut, &mut rest);
+            }
+            Allowance::Nothing(why) => return not_admitted(head.first, WhyNotAdmitted::Author(why)),
+        }
+        let standing = on_branches(&run, &state.roster.branches_of(&log).collect::<Vec<_>>());
+        keep(&mut run, standing, WhyNotAdmitted::OtherHistory { shared: None }, &mut rest);
         if run.is_empty() {
-            // The peer does not know yet which history stands.
-            return;
+            return rest;
         }
         if state.log(log).blocked.is_some() {
-            return;
+            return not_admitted(head.first, WhyNotAdmitted::Blocked);
         }
         let admitted = state.log(log).chain.admit(run);
         self.duplicate_ops += admitted.duplicate_count;
         if let Some(batch) = admitted.to_compare.into_iter().next() {
             let (log, seq) = (batch.header().log, batch.header().first);
-            self.look_up(space, log, vec![seq], LookUpReason::Compare { peer, batch: Box::new(batch) });
+            self.look_up(space, log, vec![seq], LookUpReason::Compare { from, batch: Box::new(batch) });
         }
-        self.take(now, peer, space, log, admitted.batches);
+        self.take(now, from, space, log, admitted.batches);
         match admitted.refused {
-            None => {}
-            Some(AdmitError::Gap { expected, found }) => self.ask_again(peer, space, log, expected, found),
-            Some(AdmitError::OtherBranch { shared, .. }) => self.ask_fork(peer, space, log, shared),
+            None => rest,
+            Some(AdmitError::Gap { expected, found }) => {
+                not_admitted(found, WhyNotAdmitted::Gap { expected })
+            }
+            Some(AdmitError::OtherBranch { first, shared }) => {
+                not_admitted(first, WhyNotAdmitted::OtherHistory { shared: Some(shared) })
+            }
             Some(AdmitError::Signature { first, source }) => {
-                self.close(peer, Refusal::Signature { author: log.device, first, source });
+                not_admitted(first, WhyNotAdmitted::Signature(source))
             }
         }
     }
 
     /// Opens verified batches and hands them on to be stored. A batch that does not open stops its
     /// log here: its author made it wrongly, whoever passed it on.
-    fn take(&mut self, now: &Now, peer: PeerId, space: SpaceId, log: LogId, batches: Vec<VerifiedBatch>) {
+    fn take(
+        &mut self,
+        now: &Now,
+        from: Option<PeerId>,
+        space: SpaceId,
+        log: LogId,
+        batches: Vec<VerifiedBatch>,
+    ) {
         let Some(state) = self.spaces.get_mut(&space) else { return };
         let mut tip = Tip::NONE;
         let mut kept = Vec::with_capacity(batches.len());
@@ -141,7 +185,7 @@ impl Engine {
         }
         if !kept.is_empty() {
             self.write(Write::Batches { space, log, batches: kept });
-            self.then(Then::Ingested(Ingested { space, log, tip, runs, from: peer }));
+            self.then(Then::Ingested(Ingested { space, log, tip, runs, from }));
         }
     }
 
@@ -208,17 +252,47 @@ impl Engine {
     }
 }
 
-/// The part of a run that a removed device's cut lets stand.
-fn up_to(run: Vec<SealedBatch>, cut: Tip) -> Vec<SealedBatch> {
+/// Batches of a log that were not taken.
+pub(super) struct NotAdmitted {
+    /// The first position that was not.
+    pub first: Seq,
+    pub why: WhyNotAdmitted,
+}
+
+pub(super) enum WhyNotAdmitted {
+    /// Its device may not write, or is not known to.
+    Author(NotAuthor),
+    /// Its device was removed, and these come after what its removal keeps.
+    BeyondCut,
+    /// Batches before them are missing.
+    Gap { expected: Seq },
+    /// They contradict what stands, by a selection or (with the last place in common) by what is held.
+    OtherHistory { shared: Option<Seq> },
+    /// Not signed by its device.
+    Signature(SignatureError),
+    /// Its device has made a batch wrongly.
+    Blocked,
+}
+
+/// Keeps the first `count` batches of a run, and the reason for the others.
+fn keep(run: &mut Vec<SealedBatch>, count: usize, why: WhyNotAdmitted, rest: &mut Result<(), NotAdmitted>) {
+    if let Some(batch) = run.get(count) {
+        *rest = Err(NotAdmitted { first: batch.header().first, why });
+        run.truncate(count);
+    }
+}
+
+/// How much of a run a removed device's cut lets stand.
+fn up_to(run: &[SealedBatch], cut: Tip) -> usize {
     let stands = |batch: &SealedBatch| {
         let end = end_of(batch);
         end.seq < cut.seq || end == cut
     };
-    run.into_iter().take_while(stands).collect()
+    run.iter().position(|batch| !stands(batch)).unwrap_or(run.len())
 }
 
-/// The part of a run that does not contradict the history that stands.
-fn on_branches(mut run: Vec<SealedBatch>, branches: &[Branch]) -> Vec<SealedBatch> {
+/// How much of a run does not contradict the history that stands.
+fn on_branches(run: &[SealedBatch], branches: &[Branch]) -> usize {
     let contradicts = |batch: &SealedBatch| {
         let header = batch.header();
         branches.iter().any(|branch| {
@@ -226,9 +300,7 @@ fn on_branches(mut run: Vec<SealedBatch>, branches: &[Branch]) -> Vec<SealedBatc
             parts_here && batch.link() != branch.first
         })
     };
-    let stands = run.iter().position(contradicts).unwrap_or(run.len());
-    run.truncate(stands);
-    run
+    run.iter().position(contradicts).unwrap_or(run.len())
 }
 
 /// Opens a batch and checks that its body holds the announced ops; the greatest stamp of them.

@@ -6,6 +6,7 @@
 
 mod ack;
 mod append;
+mod deliver;
 pub mod effect;
 mod engine;
 mod fork;
@@ -20,8 +21,8 @@ pub mod txn;
 mod view;
 
 pub use effect::{
-    Authored, Deadline, DeadlineReason, Effect, FoldRun, Input, JoinError, Notice, PeerId, Placed, Refusal,
-    RequestError, RosterChange, Stored, Token,
+    Authored, Deadline, DeadlineReason, Delivered, Delivery, Effect, FoldRun, Input, JoinError, NotTaken,
+    Notice, PeerId, Placed, Refusal, RequestError, RosterChange, Stored, Token, WhyNotTaken,
 };
 pub use engine::{Engine, EngineError};
 pub use txn::{DraftGroup, Loaded, LoadedSpace, Txn, TxnId, Write};

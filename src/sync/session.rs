@@ -289,18 +289,7 @@ impl Engine {
             return self.not_shared(peer, &scope);
         };
         let is_last = records.is_empty();
-        let Some(space) = self.spaces.get_mut(&id) else { return };
-        // A record that is refused stays out alone; the others are taken.
-        let admitted = space.roster.admit_all(records);
-        let writes: Vec<Write> = admitted
-            .iter()
-            .filter_map(|hash| space.roster.record(hash).map(|bytes| (*hash, bytes.clone())))
-            .map(|(hash, bytes)| Write::Record { space: id, hash, bytes })
-            .collect();
-        if !writes.is_empty() {
-            writes.into_iter().for_each(|write| self.write(write));
-            self.then(Then::Records { space: id, records: admitted, tokens: Vec::new() });
-        }
+        self.admit_records(id, records);
         let is_awaited = self.session(peer, id).is_some_and(|session| session.is_roster_awaited);
         if is_last && is_awaited {
             if let Some(session) = self.session(peer, id) {
@@ -309,6 +298,24 @@ impl Engine {
             self.tell_frontier(peer, id);
             self.gossip_acks(now, peer, id);
         }
+    }
+
+    /// Takes records of others in; how many are new.
+    pub(super) fn admit_records(&mut self, id: SpaceId, records: Vec<Bytes>) -> u64 {
+        let Some(space) = self.spaces.get_mut(&id) else { return 0 };
+        // A record that is refused stays out alone; the others are taken.
+        let admitted = space.roster.admit_all(records);
+        let writes: Vec<Write> = admitted
+            .iter()
+            .filter_map(|hash| space.roster.record(hash).map(|bytes| (*hash, bytes.clone())))
+            .map(|(hash, bytes)| Write::Record { space: id, hash, bytes })
+            .collect();
+        let count = admitted.len() as u64;
+        if !writes.is_empty() {
+            writes.into_iter().for_each(|write| self.write(write));
+            self.then(Then::Records { space: id, records: admitted, tokens: Vec::new() });
+        }
+        count
     }
 
     /// New records are durable: who may connect has changed, and others want to know.
@@ -524,15 +531,15 @@ impl Engine {
     }
 
     /// Passes on what arrived, after a moment in which the others may get it from its author.
-    pub(super) fn forward_later(&mut self, now: &Now, space: SpaceId, log: LogId, from: PeerId) {
+    pub(super) fn forward_later(&mut self, now: &Now, space: SpaceId, log: LogId, from: Option<PeerId>) {
         let Some(tip) = self.spaces.get(&space).map(|state| state.durable.tip(&log)) else { return };
         let due = now.uptime + FORWARD_DELAY;
-        if let Some(session) = self.session(from, space) {
+        if let Some(session) = from.and_then(|from| self.session(from, space)) {
             session.gaps.remove(&log);
         }
         for (peer, connection) in &mut self.peers {
             let Some(session) = connection.spaces.get_mut(&space) else { continue };
-            if *peer == from {
+            if Some(*peer) == from {
                 // Whoever sent it has it; how far it is beyond that, its frontier will say.
                 if let Some(known) = &mut session.known
                     && known.tip(&log).seq < tip.seq

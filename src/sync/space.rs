@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::effect::{PeerId, Token};
+use super::effect::{Delivered, PeerId, Token};
 use super::keys::Rotation;
 use crate::crypto::EpochKey;
 use crate::model::{
@@ -215,6 +215,8 @@ pub(super) enum Then {
     NewLog { space: SpaceId, log: LogId, old: Author, moved: Vec<(Dot, Dot)> },
     /// The end of a log was dropped.
     Truncated { space: SpaceId, log: LogId, to: Tip, held: Tip },
+    /// What a carrier brought was stored, as far as it was taken.
+    Delivered { token: Token, outcome: Delivered },
 }
 
 /// See [`Then::Ingested`].
@@ -223,7 +225,8 @@ pub(super) struct Ingested {
     pub log: LogId,
     pub tip: Tip,
     pub runs: Vec<super::effect::FoldRun>,
-    pub from: super::effect::PeerId,
+    /// `None`: from a carrier.
+    pub from: Option<super::effect::PeerId>,
 }
 
 /// See [`Then::Appended`].

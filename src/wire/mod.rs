@@ -1,4 +1,4 @@
-//! Byte forms: ops, batch bodies, acks, messages, pairing. The only module that names bincode.
+//! Byte forms: ops, batch bodies, acks, messages, bundles, pairing. The only module that names bincode.
 //!
 //! Every decoder takes bytes whose length a caller has bounded, demands that all of them are
 //! used, and allocates no more than a small multiple of what it was given. What is hashed or
@@ -7,6 +7,7 @@
 
 pub mod ack;
 pub mod body;
+pub mod bundle;
 pub mod codec;
 pub mod message;
 pub mod op;
@@ -15,6 +16,7 @@ pub mod welcome;
 
 pub use ack::{Ack, AckError, AckFields};
 pub use body::{BodyError, BodyReader, BodyWriter, FrameView};
+pub use bundle::{BundleError, BundleHead};
 pub use codec::DecodeError;
 pub use message::{AckFrame, Hello, Message, MessageError, SpaceHello};
 pub use op::{OpProblem, OpView, Original, Pred, REISSUE};

@@ -85,5 +85,10 @@ fn every_turn_of_the_corpus_is_read_or_refused_as_its_name_says() {
     });
 }
 
+#[test]
+fn every_bundle_of_the_corpus_is_read_or_refused_as_its_name_says() {
+    replay("bundle", |bytes| crate::bundles::read(bytes).map(drop));
+}
+
 /// The space of `tests/data/records-v1.json`.
 const GOLDEN_SPACE: &str = "ec6e44ed2714d25c8c74d34ed352f2af72b5ef397d08828f5ca18318f5ac84c1";

@@ -19,6 +19,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("config", 5),
     ("store", 5),
     ("net", 5),
+    ("dropbox", 5),
     ("coordinator", 6),
     ("node", 7),
     ("control", 8),

@@ -3,6 +3,7 @@
 mod agents;
 mod agreement;
 mod blind;
+mod bundles;
 mod canary;
 mod cli;
 mod clients;
@@ -10,6 +11,7 @@ mod clones;
 mod conversation;
 mod corpus;
 mod crash;
+mod dropbox;
 mod epochs;
 mod floors;
 mod follow;

@@ -64,6 +64,16 @@ pub enum Command {
     Import(Import),
     /// Writes everything shown as JSON lines that `import` takes
     Export(Export),
+    /// Carries what another device lacks in a file, without a network
+    Bundle {
+        #[command(subcommand)]
+        command: Bundle,
+    },
+    /// Folders or buckets that devices leave sealed changes in for each other
+    Dropbox {
+        #[command(subcommand)]
+        command: Option<Dropbox>,
+    },
     /// Shows what this device has and how the others stand
     Status(StatusArgs),
     /// One round with every reachable device now
@@ -290,6 +300,46 @@ pub struct Import {
 pub struct Export {
     /// Only this surface
     pub surface: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Bundle {
+    /// Writes sealed ops, roster and acks into a new file
+    Export(BundleExport),
+    /// Takes in what a bundle holds and this device lacks
+    Import(BundleImport),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Dropbox {
+    /// Leaves what this device has there from now on, and takes what others leave
+    Add(DropboxPlace),
+    /// Lists them
+    List,
+    /// Leaves it alone from now on; what lies there stays
+    Rm(DropboxPlace),
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct DropboxPlace {
+    /// A folder, or s3://BUCKET/PATH, gs://BUCKET/PATH or az://CONTAINER/PATH where built in
+    #[arg(value_name = "FOLDER|URL")]
+    pub place: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct BundleExport {
+    /// The file to write; it must not be there
+    pub file: PathBuf,
+    /// Only what this device lacks, as far as it has said: its id, the first 7 characters, or its name
+    #[arg(long = "for", value_name = "DEVICE")]
+    pub receiver: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct BundleImport {
+    /// The file to read
+    pub file: PathBuf,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -56,18 +56,24 @@ pub enum Failure {
         #[source]
         source: io::Error,
     },
+    #[error("{path:?} is no text, so it cannot be kept in the list of drop boxes")]
+    PathText { path: PathBuf },
     #[error("standard input cannot be read")]
     StandardInput(#[source] io::Error),
     #[error("the value is longer than {limit} bytes")]
     ValueTooLong { limit: usize },
     #[error("{refused} of {total} lines were refused")]
     LinesRefused { refused: u64, total: u64 },
+    #[error("the bundle was taken in as far as it is whole")]
+    BundleIncomplete,
     #[error("stopped on request after line {line}; the good lines up to it are recorded")]
     Interrupted { line: u64 },
     #[error("the node did not stop in time and was ended; what was acknowledged is on disk")]
     StopCutShort,
     #[error("no other device was reached within {seconds} s")]
     NobodyReached { seconds: u64 },
+    #[error("{failed} drop boxes could not be used")]
+    DropboxesFailed { failed: u32 },
     #[error("not safe yet: {unheld} ops are on no other device")]
     NotSafe { unheld: u64 },
     #[error("{act} cannot be undone, and {typed:?} is not {name:?}; nothing was changed")]
@@ -181,6 +187,10 @@ impl Failure {
             Self::LinesRefused { .. } => {
                 "the good lines are recorded; mend the others and import them".into()
             }
+            Self::BundleIncomplete => {
+                "get the file again, whole, and import it: what is here already counts once".into()
+            }
+            Self::DropboxesFailed { .. } => "`kinfold status` says why; nothing is lost meanwhile".into(),
             Self::NobodyReached { .. } => {
                 "start the other device, or name its address with `kinfold up --peer`".into()
             }
@@ -198,6 +208,7 @@ impl Failure {
             Self::ValueTooLong { .. } => "keep large content in a file and store its name".into(),
             Self::Socket(_)
             | Self::WebSocket(_)
+            | Self::PathText { .. }
             | Self::Input { .. }
             | Self::StandardInput(_)
             | Self::Output(_)
@@ -215,7 +226,10 @@ impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Refused(error) if error.is_temporary() => EXIT_LATER,
-            Self::Client(_) | Self::NobodyReached { .. } | Self::NotSafe { .. } => EXIT_LATER,
+            Self::Client(_)
+            | Self::NobodyReached { .. }
+            | Self::NotSafe { .. }
+            | Self::DropboxesFailed { .. } => EXIT_LATER,
             Self::Pipe => 0,
             Self::NoHome => EXIT_USAGE,
             _ => EXIT_FAILED,

@@ -6,12 +6,14 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod bundle;
 mod config;
 mod confirm;
 mod conflicts;
 mod demo;
 mod devices;
 mod doctor;
+mod dropbox;
 mod failure;
 mod history;
 mod home;
@@ -100,6 +102,8 @@ async fn run(args: Args, output: &Output) -> Result<(), Failure> {
         Command::Watch(watch) => watch::run(&site()?, watch, output).await,
         Command::Import(import) => transfer::import(&site()?, import, output).await,
         Command::Export(export) => transfer::export(&site()?, export, output).await,
+        Command::Bundle { command } => bundle::run(&site()?, command, output).await,
+        Command::Dropbox { command } => dropbox::run(&site()?, command, output).await,
         Command::Status(status) => state::status(&site()?, status, output).await,
         Command::Sync(sync) => state::sync(&site()?, sync, output).await,
         Command::Wait(wait) => state::wait(&site()?, wait, output).await,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use kinfold::control::Method;
+use kinfold::control::dropbox::DropboxesForm;
 use kinfold::control::forms::{PeerForm, RoundForm, SafeToSleepForm, StatusForm, WaitForm};
 use kinfold::control::params::{NoParams, ScopeParam, WaitParams};
 use serde_json::json;
@@ -121,7 +122,12 @@ fn show(status: &StatusForm, is_offline: bool, output: &Output) -> Result<(), Fa
         output.line(format!("{}{} {text}", label("healed"), devices.join(", ")))?;
     }
     output.line("")?;
-    show_peers(&status.peers, &status.state_hash, output)
+    show_peers(&status.peers, &status.state_hash, output)?;
+    if status.dropboxes.is_empty() {
+        return Ok(());
+    }
+    output.line("")?;
+    crate::dropbox::show(&status.dropboxes, output)
 }
 
 fn show_peers(peers: &[PeerForm], own_root: &str, output: &Output) -> Result<(), Failure> {
@@ -161,7 +167,14 @@ pub async fn sync(site: &Site, args: SyncArgs, output: &Output) -> Result<(), Fa
     let root = round.state_hash.as_deref().map_or("unknown", short_hash);
     let (pushed, folded) = (count(round.pushed), count(round.folded));
     output.line(format!("{} devices, {pushed} ops sent, {folded} received, root {root}", round.peers))?;
-    if round.peers == 0 {
+    if round.dropboxes > 0 {
+        let (left, taken) = (count(round.dropbox_pushed), count(round.dropbox_pulled));
+        output.line(format!("{} drop boxes, {left} ops left there, {taken} taken", round.dropboxes))?;
+    }
+    if round.dropboxes_failed > 0 {
+        return Err(Failure::DropboxesFailed { failed: round.dropboxes_failed });
+    }
+    if round.peers == 0 && round.dropboxes == 0 {
         output.note("hint: no other device is reachable; `kinfold status` shows when each was last heard of");
     }
     Ok(())
@@ -170,7 +183,11 @@ pub async fn sync(site: &Site, args: SyncArgs, output: &Output) -> Result<(), Fa
 /// A node opened for this round first has to find somebody.
 async fn one_round(target: &Target, site: &Site, patience: Duration) -> Result<RoundForm, Failure> {
     target.start_network().await?;
-    if target.is_own() && !look_for(target, site, patience, |peer| peer.connected).await? {
+    let form: DropboxesForm = target.call(Method::Dropboxes, &NoParams {}).await?;
+    // Whoever has left something in a drop box is seldom awake too.
+    let patience = if form.dropboxes.is_empty() { patience } else { patience.min(LOOK_BESIDE) };
+    let is_somebody = !target.is_own() || look_for(target, site, patience, |peer| peer.connected).await?;
+    if !is_somebody && form.dropboxes.is_empty() {
         return Err(Failure::NobodyReached { seconds: patience.as_secs() });
     }
     target.call(Method::Pump, &NoParams {}).await
@@ -237,6 +254,9 @@ pub async fn safe_to_sleep(site: &Site, output: &Output) -> Result<(), Failure> 
 
 /// Between two looks at a status that is watched.
 const REDRAW: Duration = Duration::from_secs(1);
+
+/// How long to look for a device where there is a drop box to look into.
+const LOOK_BESIDE: Duration = Duration::from_secs(2);
 
 /// Between two looks for a first connection.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
