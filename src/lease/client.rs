@@ -76,7 +76,10 @@ pub enum ClientInput {
         patience: Patience,
     },
     /// Renew now, whether it is time or not.
-    Renew,
+    Renew {
+        /// For how long from now on; `None`: as before.
+        ttl: Option<Ttl>,
+    },
     /// Give the lease back. The caller has stopped what runs under it, or stops it now.
     Release,
     /// Read who holds the key.
@@ -220,7 +223,10 @@ impl Client {
         self.look_at_the_clock(now, &mut effects);
         match input {
             ClientInput::Acquire { ttl, patience } => self.acquire(now, ttl, patience, &mut effects),
-            ClientInput::Renew => self.renew(now, &mut effects),
+            ClientInput::Renew { ttl } => {
+                self.ttl = ttl.unwrap_or(self.ttl);
+                self.renew(now, &mut effects);
+            }
             ClientInput::Release => self.release(now, &mut effects),
             ClientInput::Read => {
                 let flight = self.launch(now, Verb::Current, &mut effects);

@@ -8,7 +8,7 @@
 //! | 4 `Rename` | device 32 ‖ key id 16 ‖ name length u16 ‖ sealed name |
 //! | 5 `Dormant`, 6 `Active` | device 32 |
 //! | 7 `RotateKey` | n u64, from 1 ‖ key id 16 ‖ confirmation count u16 ‖ (device 32 ‖ signature 64)\*, devices strictly rising |
-//! | 8 `DesignateHost` | term u32, 1 to 2^21 - 1 ‖ handover u8 (1 planned, 2 lost) ‖ certificate before 32 ‖ host before 32 ‖ host 32 ‖ its instance u64 ‖ table digest 32, zero exactly where lost ‖ confirmation count u16 ‖ (device 32 ‖ signature 64)\*, devices strictly rising |
+//! | 8 `DesignateHost` | a certificate, `KFLC`: see [`Certificate::to_bytes`] |
 //! | 9 `SelectBranch` | log 40 ‖ base seq u64 ‖ base link 32 ‖ link of the first batch after it 32 ‖ seq u64 ‖ link 32; seq past the base; base link zero exactly where base seq is |
 //! | 10 | reserved: `ClockFault` |
 //!
@@ -21,12 +21,12 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use super::host::{Handover, HostTerm};
 use super::record::RecordError;
 use super::role::Role;
 use crate::crypto::vault;
+use crate::lease::{CertError, Certificate};
 use crate::model::limits::{CONFIRMATIONS_MAX, CUT_LOGS_MAX, NAME_BYTES_MAX};
-use crate::model::{CertHash, DeviceId, Incarnation, KeyId, LogId, Scope, Seq, Tip, TipHash};
+use crate::model::{DeviceId, Incarnation, KeyId, LogId, Scope, Seq, Tip, TipHash};
 
 /// The body by kind.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -91,27 +91,18 @@ pub(super) struct RotateKey {
 /// Names the host of the register of leases.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct DesignateHost {
-    pub term: HostTerm,
-    pub handover: Handover,
-    pub prev: CertHash,
-    /// The host by the certificate before.
-    pub from: DeviceId,
-    pub host: DeviceId,
-    /// The life of its home.
-    pub instance: u64,
-    /// The hash of the table that the host before has sealed; zero where it was lost.
-    pub table: [u8; 32],
-    /// Strictly rising by device; whether a signature holds is asked where they are counted.
-    pub confirmations: Vec<Confirmation>,
+    /// As received: what follows from it is read again where the host before is known.
+    pub bytes: Bytes,
+    /// What is proposed; its votes are not looked at yet.
+    pub cert: Certificate,
 }
 
-/// A device's word that it holds a proposed key, or has promised a term to a proposed host.
+/// A device's word that it holds a proposed key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Confirmation {
     /// The device.
     pub device: DeviceId,
-    /// Made by [`Proposal::confirm`](super::Proposal::confirm) or
-    /// [`HostProposal::confirm`](super::HostProposal::confirm).
+    /// Made by [`Proposal::confirm`](super::Proposal::confirm).
     pub signature: [u8; 64],
 }
 
@@ -209,16 +200,7 @@ impl Content {
                 body.extend_from_slice(rotated.key_id.as_bytes());
                 push_confirmations(&mut body, &rotated.confirmations);
             }
-            Self::DesignateHost(designated) => {
-                body.extend_from_slice(&designated.term.get().to_be_bytes());
-                body.push(designated.handover.to_byte());
-                body.extend_from_slice(designated.prev.as_bytes());
-                body.extend_from_slice(designated.from.as_bytes());
-                body.extend_from_slice(designated.host.as_bytes());
-                body.extend_from_slice(&designated.instance.to_be_bytes());
-                body.extend_from_slice(&designated.table);
-                push_confirmations(&mut body, &designated.confirmations);
-            }
+            Self::DesignateHost(designated) => body.extend_from_slice(&designated.bytes),
             Self::SelectBranch(branch) => {
                 body.extend_from_slice(&branch.log.to_bytes());
                 push_tip(&mut body, &branch.base);
@@ -245,7 +227,8 @@ impl Content {
             ACTIVE => cursor.device().map(Self::Active),
             ROTATE_KEY => cursor.rotate_key().map(Self::RotateKey),
             DESIGNATE_HOST => {
-                cursor.designate_host().map(|designated| Self::DesignateHost(Box::new(designated)))
+                let cert = DesignateHost::read(&body).map_err(|_| RecordError::Malformed { kind })?;
+                return Ok(Self::DesignateHost(Box::new(cert)));
             }
             SELECT_BRANCH => cursor.select_branch().map(Self::SelectBranch),
             _ => return Ok(Self::Unknown { kind, body }),
@@ -253,6 +236,23 @@ impl Content {
         content.filter(|_| cursor.0.is_empty()).ok_or(RecordError::Malformed { kind })
     }
 }
+
+impl DesignateHost {
+    /// Reads a certificate for its form alone.
+    pub fn read(bytes: &Bytes) -> Result<Self, CertError> {
+        // Which of the votes bears the table is told by the certificate before.
+        let cert = Certificate::from_bytes(bytes, &|_| Some(NOBODY))?;
+        Ok(Self { bytes: bytes.clone(), cert })
+    }
+
+    /// What a certificate that holds is written as.
+    pub fn of(cert: &Certificate) -> Self {
+        Self { bytes: cert.to_bytes().into(), cert: cert.clone() }
+    }
+}
+
+/// No device: no key has these bytes.
+const NOBODY: DeviceId = DeviceId::from_bytes([0; 32]);
 
 fn push_name(body: &mut Vec<u8>, name: &SealedName) {
     body.extend_from_slice(name.key_id.as_bytes());
@@ -357,19 +357,6 @@ impl<'a> Cursor<'a> {
         Some(RotateKey { n, key_id, confirmations: self.confirmations()? })
     }
 
-    fn designate_host(&mut self) -> Option<DesignateHost> {
-        let term = HostTerm::new(u32::from_be_bytes(self.array()?))?;
-        let handover = Handover::from_byte(self.array::<1>()?[0])?;
-        let prev = CertHash::from_bytes(self.array()?);
-        let (from, host) = (self.device()?, self.device()?);
-        let (instance, table) = (self.number()?, self.array()?);
-        if (handover == Handover::Lost) != (table == [0; 32]) {
-            return None;
-        }
-        let confirmations = self.confirmations()?;
-        Some(DesignateHost { term, handover, prev, from, host, instance, table, confirmations })
-    }
-
     fn confirmations(&mut self) -> Option<Vec<Confirmation>> {
         let mut confirmations: Vec<Confirmation> = Vec::new();
         for _ in 0..self.count(CONFIRMATIONS_MAX)? {
@@ -412,6 +399,8 @@ const SELECT_BRANCH: u16 = 9;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lease::{self, CertKind, HostInstance, TableDigest, Vote, Voter};
+    use crate::model::{CertHash, SpaceId};
 
     fn device(byte: u8) -> DeviceId {
         DeviceId::from_bytes([byte; 32])
@@ -440,19 +429,25 @@ mod tests {
         Content::RotateKey(RotateKey { n: 2, key_id: KeyId::from_bytes([8; 16]), confirmations })
     }
 
-    fn designation(handover: Handover) -> Content {
-        let confirmations =
-            [1, 2].map(|byte| Confirmation { device: device(byte), signature: [byte; 64] }).to_vec();
-        Content::DesignateHost(Box::new(DesignateHost {
-            term: HostTerm::new(3).unwrap(),
-            handover,
+    fn designation(kind: CertKind) -> Content {
+        let voters =
+            [1, 2].map(|byte| Voter { device: device(byte), instance: HostInstance::FIRST }).to_vec();
+        let proposal = lease::Proposal {
+            space: SpaceId::from_bytes([5; 32]),
+            term: 3,
             prev: CertHash::from_bytes([0xcc; 32]),
-            from: device(1),
+            kind,
             host: device(2),
-            instance: 6,
-            table: if handover == Handover::Lost { [0; 32] } else { [7; 32] },
-            confirmations,
-        }))
+            driver: device(1),
+            voters,
+        };
+        let table = (kind == CertKind::Planned).then(|| TableDigest::of(b"table"));
+        let votes = [1, 2].map(|byte| Vote { device: device(byte), table: None, signature: [byte; 64] });
+        Content::DesignateHost(Box::new(DesignateHost::of(&Certificate {
+            proposal,
+            table,
+            votes: votes.into(),
+        })))
     }
 
     fn selection() -> Content {
@@ -466,8 +461,8 @@ mod tests {
             Content::Dormant(device(9)),
             Content::Active(device(9)),
             rotation(),
-            designation(Handover::Planned),
-            designation(Handover::Lost),
+            designation(CertKind::Planned),
+            designation(CertKind::Lost),
             selection(),
         ]
     }
@@ -506,8 +501,8 @@ mod tests {
                 32,
                 32,
                 8 + 16 + 2 + 2 * 96,
-                141 + 2 + 2 * 96,
-                141 + 2 + 2 * 96,
+                6 + 139 + 2 * 40 + 33 + 2 + 2 * 96,
+                6 + 139 + 2 * 40 + 1 + 2 + 2 * 96,
                 40 + 40 + 32 + 40
             ]
         );
@@ -531,15 +526,12 @@ mod tests {
         refused(&rotation(), 0, &[0; 8]);
         refused(&rotation(), 26, &[2; 32]);
         refused(&rotation(), 26, &[3; 32]);
-        // Term 0, a term beyond the last, a handover of no kind, a table where the host was lost and none
-        // where it was not, devices that repeat.
-        let (planned, lost) = (designation(Handover::Planned), designation(Handover::Lost));
-        refused(&planned, 0, &[0; 4]);
-        refused(&planned, 0, &[0, 0x20, 0, 0]);
-        refused(&planned, 4, &[3]);
-        refused(&planned, 4, &[2]);
-        refused(&lost, 4, &[1]);
-        refused(&lost, 143 + 96, &[1; 32]);
+        // Another magic, a kind of certificate that there is none of, voters and votes that repeat.
+        let planned = designation(CertKind::Planned);
+        refused(&planned, 0, b"KFLX");
+        refused(&planned, 6 + 72, &[1]);
+        refused(&planned, 6 + 139 + 40, &[1; 32]);
+        refused(&planned, 6 + 219 + 33 + 2 + 96, &[1; 32]);
         // An end at its base, a base without a link, a link without a base.
         refused(&selection(), 112, &4u64.to_be_bytes());
         refused(&selection(), 48, &[0; 32]);

@@ -46,8 +46,6 @@ struct OrderKey(u32, Hlc, RecordHash);
 pub(super) struct Node {
     pub record: Record,
     pub past: NodeSet,
-    /// Whose confirmations of a host hold.
-    pub confirmed: BTreeSet<DeviceId>,
     depth: u32,
 }
 
@@ -242,21 +240,7 @@ impl Dag {
         // Children arrive after their parents, so nothing here names the new record yet.
         self.heads.insert(record.hash());
         self.index.insert(record.hash(), at);
-        let confirmed = match record.content() {
-            Content::DesignateHost(designated) => {
-                designated.confirmed_by(self.space, record.author(), record.parents())
-            }
-            Content::Genesis(_)
-            | Content::AddDevice(_)
-            | Content::RemoveDevice(_)
-            | Content::Rename(_)
-            | Content::Dormant(_)
-            | Content::Active(_)
-            | Content::RotateKey(_)
-            | Content::SelectBranch(_)
-            | Content::Unknown { .. } => BTreeSet::new(),
-        };
-        let node = Node { record, depth, past, confirmed };
+        let node = Node { record, depth, past };
         self.order.insert(Self::order_key(&node), at);
         self.nodes.push(node);
         Ok(())

@@ -4,7 +4,8 @@ use thiserror::Error;
 
 use super::record::RecordError;
 use super::role::Role;
-use crate::model::{Blame, CertHash, DeviceId, KeyId, LogId, RecordHash, ScopeError, Seq, SpaceId};
+use crate::lease::CertError;
+use crate::model::{Blame, DeviceId, KeyId, LogId, RecordHash, ScopeError, Seq, SpaceId};
 
 /// Why a roster was not loaded, or a record not written.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -122,45 +123,12 @@ pub enum RosterError {
         /// The number proposed.
         found: u64,
     },
-    /// The proposed host follows another certificate than the one in force here.
-    #[error(
-        "the host was proposed to follow certificate {found}, in force here is {expected}; exchange \
-         roster records and propose again"
-    )]
-    HostChain {
-        /// The certificate in force.
-        expected: CertHash,
-        /// The one that the proposal names.
-        found: CertHash,
-    },
-    /// The term of a proposed host is not above that of the certificate in force, or there is none left.
-    #[error("term {found} does not follow term {last} of the certificate in force")]
-    HostTerm {
-        /// The term in force.
-        last: u32,
-        /// The term proposed.
-        found: u32,
-    },
-    /// Too few devices have confirmed a host.
-    #[error(
-        "{found} of {needed} devices have confirmed the new host; have more devices online and try again, \
-         or remove those that are lost with `kinfold revoke`"
-    )]
-    HostQuorum {
-        /// How many must.
-        needed: usize,
-        /// How many have.
-        found: usize,
-    },
-    /// A planned handover without the seal of the host before.
-    #[error(
-        "{host:?} hosts the leases and has not sealed its register; have it online, or remove it with \
-         `kinfold revoke` if it is lost"
-    )]
-    HostUnsealed {
-        /// The host before.
-        host: DeviceId,
-    },
+    /// The devices have changed since the host was proposed.
+    #[error("devices were added, removed or went dormant since the new host was proposed; propose it again")]
+    HostVoters,
+    /// The certificate of a host does not hold.
+    #[error("the certificate of the new host does not hold")]
+    HostCertificate(#[source] CertError),
     /// The proposed key was an epoch's before, so those removed since may hold it.
     #[error("key {key_id:?} was in use before; propose a fresh one")]
     KeyReused {

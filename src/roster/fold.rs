@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::content::{Branch, Content, SealedName};
 use super::dag::Dag;
 use super::epoch::Epochs;
-use super::host::{self, HostCertificate};
+use super::host;
 use super::removal::{Verdict, target};
 use super::role::Role;
 use super::{Member, Removed};
-use crate::model::{DeviceId, LogId, RecordHash, Seq, Tip, TipHash};
+use crate::lease::Chain;
+use crate::model::{DeviceId, LogId, Seq, Tip, TipHash};
 
 /// The devices, keys and branches of a space.
 #[derive(Clone, Debug)]
@@ -23,8 +24,8 @@ pub(super) struct Facts {
     banned: BTreeSet<DeviceId>,
     pub epochs: Epochs,
     pub branches: BTreeMap<Parting, Branch>,
-    /// Who hosts the register of leases; the first certificate first, and never none.
-    pub hosts: Vec<HostCertificate>,
+    /// Who hosts the register of leases.
+    pub hosts: Chain,
     pub unknown_count: u64,
 }
 
@@ -42,15 +43,10 @@ impl Facts {
             banned: verdict.effective.iter().map(|at| target(dag, *at)).collect(),
             epochs: Epochs::of(dag, &verdict),
             branches: branches(dag, &verdict),
-            hosts: host::chain(dag, &verdict, founder(dag)),
+            hosts: host::chain(dag, &verdict),
             unknown_count: dag.ranked().filter(unknown).count() as u64,
             verdict,
         }
-    }
-
-    /// The certificate in force.
-    pub fn host(&self) -> &HostCertificate {
-        self.hosts.last().expect("a chain begins with the certificate that follows from the genesis")
     }
 
     /// Whether a removal of this device stands, also where nothing ever added it.
@@ -69,12 +65,6 @@ impl Facts {
     pub fn right_of(&self, device: &DeviceId) -> Option<usize> {
         self.verdict.grants.best(device).map(|(at, _)| at)
     }
-}
-
-/// Who signed the genesis.
-fn founder(dag: &Dag) -> DeviceId {
-    let genesis = dag.index_of(&RecordHash::from_bytes(*dag.space().as_bytes()));
-    dag.node(genesis.expect("a roster is loaded with its genesis")).record.author()
 }
 
 /// The last name of every device that was ever added: that of its grant, or a later one.
@@ -115,7 +105,7 @@ fn names(dag: &Dag, verdict: &Verdict) -> BTreeMap<DeviceId, SealedName> {
 
 /// Whether the author of a record may rename a device, or call it dormant: the device itself and
 /// every admin may.
-fn may_speak_for(dag: &Dag, verdict: &Verdict, at: usize, device: &DeviceId) -> bool {
+pub(super) fn may_speak_for(dag: &Dag, verdict: &Verdict, at: usize, device: &DeviceId) -> bool {
     let node = dag.node(at);
     let (author, grants) = (node.record.author(), &verdict.grants);
     let is_own = author == *device && grants.role_in(&author, &node.past).is_some();

@@ -14,7 +14,6 @@
 pub mod author;
 mod content;
 mod dag;
-mod designate;
 mod epoch;
 pub mod error;
 mod fold;
@@ -45,7 +44,6 @@ pub use self::author::{Author, NewDevice};
 pub use self::content::{Branch, Confirmation, SealedName};
 pub use self::epoch::{Epoch, Proposal};
 pub use self::error::{NotAuthor, RosterError};
-pub use self::host::{Handover, HostCertificate, HostProposal, HostTerm};
 pub use self::record::RecordError;
 pub use self::role::{Role, RoleError};
 pub use self::write::Change;
@@ -357,23 +355,6 @@ impl Roster {
     pub fn confirmations_of(&self, key_id: &KeyId) -> Vec<DeviceId> {
         let confirmed = self.facts.epochs.confirmed_by(&self.dag, &self.facts.verdict, self.space, key_id);
         confirmed.into_iter().collect()
-    }
-
-    /// The certificates of the hosts of the register of leases: the one that follows from the genesis
-    /// first, the one in force last.
-    pub fn lease_chain(&self) -> &[HostCertificate] {
-        &self.facts.hosts
-    }
-
-    /// The certificate in force. Its host may have been removed since; then the register has no host
-    /// until another is designated.
-    pub fn lease_host(&self) -> &HostCertificate {
-        self.facts.host()
-    }
-
-    /// How many of how many devices have to confirm a host: a majority of the devices there are.
-    pub fn host_quorum(&self) -> (usize, usize) {
-        (host::majority(self.member_count()), self.member_count())
     }
 
     /// Derives everything that follows from the set of records. Rosters are small and change
