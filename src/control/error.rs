@@ -13,11 +13,13 @@ use super::bundle::{bundle_hint, bundle_kind};
 use super::config::{config_hint, config_kind};
 use super::conversation::turn_kind;
 use super::dropbox::{dropbox_hint, dropbox_kind};
+use super::lease::{PASSING, lease_fields, lease_hint, lease_kind};
 use super::method::Method;
 use super::pairing::{pair_hint, pair_kind};
 use super::roster::{CandidateForm, listed, scope_text};
 use crate::config::ConfigError;
 use crate::crypto::pairing::CodeError;
+use crate::lease::{DesignateRefused, LeaseRefused};
 use crate::model::{
     Blame, IdError, LeaseNameError, PayloadError, PositionsError, Scope, ScopeError, Surface, SurfaceError,
     Tier,
@@ -55,6 +57,9 @@ pub enum ControlError {
         /// The limit.
         limit: usize,
     },
+    /// The register of leases refused.
+    #[error(transparent)]
+    Lease(LeaseRefused),
     /// No method has this name.
     #[error("no method {found:?}")]
     UnknownMethod {
@@ -238,6 +243,7 @@ impl ControlError {
             Self::Surface(error) => surface_kind(error),
             Self::Payload(error) => payload_kind(error),
             Self::Id { .. } => "BadId",
+            Self::Lease(refused) => lease_kind(refused),
             Self::BadScope(_) => "BadScope",
             Self::LeaseName(error) => lease_name_kind(error),
             Self::LedgerSurface { .. } => "LedgerSurface",
@@ -272,6 +278,7 @@ impl ControlError {
             Self::Pair(error) => error.blame(),
             Self::Bundle(error) => error.blame(),
             Self::Dropbox(error) => error.blame(),
+            Self::Lease(refused) => refused.blame(),
             Self::Node(error) => error.blame(),
             _ => Blame::Local,
         }
@@ -291,6 +298,7 @@ impl ControlError {
                 Some("rpc.discover describes the methods this version answers".into())
             }
             Self::TooManyOps { .. } => Some("send them in several requests".into()),
+            Self::Lease(refused) => lease_hint(refused).map(str::to_owned),
             Self::OpRefused { source, .. } => source.hint(),
             Self::Payload(PayloadError::DuplicateKey { .. }) => {
                 Some("keep one of the two members, readers would disagree about the value".into())
@@ -339,6 +347,7 @@ impl ControlError {
             fields.insert(name.to_owned(), value);
         };
         match self {
+            Self::Lease(refused) => lease_fields(refused, &mut fields),
             Self::OpRefused { index, source } => {
                 fields.extend(source.fields());
                 fields.insert("index".into(), (*index).into());
@@ -454,7 +463,7 @@ impl RpcError {
                 | "Locked"
                 | "NotReachable"
                 | "StillBehind"
-        )
+        ) || PASSING.contains(&self.data.kind.as_str())
     }
 }
 
@@ -523,6 +532,19 @@ fn roster_kind(error: &RosterError) -> &'static str {
     }
 }
 
+const fn host_kind(error: &DesignateRefused) -> &'static str {
+    match error {
+        DesignateRefused::InDoubt => "Quarantined",
+        DesignateRefused::NoVoter { .. } => "NotADevice",
+        DesignateRefused::TooManyVoters { .. } => "TooManyVoters",
+        DesignateRefused::Moving { .. } => "Moving",
+        DesignateRefused::Superseded { .. } => "Superseded",
+        DesignateRefused::NotLost => "NotLost",
+        DesignateRefused::NoTerm => "EpochExhausted",
+        DesignateRefused::StorageFailed => "StorageFailed",
+    }
+}
+
 fn roster_hint(error: &RosterError) -> Option<&'static str> {
     match error {
         RosterError::NotAdmin { .. } => Some("`kinfold devices` shows who is an admin"),
@@ -564,6 +586,7 @@ pub(super) fn node_kind(error: &NodeError) -> &'static str {
             RequestError::Storage => "Storage",
             RequestError::NotAuthor => "NotAuthor",
             RequestError::Roster(error) => roster_kind(error),
+            RequestError::Host(error) => host_kind(error),
             RequestError::Join(error) => match error {
                 JoinError::Roster(_) => "Roster",
                 JoinError::NotInvited => "NotInvited",
@@ -576,6 +599,7 @@ pub(super) fn node_kind(error: &NodeError) -> &'static str {
         },
         NodeError::NoSuchSpace { .. } => "NoSuchSpace",
         NodeError::Engine(_) => "Engine",
+        NodeError::HostUnconfirmed { .. } => "HostUnconfirmed",
         NodeError::OwnDevice { .. } => "OwnDevice",
         NodeError::PersonalSpace => "PersonalSpace",
         NodeError::NotReachable { .. } => "NotReachable",

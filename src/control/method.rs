@@ -23,6 +23,10 @@ use super::dispatch::{read_params, to_raw};
 use super::dropbox::{self, DropboxForm, DropboxParams, DropboxesForm};
 use super::error::ControlError;
 use super::forms::*;
+use super::lease::{
+    self, AcquireParams, LeaseForm, LeaseHostForm, LeaseStatusForm, LeaseStatusParams, MoveHostParams,
+    ReleaseParams, ReleasedForm, RenewParams,
+};
 use super::ledger::{self, IntentRecordedForm, IntentsForm, IntentsParams, RecordIntentParams};
 use super::openrpc::{self, OpenRpcForm, Signature};
 use super::pairing::{self, CancelledForm, InviteForm, InviteParams, JoinParams, JoinedForm};
@@ -167,6 +171,18 @@ methods! {
     Rename = "roster.rename" (RenameParams) -> RenamedForm, node roster::rename;
     /// Renews the key of a space.
     Rotate = "roster.rotate" (ScopeParams) -> RotatedForm, node roster::rotate;
+    /// Takes the lease of an agent for this node, where nobody holds it. It is not renewed by itself.
+    AcquireLease = "lease.acquire" (AcquireParams) -> LeaseForm, node lease::acquire;
+    /// Holds a lease for longer; its token stays the same.
+    RenewLease = "lease.renew" (RenewParams) -> LeaseForm, node lease::renew;
+    /// Gives a lease back, once what ran under it has stopped.
+    ReleaseLease = "lease.release" (ReleaseParams) -> ReleasedForm, node lease::release;
+    /// Tells who holds the lease of an agent: asked of the host, never answered from a copy.
+    LeaseStatus = "lease.status" (LeaseStatusParams) -> LeaseStatusForm, node lease::status;
+    /// Tells which device hosts the leases; every lease, where it is this one.
+    LeaseHost = "lease.host" (ScopeParams) -> LeaseHostForm, node lease::host;
+    /// Has another device host the leases, once a majority of the devices has confirmed it.
+    MoveLeaseHost = "lease.move_host" (MoveHostParams) -> LeaseHostForm, node lease::move_host;
     /// Opens an invite; what becomes of it is told as notices `pair.event`.
     ///
     /// It is withdrawn when the connection that asked for it ends.

@@ -20,6 +20,7 @@ pub mod envelope;
 pub mod error;
 pub mod exporter;
 pub mod forms;
+pub mod lease;
 pub mod ledger;
 pub mod line;
 pub mod method;

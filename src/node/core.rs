@@ -18,7 +18,8 @@ use super::types::{Appended, Intent, NewOp};
 use crate::clock;
 use crate::crypto::EpochKey;
 use crate::fold::{Objection, State};
-use crate::model::{Blame, DeviceId, Dot, Frontier, LogId, Op, OpId, Scope, Seq, SpaceId, TipHash};
+use crate::lease;
+use crate::model::{Blame, DeviceId, Dot, Frontier, LogId, Op, OpId, Scope, ScopeTag, Seq, SpaceId, TipHash};
 use crate::net::{self, CloseCode, Link, Net, NetEvent, Pins, PushOrder};
 use crate::oplog::Seen;
 use crate::store::{Blocks, KeyRing, Store, StoreError};
@@ -35,6 +36,8 @@ pub(super) enum Job {
     Request { request: Box<dyn FnOnce(Token) -> Input + Send>, reply: oneshot::Sender<Result<(), NodeError>> },
     /// Take in what a carrier brought.
     Deliver { space: SpaceId, delivery: Delivery, reply: oneshot::Sender<Result<Delivered, NodeError>> },
+    /// Ask the register of leases of this device, as another device would.
+    Lease { space: SpaceId, request: lease::Request, reply: oneshot::Sender<lease::Reply> },
     /// Look at the loop's state.
     Ask(Box<dyn FnOnce(&mut Core) + Send>),
     /// The index of a space has been built beside.
@@ -102,6 +105,10 @@ enum Waiting {
     Append(Vec<Share>),
     Unit(oneshot::Sender<Result<(), NodeError>>),
     Delivery(oneshot::Sender<Result<Delivered, NodeError>>),
+    /// A caller of this device, for the register's reply.
+    Lease(oneshot::Sender<lease::Reply>),
+    /// Another device, for the register's reply.
+    Asked(net::Answer),
     /// Nobody: the loop asked by itself.
     Nobody,
     Carry {
@@ -313,6 +320,10 @@ impl Core {
                     let token = self.token(Waiting::Delivery(reply));
                     self.inputs.push_back(Input::Deliver { space, delivery, token });
                 }
+                Job::Lease { space, request, reply } => {
+                    let (from, token) = (self.engine.device(), self.token(Waiting::Lease(reply)));
+                    self.inputs.push_back(Input::Lease { space, from, request, token });
+                }
                 Job::Ask(question) => {
                     self.settle();
                     question(self);
@@ -481,8 +492,9 @@ impl Core {
                 self.heard.insert(device, clock::uptime());
                 self.inputs.push_back(Input::Closed { peer: peer_id(conn) });
             }
-            // Dropped: whoever asks is told at once that nothing answers here.
-            NetEvent::Asked { .. } => {}
+            NetEvent::Asked { device, topic: net::Topic::Lease, question, answer, .. } => {
+                self.asked(device, &question, answer);
+            }
             NetEvent::Woke => {
                 // Both ways are tried at once, and what was on its way is found lost at once.
                 let token = self.token(Waiting::Nobody);
@@ -497,6 +509,48 @@ impl Core {
                 warn!(%why, "no discovery on this network; known addresses are dialled");
                 self.discovery_down = Some(why);
             }
+        }
+    }
+
+    /// A question of another device, `scope tag 16 ‖ request`. What does not read is not answered.
+    fn asked(&mut self, from: DeviceId, question: &[u8], answer: net::Answer) {
+        let read = question.split_first_chunk::<16>().and_then(|(tag, request)| {
+            let space = self.engine.space_of(&ScopeTag::from_bytes(*tag))?;
+            Some((space, lease::Request::from_bytes(request).ok()?))
+        });
+        let Some((space, request)) = read else {
+            return debug!(device = %from.short(), "a question that does not read");
+        };
+        let token = self.token(Waiting::Asked(answer));
+        self.inputs.push_back(Input::Lease { space, from, request, token });
+    }
+
+    /// The connection to a device over which questions go.
+    pub fn route_to(&self, device: &DeviceId) -> Option<Link> {
+        let peers = self.engine.peers();
+        // The newest one: of two, the older is about to end.
+        let greeted = peers.iter().rfind(|peer| peer.is_greeted && peer.device == *device);
+        greeted.and_then(|peer| self.links.get(&peer.peer)).cloned()
+    }
+
+    /// Whether the network runs.
+    pub fn is_started(&self) -> bool {
+        self.net.read().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Has the engine told something in this turn.
+    pub fn tell(&mut self, input: Input) {
+        self.inputs.push_back(input);
+    }
+
+    /// Tells the engine what time it is. Nothing counts as changed where nothing is due, so whoever
+    /// asks whenever something has changed comes to an end.
+    pub fn tick(&mut self) {
+        if self.next_deadline().is_zero() {
+            self.inputs.push_back(Input::Tick);
+            self.settle();
+        } else {
+            self.step(Input::Tick);
         }
     }
 
@@ -644,7 +698,27 @@ impl Core {
                         self.is_carried = true;
                     }
                 }
-                Some(Waiting::Unit(_) | Waiting::Delivery(_) | Waiting::Nobody) | None => {}
+                Some(
+                    Waiting::Unit(_)
+                    | Waiting::Delivery(_)
+                    | Waiting::Lease(_)
+                    | Waiting::Asked(_)
+                    | Waiting::Nobody,
+                )
+                | None => {}
+            },
+            Effect::Leased { token, reply } => match self.waiting.remove(&token) {
+                // Whoever asked may have gone; the register remembers what it answered.
+                Some(Waiting::Lease(waiting)) => drop(waiting.send(reply)),
+                Some(Waiting::Asked(answer)) => answer.send(reply.to_bytes().into()),
+                Some(
+                    Waiting::Append(_)
+                    | Waiting::Unit(_)
+                    | Waiting::Delivery(_)
+                    | Waiting::Carry { .. }
+                    | Waiting::Nobody,
+                )
+                | None => {}
             },
             Effect::Failed { token, why } => match self.waiting.remove(&token) {
                 Some(Waiting::Append(replies)) => {
@@ -652,7 +726,9 @@ impl Core {
                 }
                 Some(Waiting::Unit(reply)) => drop(reply.send(Err(why.into()))),
                 Some(Waiting::Delivery(reply)) => drop(reply.send(Err(why.into()))),
-                Some(Waiting::Carry { .. } | Waiting::Nobody) | None => {}
+                // Dropped: whoever asked is told that there is no answer.
+                Some(Waiting::Carry { .. } | Waiting::Lease(_) | Waiting::Asked(_) | Waiting::Nobody)
+                | None => {}
             },
             Effect::Done { token } => {
                 if let Some(Waiting::Unit(reply)) = self.waiting.remove(&token) {
@@ -715,6 +791,9 @@ impl Core {
             }
             Notice::RotationTaken { by, .. } => {
                 info!(device = %by.short(), "another admin renews the key");
+            }
+            Notice::LeaseHost { host, term, .. } => {
+                info!(device = %host.short(), term, "another device hosts the leases");
             }
             Notice::CloneSeen { device } => {
                 warn!(device = %device.short(), "a device runs twice: its home was copied");
@@ -1071,6 +1150,9 @@ const fn space_cut(write: &Write) -> Option<SpaceId> {
         | Write::Record { .. }
         | Write::Ack { .. }
         | Write::Key { .. }
+        | Write::LeaseHome { .. }
+        | Write::LeaseVote { .. }
+        | Write::LeaseHost { .. }
         | Write::ForkProof { .. } => None,
     }
 }

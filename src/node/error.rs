@@ -119,6 +119,21 @@ pub enum NodeError {
         /// The surface.
         surface: Surface,
     },
+    /// Too few devices confirm another host of leases.
+    #[error(
+        "{confirmed} of {needed} devices have confirmed {} as the host of leases so far; {}",
+        to.short(), waits_for(missing)
+    )]
+    HostUnconfirmed {
+        /// The host to be.
+        to: crate::model::DeviceId,
+        /// How many have.
+        confirmed: usize,
+        /// How many have to.
+        needed: usize,
+        /// Those that have not.
+        missing: Vec<crate::model::DeviceId>,
+    },
     /// The engine refused the request.
     #[error(transparent)]
     Refused(#[from] crate::sync::RequestError),
@@ -231,13 +246,21 @@ pub enum NodeError {
     Stopped,
 }
 
+/// Whom a decision waits for, in a sentence.
+fn waits_for(missing: &[crate::model::DeviceId]) -> String {
+    let names: Vec<String> = missing.iter().map(crate::model::DeviceId::short).collect();
+    format!("have these online, it goes on by itself: {}", names.join(", "))
+}
+
 impl NodeError {
     /// Who is to change something.
     pub fn blame(&self) -> Blame {
         match self {
-            Self::Net(_) | Self::TimedOut | Self::NotReachable { .. } | Self::StillBehind { .. } => {
-                Blame::Environment
-            }
+            Self::Net(_)
+            | Self::TimedOut
+            | Self::HostUnconfirmed { .. }
+            | Self::NotReachable { .. }
+            | Self::StillBehind { .. } => Blame::Environment,
             _ => Blame::Local,
         }
     }

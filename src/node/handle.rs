@@ -15,6 +15,7 @@ use super::core::{Core, Indexes, Job, Parts, RecentOps};
 use super::dropbox::{DROPBOXES_FILE, Records, Watchers};
 use super::error::NodeError;
 use super::home;
+use super::hosted::LeaseDesk;
 use super::index::Index;
 use super::marker::{self, Past};
 use super::pairing::Pairing;
@@ -24,6 +25,7 @@ use super::types::{Custody, Round, SafeToSleep, Status};
 use crate::clock;
 use crate::config::Settings;
 use crate::crypto::Identity;
+use crate::lease::DaemonInstance;
 use crate::model::{DeviceId, Dot, LogId, OpId, Scope, Seq, SpaceId};
 use crate::net::{BatchSource, Loopback, Mdns, Net, NetConfig, NetEvent, Pins, SourceError};
 use crate::store::{Blocks, HomeLock, KeyRing, Store, StoreError};
@@ -56,6 +58,7 @@ pub(super) struct Inner {
     recent: RecentOps,
     pairing: Pairing,
     drop_boxes: Records,
+    desk: Arc<LeaseDesk>,
 }
 
 /// The network's own threads: an application's blocking task does not stall a handshake, and each
@@ -483,6 +486,10 @@ impl Node {
         &self.0.identity
     }
 
+    pub(super) fn desk(&self) -> &Arc<LeaseDesk> {
+        &self.0.desk
+    }
+
     pub(super) fn pairing(&self) -> &Pairing {
         &self.0.pairing
     }
@@ -634,6 +641,9 @@ fn open(builder: NodeBuilder) -> Result<Node, NodeError> {
         events: event_reader,
     };
     let device = identity.device();
+    // A new life of the daemon: it holds nothing of what the one before it held.
+    let life = u64::from_be_bytes(*clock::entropy().first_chunk().expect("32 bytes hold 8"));
+    let desk = Arc::new(LeaseDesk::new(device, DaemonInstance::new(life), jobs.downgrade()));
     let core = std::thread::Builder::new()
         .name("kinfold-core".into())
         .spawn(move || Core::new(parts).run())
@@ -663,6 +673,7 @@ fn open(builder: NodeBuilder) -> Result<Node, NodeError> {
         recent,
         pairing: Pairing::default(),
         drop_boxes,
+        desk,
     })))
 }
 

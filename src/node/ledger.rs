@@ -13,8 +13,8 @@ use super::error::NodeError;
 use super::space::Space;
 use super::types::{Appended, Intent, NewOp};
 use crate::fold::{Lineage, Objection, RunStatus, Standing, State};
+use crate::lease;
 use crate::model::{AgentId, CertHash, Dot, Hlc, IntentStatus, LeaseEpoch, OpId, Payload, RunId, SpaceId};
-use crate::roster::HostCertificate;
 
 /// What became of an intent that was to be recorded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -138,8 +138,9 @@ impl Space {
 pub(super) struct Chain(BTreeMap<CertHash, u64>);
 
 impl Chain {
-    pub fn of(certificates: &[HostCertificate]) -> Self {
-        Self(certificates.iter().map(|cert| (cert.hash, u64::from(cert.term))).collect())
+    pub fn of(chain: &lease::Chain) -> Self {
+        let placed = |term: u32| Some((chain.at(term)?, u64::from(term)));
+        Self((0..=chain.head().term).filter_map(placed).collect())
     }
 }
 

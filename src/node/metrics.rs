@@ -331,6 +331,7 @@ const fn refusal_name(why: &Refusal) -> &'static str {
         Refusal::Message(_) => "message",
         Refusal::Batch(_) => "batch",
         Refusal::Signature { .. } => "signature",
+        Refusal::Lease(_) => "lease",
         Refusal::WrongSpace => "wrong_space",
         Refusal::GapAgain { .. } => "gap_again",
         Refusal::Version { .. } => "version",

@@ -268,7 +268,12 @@ impl Checks {
                 Write::Truncate { space, log, .. } => {
                     self.truncated.insert((device, *space, *log));
                 }
-                Write::Key { .. } | Write::Space { .. } | Write::DraftsSealed { .. } => {}
+                Write::Key { .. }
+                | Write::Space { .. }
+                | Write::DraftsSealed { .. }
+                | Write::LeaseHome { .. }
+                | Write::LeaseVote { .. }
+                | Write::LeaseHost { .. } => {}
             }
         }
         Ok(())

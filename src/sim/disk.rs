@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use crate::crypto::{EpochKey, Opener, SealedBatch};
+use crate::lease::{DesignationState, HostState};
 use crate::model::{DeviceId, Dot, Frontier, Hlc, KeyId, LogId, RecordHash, Scope, Seq, SpaceId, Tip};
-use crate::sync::{DraftGroup, Loaded, LoadedSpace, Txn, Write};
+use crate::sync::{DraftGroup, Loaded, LoadedLease, LoadedSpace, Txn, Write};
 use crate::wire::{BodyReader, BodyWriter};
 
 /// A write that does not fit what is stored.
@@ -61,6 +62,7 @@ struct DiskSpace {
     acks: BTreeMap<DeviceId, Bytes>,
     keys: BTreeMap<KeyId, EpochKey>,
     proofs: BTreeMap<LogId, Bytes>,
+    lease: LoadedLease,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -107,6 +109,7 @@ impl Disk {
                     acks: BTreeMap::new(),
                     keys: BTreeMap::new(),
                     proofs: BTreeMap::new(),
+                    lease: LoadedLease::default(),
                 });
                 (row.own_log, row.is_active, row.carried) = (*own_log, *is_active, *carried);
                 row.dropped = *dropped;
@@ -149,6 +152,14 @@ impl Disk {
             Write::Key { space, key } => {
                 self.space(space)?.keys.insert(key.id(), key.clone());
             }
+            Write::LeaseHome { space, instance } => self.space(space)?.lease.home = *instance,
+            Write::LeaseVote { space, state } => {
+                self.space(space)?.lease.vote = Some(DesignationState::clone(state));
+            }
+            Write::LeaseHost { space, write } => {
+                let lease = &mut self.space(space)?.lease;
+                lease.host = Some(HostState::apply(lease.host.take(), write));
+            }
             Write::ForkProof { space, log, bytes } => {
                 self.space(space)?.proofs.insert(*log, bytes.clone());
             }
@@ -187,6 +198,7 @@ impl Disk {
             acks: row.acks.iter().map(|(device, bytes)| (*device, bytes.clone())).collect(),
             keys: row.keys.values().cloned().collect(),
             fork_proofs: row.proofs.iter().map(|(log, bytes)| (*log, bytes.clone())).collect(),
+            lease: row.lease.clone(),
         });
         Loaded { spaces: spaces.collect() }
     }

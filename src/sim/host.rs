@@ -504,6 +504,8 @@ impl Host {
             // No carrier goes between devices of this world.
             Effect::Delivered { .. } => {}
             Effect::CarryOver { from, to } => life.carries.push_back((from, to)),
+            // Nobody asks for leases in this world.
+            Effect::Leased { .. } => {}
             Effect::Notice(notice) => self.notice(notice, env)?,
         }
         Ok(())
@@ -543,6 +545,7 @@ impl Host {
             | Notice::Rotated { .. }
             | Notice::RotationTaken { .. }
             | Notice::CloneSeen { .. }
+            | Notice::LeaseHost { .. }
             | Notice::NewIncarnation { .. } => {}
         }
         Ok(())

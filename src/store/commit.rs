@@ -6,11 +6,12 @@ use super::error::{Part, StoreError};
 use super::index::{Changes, Index};
 use super::pack;
 use super::tables::{
-    ACKS, BATCHES, DRAFTS, FORKS, KEYS, LOGS, LogIx, META, META_COMMITS, PlaceIx, RECORDS, SPACES, SpaceIx,
-    SpaceRow, TIPS, draft_context, key_context, tip_bytes,
+    ACKS, BATCHES, DRAFTS, FORKS, KEYS, LEASE_HOMES, LEASE_HOSTS, LEASE_KEYS, LEASE_VOTES, LOGS, LogIx, META,
+    META_COMMITS, PlaceIx, RECORDS, SPACES, SpaceIx, SpaceRow, TIPS, draft_context, key_context, tip_bytes,
 };
 use super::vaults::Vaults;
 use crate::crypto::SealedBatch;
+use crate::lease::HostWrite;
 use crate::model::{LogId, Seq, SpaceId, Tip};
 use crate::sync::{DraftGroup, Write};
 use crate::wire::body::{BodyReader, BodyWriter};
@@ -63,6 +64,17 @@ impl<'a> Writer<'a> {
                 self.txn.open_table(KEYS)?.insert((space_ix, key_id), &sealed[..])?;
                 Ok(())
             }
+            Write::LeaseHome { space, instance } => {
+                let space_ix = self.space_ix(space)?;
+                self.txn.open_table(LEASE_HOMES)?.insert(space_ix, instance.get())?;
+                Ok(())
+            }
+            Write::LeaseVote { space, state } => {
+                let space_ix = self.space_ix(space)?;
+                self.txn.open_table(LEASE_VOTES)?.insert(space_ix, &state.to_bytes()[..])?;
+                Ok(())
+            }
+            Write::LeaseHost { space, write } => self.lease_host(space, write),
             Write::ForkProof { space, log, bytes } => {
                 let log_ix = self.log_ix(space, log)?;
                 self.txn.open_table(FORKS)?.insert(log_ix, &bytes[..])?;
@@ -76,6 +88,26 @@ impl<'a> Writer<'a> {
         let commits = self.changes.changed().commits.to_be_bytes();
         self.txn.open_table(META)?.insert(META_COMMITS, &commits[..])?;
         Ok(self.changes.finish())
+    }
+
+    fn lease_host(&self, space: &SpaceId, write: &HostWrite) -> Result<(), StoreError> {
+        let space_ix = self.space_ix(space)?;
+        self.txn.open_table(LEASE_HOSTS)?.insert(space_ix, &write.head.to_bytes()[..])?;
+        let mut keys = self.txn.open_table(LEASE_KEYS)?;
+        if write.is_whole {
+            keys.retain(|(of, _), _| of != space_ix)?;
+        }
+        for (key, entry) in &write.entries {
+            match entry {
+                Some(entry) => {
+                    keys.insert((space_ix, key.as_str()), &entry.to_bytes(key)[..])?;
+                }
+                None => {
+                    keys.remove((space_ix, key.as_str()))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn space(&mut self, row: SpaceRow) -> Result<(), StoreError> {

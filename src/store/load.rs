@@ -1,19 +1,21 @@
 //! Makes a new store, and reads what a store holds when it is opened.
 
 use bytes::Bytes;
-use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction};
 
 use super::disk::guarded;
 use super::error::{Part, StoreError};
 use super::index::Index;
 use super::tables::{
-    ACKS, BATCHES, DRAFTS, FORKS, FORMAT, KEYS, LOGS, META, META_COMMITS, META_FORMAT, META_KEY_CHECK,
-    META_STORE_ID, RECORDS, SPACES, SpaceIx, SpaceRow, TIPS, key_check_context, key_context, parse_tip,
+    ACKS, BATCHES, DRAFTS, FORKS, FORMAT, KEYS, LEASE_HOMES, LEASE_HOSTS, LEASE_KEYS, LEASE_VOTES, LOGS,
+    META, META_COMMITS, META_FORMAT, META_KEY_CHECK, META_STORE_ID, RECORDS, SPACES, SpaceIx, SpaceRow, TIPS,
+    key_check_context, key_context, parse_tip,
 };
 use super::vaults::{Vaults, fresh};
 use crate::crypto::EpochKey;
+use crate::lease::{DesignationState, Entry, HostHead, HostInstance, HostState};
 use crate::model::{DeviceId, LogId, RecordHash, Seq};
-use crate::sync::{Loaded, LoadedSpace};
+use crate::sync::{Loaded, LoadedLease, LoadedSpace};
 
 /// What names a store and where its logs end.
 pub(super) struct Opened {
@@ -26,7 +28,7 @@ pub(super) fn open(db: &Database, vaults: &Vaults) -> Result<Opened, StoreError>
     guarded(|| {
         match format(db)? {
             None => create(db, vaults)?,
-            Some(FORMAT) => {}
+            Some(FORMAT) => make_lease_tables(db)?,
             Some(found) if found > FORMAT => return Err(StoreError::NewerFormat { found, known: FORMAT }),
             Some(_) => return Err(StoreError::damaged(Part::Row { table: "meta" })),
         }
@@ -85,9 +87,60 @@ fn create(db: &Database, vaults: &Vaults) -> Result<(), StoreError> {
         txn.open_table(ACKS)?;
         txn.open_table(KEYS)?;
         txn.open_table(FORKS)?;
+        open_lease_tables(&txn)?;
     }
     txn.commit()?;
     Ok(())
+}
+
+/// Stores from before there were leases have no tables for them.
+fn make_lease_tables(db: &Database) -> Result<(), StoreError> {
+    match db.begin_read()?.open_table(LEASE_KEYS) {
+        Ok(_) => return Ok(()),
+        Err(redb::TableError::TableDoesNotExist(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let txn = db.begin_write()?;
+    open_lease_tables(&txn)?;
+    txn.commit()?;
+    Ok(())
+}
+
+fn open_lease_tables(txn: &WriteTransaction) -> Result<(), StoreError> {
+    txn.open_table(LEASE_HOMES)?;
+    txn.open_table(LEASE_VOTES)?;
+    txn.open_table(LEASE_HOSTS)?;
+    txn.open_table(LEASE_KEYS)?;
+    Ok(())
+}
+
+/// What is stored about the leases of a space.
+fn lease(txn: &ReadTransaction, ix: SpaceIx) -> Result<LoadedLease, StoreError> {
+    let damaged = |table| StoreError::damaged(Part::Row { table });
+    let mut loaded = LoadedLease::default();
+    if let Some(instance) = txn.open_table(LEASE_HOMES)?.get(ix)? {
+        loaded.home = HostInstance::new(instance.value());
+    }
+    if let Some(vote) = txn.open_table(LEASE_VOTES)?.get(ix)? {
+        let vote = DesignationState::from_bytes(vote.value()).map_err(|_| damaged("lease votes"))?;
+        loaded.vote = Some(vote);
+    }
+    let Some(head) = txn.open_table(LEASE_HOSTS)?.get(ix)? else { return Ok(loaded) };
+    let head = HostHead::from_bytes(head.value()).map_err(|_| damaged("lease hosts"))?;
+    let mut state = HostState::empty(head);
+    for row in txn.open_table(LEASE_KEYS)?.range((ix, "")..)? {
+        let (place, bytes) = row?;
+        if place.value().0 != ix {
+            break;
+        }
+        let (key, entry) = Entry::from_bytes(bytes.value()).map_err(|_| damaged("lease keys"))?;
+        if key.as_str() != place.value().1 {
+            return Err(damaged("lease keys"));
+        }
+        state.entries.insert(key, entry);
+    }
+    loaded.host = Some(state);
+    Ok(loaded)
 }
 
 fn check_key(txn: &ReadTransaction, vaults: &Vaults) -> Result<[u8; 16], StoreError> {
@@ -142,6 +195,7 @@ fn space(
         acks: Vec::new(),
         keys: Vec::new(),
         fork_proofs: Vec::new(),
+        lease: lease(txn, ix)?,
     };
     let forks = txn.open_table(FORKS)?;
     let drafts = txn.open_table(DRAFTS)?;
@@ -179,4 +233,138 @@ fn space(
         loaded.keys.push(EpochKey::from_bytes(key));
     }
     Ok(loaded)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::lease::{Answer, DaemonInstance, Hold, Holder, HostWrite, Last, Mode, ReqNo, Ttl};
+    use crate::model::{AgentId, CertHash, LeaseEpoch, SpaceId};
+    use crate::store::Store;
+    use crate::store::fault::FaultDisk;
+    use crate::store::testing::{Author, reopen, store};
+    use crate::sync::Write;
+
+    fn key(name: &str) -> AgentId {
+        name.parse().unwrap()
+    }
+
+    fn head(next: u32) -> HostHead {
+        let cert = CertHash::from_bytes([7; 32]);
+        HostHead { cert, term: 0, instance: HostInstance::FIRST, next_n: Some(next), mode: Mode::Serving }
+    }
+
+    fn entry(epoch: u32) -> Entry {
+        let device = DeviceId::from_bytes([3; 32]);
+        let holder = Holder { device, instance: DaemonInstance::new(5) };
+        let epoch = LeaseEpoch::of(0, epoch).unwrap();
+        let last = Last { req_no: ReqNo::new(1), answer: Answer::Granted { epoch } };
+        let hold = Hold::Held { holder, ttl_max: Ttl::DEFAULT };
+        Entry { epoch, hold, last: BTreeMap::from([(device, last)]) }
+    }
+
+    fn host_write(space: SpaceId, next: u32, entries: &[(&str, Option<Entry>)]) -> Write {
+        let entries = entries.iter().map(|(name, entry)| (key(name), entry.clone())).collect();
+        let write = HostWrite { head: head(next), is_whole: false, entries };
+        Write::LeaseHost { space, write: Box::new(write) }
+    }
+
+    fn loaded(disk: &FaultDisk) -> LoadedLease {
+        reopen(disk).1.spaces[0].lease.clone()
+    }
+
+    #[test]
+    fn a_register_and_what_was_promised_read_back_change_by_change() {
+        let mut author = Author::new(1);
+        let (store, disk) = store(&mut author);
+        let space = author.space;
+        let vote =
+            DesignationState { seen: Some(LeaseEpoch::MIN), ..DesignationState::fresh(HostInstance::FIRST) };
+        author.commit(
+            &store,
+            vec![
+                host_write(space, 3, &[("a", Some(entry(1))), ("b", Some(entry(2)))]),
+                Write::LeaseVote { space, state: Box::new(vote.clone()) },
+            ],
+        );
+        author.commit(&store, vec![host_write(space, 4, &[("a", None), ("c", Some(entry(3)))])]);
+        let instance = HostInstance::new(99);
+        author.commit(&store, vec![Write::LeaseHome { space, instance }]);
+        drop(store);
+
+        let lease = loaded(&disk);
+
+        let entries = BTreeMap::from([(key("b"), entry(2)), (key("c"), entry(3))]);
+        let host = Some(HostState { head: head(4), entries });
+        assert_eq!(lease, LoadedLease { home: instance, vote: Some(vote), host });
+        assert!(lease.is_used() && !LoadedLease::default().is_used());
+
+        let (store, _) = reopen(&disk);
+        let write = HostWrite { head: head(1), is_whole: true, entries: BTreeMap::new() };
+        author.commit(&store, vec![Write::LeaseHost { space, write: Box::new(write) }]);
+        drop(store);
+        assert_eq!(loaded(&disk).host, Some(HostState::empty(head(1))), "what was there before goes first");
+    }
+
+    #[test]
+    fn a_store_from_before_there_were_leases_opens_and_takes_them() {
+        let mut author = Author::new(1);
+        let (old, disk) = store(&mut author);
+        let batches = author.batches(2, 3);
+        let write = author.write(batches);
+        author.commit(&old, vec![write]);
+        {
+            let db = old.engine().unwrap();
+            let txn = db.get().begin_write().unwrap();
+            assert!(txn.delete_table(LEASE_HOMES).unwrap() && txn.delete_table(LEASE_VOTES).unwrap());
+            assert!(txn.delete_table(LEASE_HOSTS).unwrap() && txn.delete_table(LEASE_KEYS).unwrap());
+            txn.commit().unwrap();
+        }
+        drop(old);
+
+        let (store, opened) = reopen(&disk);
+
+        assert_eq!(opened.spaces[0].lease, LoadedLease::default());
+        assert_eq!(opened.spaces[0].frontier.log_count(), 1);
+        author.commit(&store, vec![host_write(author.space, 2, &[("a", Some(entry(1)))])]);
+        drop(store);
+        assert_eq!(loaded(&disk).host.map(|host| host.entries.len()), Some(1));
+    }
+
+    #[test]
+    fn rows_of_leases_that_do_not_read_are_damage() {
+        type Spoil = fn(&redb::WriteTransaction);
+        let spoil: [(&str, Spoil); 4] = [
+            ("lease votes", |txn| drop(txn.open_table(LEASE_VOTES).unwrap().insert(0, &b"x"[..]).unwrap())),
+            ("lease hosts", |txn| drop(txn.open_table(LEASE_HOSTS).unwrap().insert(0, &b"x"[..]).unwrap())),
+            ("lease keys", |txn| {
+                drop(txn.open_table(LEASE_KEYS).unwrap().insert((0, "a"), &b"x"[..]).unwrap());
+            }),
+            ("lease keys", |txn| {
+                let bytes = entry(1).to_bytes(&key("b"));
+                drop(txn.open_table(LEASE_KEYS).unwrap().insert((0, "a"), &bytes[..]).unwrap());
+            }),
+        ];
+        for (table, spoil) in spoil {
+            let mut author = Author::new(1);
+            let (store, disk) = store(&mut author);
+            author.commit(&store, vec![host_write(author.space, 2, &[("c", Some(entry(1)))])]);
+            {
+                let db = store.engine().unwrap();
+                let txn = db.get().begin_write().unwrap();
+                spoil(&txn);
+                txn.commit().unwrap();
+            }
+            drop(store);
+
+            let refused = Store::open_with(disk, None, &crate::store::testing::LOCAL_KEY).map(drop);
+
+            assert!(
+                matches!(refused, Err(StoreError::Damaged { what: Part::Row { table: found }, .. }) if found == table),
+                "{table}: {refused:?}"
+            );
+        }
+    }
 }

@@ -12,6 +12,12 @@
 //! | `acks` | space index, device 32 | as received |
 //! | `keys` | space index, key id 16 | vault(key 32) |
 //! | `forks` | space index, log index | two witnesses |
+//! | `lease homes` | space index | instance u64 BE; absent in the first life of a home |
+//! | `lease votes` | space index | promise and greatest token seen, `KFLD` |
+//! | `lease hosts` | space index | head of the register this device hosts, `KFLH` |
+//! | `lease keys` | space index, key | entry of that register, `KFLE` |
+//!
+//! The tables of leases are made where a store that was written before is opened.
 //!
 //! The flags of a space: bit 0 = active, bit 1 = ops of it have been dropped, and two numbers follow.
 //!
@@ -41,6 +47,10 @@ pub(super) const RECORDS: TableDefinition<'_, (SpaceIx, [u8; 32]), &[u8]> = Tabl
 pub(super) const ACKS: TableDefinition<'_, (SpaceIx, [u8; 32]), &[u8]> = TableDefinition::new("acks");
 pub(super) const KEYS: TableDefinition<'_, (SpaceIx, [u8; 16]), &[u8]> = TableDefinition::new("keys");
 pub(super) const FORKS: TableDefinition<'_, LogIx, &[u8]> = TableDefinition::new("forks");
+pub(super) const LEASE_HOMES: TableDefinition<'_, SpaceIx, u64> = TableDefinition::new("lease homes");
+pub(super) const LEASE_VOTES: TableDefinition<'_, SpaceIx, &[u8]> = TableDefinition::new("lease votes");
+pub(super) const LEASE_HOSTS: TableDefinition<'_, SpaceIx, &[u8]> = TableDefinition::new("lease hosts");
+pub(super) const LEASE_KEYS: TableDefinition<'_, (SpaceIx, &str), &[u8]> = TableDefinition::new("lease keys");
 
 /// The format version, u32 BE.
 pub(super) const META_FORMAT: &str = "format";

@@ -9,7 +9,10 @@ use thiserror::Error;
 use super::ingest::WhyNotAdmitted;
 use super::txn::{Txn, TxnId};
 use crate::crypto::{BatchError, EpochKey, SealedBatch, SignatureError};
-use crate::model::{Blame, DeviceId, Dot, Hlc, LogId, Op, OpId, Root, Scope, Seq, SpaceId, TipHash};
+use crate::lease;
+use crate::model::{
+    Blame, DeviceId, Dot, Hlc, LeaseEpoch, LogId, Op, OpId, Root, Scope, Seq, SpaceId, TipHash,
+};
 use crate::oplog::Seen;
 use crate::roster::{NotAuthor, Role, RosterError};
 use crate::wire::MessageError;
@@ -220,6 +223,35 @@ pub enum Input {
         /// Who waits.
         token: Token,
     },
+    /// A device asks the register of leases that this device may host.
+    Lease {
+        /// The space.
+        space: SpaceId,
+        /// Who asks: proven by its connection, or this device.
+        from: DeviceId,
+        /// What.
+        request: lease::Request,
+        /// Who waits.
+        token: Token,
+    },
+    /// A lease token was given to this device by the host.
+    LeaseSeen {
+        /// The space.
+        space: SpaceId,
+        /// The token.
+        epoch: LeaseEpoch,
+    },
+    /// The register of leases is to have another host.
+    MoveLeaseHost {
+        /// The space.
+        space: SpaceId,
+        /// The device.
+        to: DeviceId,
+        /// With the host, or without it because it is lost.
+        kind: lease::CertKind,
+        /// Who waits.
+        token: Token,
+    },
     /// One round with every peer: everybody says what they have.
     Round {
         /// Who waits.
@@ -324,6 +356,13 @@ pub enum Effect {
         token: Token,
         /// Where they ended up, in the order given.
         placed: Vec<Placed>,
+    },
+    /// The register has answered.
+    Leased {
+        /// Who waits.
+        token: Token,
+        /// What.
+        reply: lease::Reply,
     },
     /// A request was refused or could not be made durable.
     Failed {
@@ -588,6 +627,15 @@ pub enum Notice {
         /// The admin.
         by: DeviceId,
     },
+    /// Another device hosts the register of leases.
+    LeaseHost {
+        /// The space.
+        space: SpaceId,
+        /// The host.
+        host: DeviceId,
+        /// The term.
+        term: u32,
+    },
     /// Two running copies of one home are connected: each has the key of the other.
     CloneSeen {
         /// The device that runs twice.
@@ -623,6 +671,9 @@ pub enum Refusal {
         #[source]
         source: SignatureError,
     },
+    /// What the peer says about the host of leases does not read.
+    #[error("a message about the host of leases does not decode")]
+    Lease(#[source] lease::FormError),
     /// A batch or message of a space the peer and this device do not share.
     #[error("a message of a space that is not shared with this peer")]
     WrongSpace,
@@ -661,6 +712,7 @@ impl Refusal {
             Self::Message(_)
             | Self::Batch(_)
             | Self::Signature { .. }
+            | Self::Lease(_)
             | Self::WrongSpace
             | Self::GapAgain { .. }
             | Self::Version { .. }
@@ -686,6 +738,9 @@ pub enum RequestError {
     /// The roster refused.
     #[error("the roster refuses")]
     Roster(#[source] Arc<RosterError>),
+    /// The register of leases does not get another host.
+    #[error("the leases stay where they are")]
+    Host(#[source] lease::DesignateRefused),
     /// A space cannot be founded or joined.
     #[error("the space cannot be joined")]
     Join(#[source] JoinError),
@@ -755,4 +810,6 @@ pub enum DeadlineReason {
     StoreAgain,
     /// A rotation is due, or is to be committed with the confirmations there are.
     Rotate,
+    /// A lease runs out, or devices are to be asked again about its host.
+    Lease,
 }

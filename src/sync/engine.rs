@@ -67,6 +67,8 @@ pub struct Engine {
     effects: Vec<Effect>,
     entropy: blake3::Hasher,
     entropy_drawn: u64,
+    /// Whether anything has happened yet.
+    is_begun: bool,
 }
 
 impl Engine {
@@ -101,6 +103,7 @@ impl Engine {
             effects: Vec::new(),
             entropy: blake3::Hasher::new(),
             entropy_drawn: 0,
+            is_begun: false,
         };
         for space in loaded.spaces {
             let state = load_space(space)?;
@@ -114,6 +117,11 @@ impl Engine {
     pub fn step(&mut self, now: &Now, input: Input) -> Vec<Effect> {
         self.entropy = blake3::Hasher::new_keyed(&now.entropy);
         self.entropy_drawn = 0;
+        // What is done about a past in doubt comes first.
+        let is_about_past = matches!(input, Input::Doubt | Input::Persisted(_) | Input::PersistFailed(_));
+        if !is_about_past && !std::mem::replace(&mut self.is_begun, true) {
+            self.open_stored_leases(now);
+        }
         match input {
             Input::Connected { peer, device } => self.connected(now, peer, device),
             Input::Frame { peer, bytes } => self.frame(now, peer, bytes),
@@ -143,6 +151,11 @@ impl Engine {
             }
             Input::Deliver { space, delivery, token } => self.deliver(now, space, delivery, token),
             Input::LookedUp { token, batches } => self.looked_up(now, token, &batches),
+            Input::Lease { space, from, request, token } => {
+                self.lease_asked(now, space, from, request, token);
+            }
+            Input::LeaseSeen { space, epoch } => self.lease_seen(now, space, epoch),
+            Input::MoveLeaseHost { space, to, kind, token } => self.move_host(now, space, to, kind, token),
             Input::Round { token } => self.round(token),
             Input::Seal { space } => self.seal_drafts(space),
             Input::Doubt => self.doubt(),
@@ -159,8 +172,9 @@ impl Engine {
             space.rotate_at.into_iter().chain(space.rotation.as_ref().map(|rotation| rotation.commit_at))
         });
         let rotate = rotate.map(|at| Deadline { at, why: DeadlineReason::Rotate });
+        let lease = self.lease_deadline().map(|at| Deadline { at, why: DeadlineReason::Lease });
         let peers = self.peers.values().filter_map(Peer::deadline);
-        peers.chain(seal).chain(rotate).min_by_key(|deadline| deadline.at)
+        peers.chain(seal).chain(rotate).chain(lease).min_by_key(|deadline| deadline.at)
     }
 
     /// This device.
@@ -271,6 +285,7 @@ impl Engine {
                         self.emit(Effect::Done { token });
                     }
                 }
+                Then::Lease(then) => self.lease_persisted(now, then, true),
                 Then::Truncated { space, log, to, .. } => self.truncated(space, log, to),
                 Then::Begun { space, left, token } => self.begun(now, space, left, token),
                 Then::NewLog { space, log, moved, .. } => self.new_log_begun(space, log, moved),
@@ -313,6 +328,8 @@ impl Engine {
                     self.forget_records(space, &records);
                     is_peer_data_lost |= tokens.is_empty();
                     self.fail(&tokens, &RequestError::Storage);
+                    // A certificate may have been among them.
+                    self.reopen_designation(now, space);
                     if let Some(space) = self.spaces.get_mut(&space) {
                         // What this device signed by itself is signed again.
                         space.store_again_at = Some(now.uptime + STORE_AGAIN_AFTER);
@@ -333,6 +350,7 @@ impl Engine {
                         self.emit(Effect::Failed { token, why: RequestError::Storage });
                     }
                 }
+                Then::Lease(then) => self.lease_persisted(now, then, false),
                 Then::Truncated { space, log, to, held } => self.untruncated(now, space, log, to, held),
                 Then::Begun { space, left, token } => {
                     self.unbegun(space, left, token);
@@ -407,6 +425,7 @@ fn load_space(loaded: LoadedSpace) -> Result<SpaceState, EngineError> {
     (state.author, state.durable) = (author, loaded.frontier);
     (state.acks, state.ack_number, state.proofs) = (acks, ack_number, proofs);
     state.is_removal_told = is_removal_told;
+    (state.lease_home, state.lease_stored) = (loaded.lease.home, Some(loaded.lease));
     // What a crash has cut short goes on at the first tick.
     state.store_again_at = Some(Duration::ZERO);
     Ok(state)

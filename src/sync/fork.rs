@@ -209,6 +209,8 @@ impl Engine {
             let Some(state) = self.spaces.get(&space) else { continue };
             if state.author.next_seq() > Seq::new(1) {
                 self.begin_new_log(space);
+            } else {
+                self.doubt_lease(space);
             }
         }
     }
@@ -216,6 +218,8 @@ impl Engine {
     /// Writes in a new log from here on; the old one becomes a log like any other. Drafts move along
     /// as reissued ops: an earlier life may have sealed and sent them, and then they count once.
     pub(super) fn begin_new_log(&mut self, space: SpaceId) {
+        // What this device has granted or promised since is as unknown as what it has written.
+        self.doubt_lease(space);
         let log = self.fresh_log();
         let Some(state) = self.spaces.get_mut(&space) else { return };
         let mut author = Author::new(log, Tip::NONE);

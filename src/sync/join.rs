@@ -14,7 +14,7 @@ use super::engine::Engine;
 use super::space::{SpaceState, Then};
 use super::txn::Write;
 use crate::crypto::EpochKey;
-use crate::model::{DeviceId, Hlc, Incarnation, LogId, Now, Scope, Seq, SpaceId};
+use crate::model::{DeviceId, Hlc, Incarnation, LogId, Now, Scope, ScopeTag, Seq, SpaceId};
 use crate::roster::{Author as RosterAuthor, Role, Roster};
 
 impl Engine {
@@ -26,6 +26,11 @@ impl Engine {
     /// The active personal space.
     pub fn personal(&self) -> Option<SpaceId> {
         self.active(&Scope::Personal)
+    }
+
+    /// The active space with this tag.
+    pub fn space_of(&self, tag: &ScopeTag) -> Option<SpaceId> {
+        self.tags.get(tag).copied().filter(|space| self.takes_part(*space))
     }
 
     /// The active space of a scope.

@@ -14,6 +14,7 @@ mod heal;
 mod ingest;
 mod join;
 mod keys;
+mod lease;
 mod members;
 mod session;
 mod space;
@@ -25,5 +26,6 @@ pub use effect::{
     Notice, PeerId, Placed, Refusal, RequestError, RosterChange, Stored, Token, WhyNotTaken,
 };
 pub use engine::{Engine, EngineError};
-pub use txn::{DraftGroup, Loaded, LoadedSpace, Txn, TxnId, Write};
+pub use lease::{Driving, LeaseView};
+pub use txn::{DraftGroup, Loaded, LoadedLease, LoadedSpace, Txn, TxnId, Write};
 pub use view::{AckView, Carry, Counters, PeerView, SpaceView};

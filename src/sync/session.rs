@@ -11,7 +11,9 @@ use super::heal::Locating;
 use super::space::{HeldAck, SealedTip, Then};
 use super::txn::Write;
 use crate::model::limits::FORWARD_DELAY;
-use crate::model::{DeviceId, Frontier, LogId, Now, RecordHash, ScopeTag, Seq, SpaceId, Tip, TipHash};
+use crate::model::{
+    DeviceId, Frontier, LeaseEpoch, LogId, Now, RecordHash, ScopeTag, Seq, SpaceId, Tip, TipHash,
+};
 use crate::wire::{Hello, Message, SpaceHello};
 
 /// One connection.
@@ -142,7 +144,7 @@ impl Engine {
                     .filter(|(log, _)| log.device == device)
                     .map(|(log, tip)| (*log, *tip))
                     .collect(),
-                max_epoch: 0,
+                max_epoch: self.greatest_epoch(space.id).map_or(0, LeaseEpoch::get),
             })
             .collect();
         if let Some(peer) = self.peers.get_mut(&peer) {
@@ -196,6 +198,7 @@ impl Engine {
             }
             Message::Delegate { scope, digest } => self.delegated(now, peer, scope, digest),
             Message::Receipt { scope, digest, signature } => self.receipt(peer, scope, digest, &signature),
+            Message::Host { scope, message } => self.host_message(now, peer, scope, message),
             // A later version says something this one does not know.
             Message::Unknown(_) => {}
         }
@@ -261,6 +264,10 @@ impl Engine {
         self.tell_proofs(peer, hello.space);
         self.doubt_own_logs(peer, hello);
         self.ask_keys(peer, hello.space);
+        self.tell_home(peer, hello.space);
+        if let Ok(epoch) = LeaseEpoch::new(hello.max_epoch) {
+            self.lease_seen(now, hello.space, epoch);
+        }
         self.plan_rotation(now, hello.space);
     }
 
@@ -323,6 +330,7 @@ impl Engine {
         self.part_with_removed(space);
         self.notice(Notice::Roster { space });
         self.keep_early_acks(now, space);
+        self.host_records(now, space);
         self.enforce(space);
         let Some(state) = self.spaces.get(&space) else { return };
         let (tag, digest) = (state.tag, state.roster.digest());
@@ -591,6 +599,7 @@ impl Engine {
             if state.rotation.as_ref().is_some_and(|rotation| rotation.commit_at <= now.uptime) {
                 self.commit_rotation(now, space);
             }
+            self.lease_tick(now, space);
             let Some(state) = self.spaces.get_mut(&space) else { continue };
             if state.store_again_at.take_if(|at| *at <= now.uptime).is_none() {
                 continue;

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use super::effect::{Delivered, PeerId, Token};
 use super::keys::Rotation;
+use super::lease::{LeaseThen, Leases};
+use super::txn::LoadedLease;
 use crate::crypto::EpochKey;
+use crate::lease::HostInstance;
 use crate::model::{
     DeviceId, Dot, Frontier, KeyId, LogId, RecordHash, Root, Scope, ScopeTag, Seq, SpaceId, Tip, TipHash,
 };
@@ -52,6 +55,13 @@ pub(super) struct SpaceState {
     pub is_removal_told: bool,
     /// The epoch that was spoken of last.
     pub epoch_told: Epoch,
+    /// Which life of its home this device is in.
+    pub lease_home: HostInstance,
+    /// Those of other devices, where they are not in their first.
+    pub homes: BTreeMap<DeviceId, HostInstance>,
+    /// What was stored about leases, until it is opened.
+    pub lease_stored: Option<LoadedLease>,
+    pub leases: Option<Box<Leases>>,
 }
 
 /// One log of another device (or of an earlier life of this one).
@@ -135,7 +145,16 @@ impl SpaceState {
             rotate_at: None,
             is_removal_told: false,
             epoch_told,
+            lease_home: HostInstance::FIRST,
+            homes: BTreeMap::new(),
+            lease_stored: None,
+            leases: None,
         }
+    }
+
+    /// Which life of its home a device was in when it last said so.
+    pub fn home_of(&self, device: &DeviceId) -> HostInstance {
+        self.homes.get(device).copied().unwrap_or(HostInstance::FIRST)
     }
 
     /// The chain of a log, created where this device has nothing of it.
@@ -213,6 +232,8 @@ pub(super) enum Then {
     Left { space: SpaceId, token: Option<Token> },
     /// The own log was begun anew.
     NewLog { space: SpaceId, log: LogId, old: Author, moved: Vec<(Dot, Dot)> },
+    /// A machine of the leases wrote something.
+    Lease(LeaseThen),
     /// The end of a log was dropped.
     Truncated { space: SpaceId, log: LogId, to: Tip, held: Tip },
     /// What a carrier brought was stored, as far as it was taken.

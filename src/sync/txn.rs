@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::crypto::{EpochKey, SealedBatch};
+use crate::lease::{DesignationState, HostInstance, HostState, HostWrite};
 use crate::model::{DeviceId, Frontier, LogId, RecordHash, Scope, Seq, SpaceId, Tip};
 
 /// Names one [`Txn`] of one run.
@@ -109,6 +110,27 @@ pub enum Write {
         /// The key.
         key: EpochKey,
     },
+    /// Which life of its home this device is in: another one neither hosts leases nor votes.
+    LeaseHome {
+        /// The space.
+        space: SpaceId,
+        /// The life.
+        instance: HostInstance,
+    },
+    /// What this device has promised about the host of the register, and the greatest token it saw.
+    LeaseVote {
+        /// The space.
+        space: SpaceId,
+        /// All of it.
+        state: Box<DesignationState>,
+    },
+    /// A change of the register that this device hosts.
+    LeaseHost {
+        /// The space.
+        space: SpaceId,
+        /// The change.
+        write: Box<HostWrite>,
+    },
     /// Two signed headers for one place in a log: proof of a fork. One per log is kept.
     ForkProof {
         /// The space.
@@ -174,4 +196,30 @@ pub struct LoadedSpace {
     pub keys: Vec<EpochKey>,
     /// Fork proofs, by log.
     pub fork_proofs: Vec<(LogId, Bytes)>,
+    /// What is stored about leases.
+    pub lease: LoadedLease,
+}
+
+/// What a store holds about the leases of a space; nothing in one that never had any.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LoadedLease {
+    /// Which life of its home this device is in.
+    pub home: HostInstance,
+    /// What it has promised and seen.
+    pub vote: Option<DesignationState>,
+    /// Its register.
+    pub host: Option<HostState>,
+}
+
+impl LoadedLease {
+    /// Whether anything was ever written.
+    pub const fn is_used(&self) -> bool {
+        self.vote.is_some() || self.host.is_some()
+    }
+}
+
+impl Default for LoadedLease {
+    fn default() -> Self {
+        Self { home: HostInstance::FIRST, vote: None, host: None }
+    }
 }

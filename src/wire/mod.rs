@@ -18,7 +18,7 @@ pub use ack::{Ack, AckError, AckFields};
 pub use body::{BodyError, BodyReader, BodyWriter, FrameView};
 pub use bundle::{BundleError, BundleHead};
 pub use codec::DecodeError;
-pub use message::{AckFrame, Hello, Message, MessageError, SpaceHello};
+pub use message::{AckFrame, Hello, HostMessage, Message, MessageError, SpaceHello};
 pub use op::{OpProblem, OpView, Original, Pred, REISSUE};
 pub use pairing::{PairFrame, PairFrameError};
 pub use welcome::{Welcome, WelcomeError};

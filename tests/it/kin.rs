@@ -191,6 +191,19 @@ impl Caller {
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
     }
 
+    /// Sends to a node that may be killed meanwhile.
+    pub fn send_or_gone(&mut self, line: &[u8]) {
+        // What does not arrive is not answered, and that is seen.
+        let _ = self.write.write_all(&[line, b"\n"].concat());
+    }
+
+    /// The next answer; `None` where the node is gone.
+    pub fn next_or_gone(&mut self) -> Option<Value> {
+        let mut line = String::new();
+        self.read.read_line(&mut line).ok()?;
+        serde_json::from_str(&line).ok()
+    }
+
     /// Calls a method. What is taken and answered is held against the schemas that the node publishes.
     pub fn call(&mut self, method: &str, params: Value) -> Value {
         let document =

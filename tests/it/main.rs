@@ -21,6 +21,7 @@ mod kin;
 #[cfg(target_os = "linux")]
 mod lan;
 mod layers;
+mod leases;
 mod ledger;
 mod living;
 mod members;

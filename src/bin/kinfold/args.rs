@@ -110,6 +110,11 @@ pub enum Command {
         #[command(subcommand)]
         command: Option<Spaces>,
     },
+    /// Who runs an agent now: one device at a time
+    Lease {
+        #[command(subcommand)]
+        command: Lease,
+    },
     /// The settings of this device, kept in its config.toml
     Config {
         #[command(subcommand)]
@@ -544,6 +549,63 @@ pub struct LeaveSpace {
     pub name: ScopeParam,
     /// The name once more, for programs: this cannot be undone
     #[arg(long, value_name = "NAME")]
+    pub yes: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Lease {
+    /// Takes the lease of an agent for the node that runs here; exit 75: another device holds it
+    Acquire(LeaseTaken),
+    /// Holds it for longer
+    Renew(LeaseKept),
+    /// Gives it back, once what ran under it has stopped
+    Release(LeaseHeld),
+    /// Shows who holds an agent's lease; the host and its leases where none is named
+    Status {
+        /// Which agent
+        agent: Option<String>,
+    },
+    /// Shows which device hosts the leases
+    Host,
+    /// Has another device host the leases
+    MoveHost(MoveHost),
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct LeaseTaken {
+    /// What the lease is for
+    pub agent: String,
+    /// How long it outlives a holder that is gone, 1s to 1h [default: 30s]
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    pub ttl: Option<Duration>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct LeaseHeld {
+    /// What the lease is for
+    pub agent: String,
+    /// The token it was acquired with
+    pub epoch: u64,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct LeaseKept {
+    #[command(flatten)]
+    pub held: LeaseHeld,
+    /// For how long from now, 1s to 1h [default: 30s]
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    pub ttl: Option<Duration>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct MoveHost {
+    /// The new host: its id, the first 7 characters of it, or its name
+    pub device: String,
+    /// The host of now is lost for good: a majority of the others decides without it
+    #[arg(long)]
+    pub lost: bool,
+    /// The name of the lost host, for programs
+    #[arg(long, value_name = "NAME", requires = "lost")]
     pub yes: Option<String>,
 }
 

@@ -70,6 +70,8 @@ pub enum Failure {
     Interrupted { line: u64 },
     #[error("the node did not stop in time and was ended; what was acknowledged is on disk")]
     StopCutShort,
+    #[error("no node runs here, and a lease is held by a running one")]
+    NotRunning,
     #[error("no other device was reached within {seconds} s")]
     NobodyReached { seconds: u64 },
     #[error("{failed} drop boxes could not be used")]
@@ -191,6 +193,7 @@ impl Failure {
                 "get the file again, whole, and import it: what is here already counts once".into()
             }
             Self::DropboxesFailed { .. } => "`kinfold status` says why; nothing is lost meanwhile".into(),
+            Self::NotRunning => "start it with `kinfold up`, in another terminal or as a service".into(),
             Self::NobodyReached { .. } => {
                 "start the other device, or name its address with `kinfold up --peer`".into()
             }

@@ -20,6 +20,7 @@ mod home;
 mod intents;
 mod invite;
 mod join;
+mod lease;
 mod log;
 mod metrics;
 mod notify;
@@ -116,6 +117,7 @@ async fn run(args: Args, output: &Output) -> Result<(), Failure> {
         Command::Revoke(removal) => roster::revoke(&site()?, removal, output).await,
         Command::Rotate => roster::rotate(&site()?, output).await,
         Command::Space { command } => spaces::run(&home()?, command, output).await,
+        Command::Lease { command } => lease::run(&site()?, command, output).await,
         Command::Config { command } => config::run(&home()?, command, output).await,
         Command::Doctor => doctor::run(&home()?, output).await,
         Command::Metrics => metrics::run(&home()?, output).await,

@@ -43,6 +43,7 @@ impl Message {
                 check_count(parents.len(), RECORD_PARENTS_MAX)?;
                 check_rising(parents.iter(), kind)
             }
+            Self::Host { message, .. } => message.check(),
             Self::RotateConfirm { .. }
             | Self::Delegate { .. }
             | Self::Receipt { .. }
@@ -104,6 +105,7 @@ mod tests {
     use crate::model::limits::FRAME_BYTES_MAX;
     use crate::model::{RecordHash, ScopeTag};
     use crate::wire::AckFrame;
+    use crate::wire::message::{HostMessage, PROPOSAL_BYTES_MAX, TABLE_PIECE_BYTES_MAX};
 
     fn frontier(entries: Vec<(LogId, Tip)>) -> Message {
         Message::Frontier { scope: scope(), entries, is_full: true }
@@ -143,6 +145,27 @@ mod tests {
         for tip in [Tip { seq: Seq::ZERO, hash: link }, Tip { seq: Seq::new(1), hash: TipHash::NONE }] {
             assert!(matches!(refused(&frontier(vec![(log(1), tip)])), MessageError::Tip { .. }));
         }
+    }
+
+    #[test]
+    fn what_hosts_hand_over_is_bounded() {
+        let host = |message| Message::Host { scope: scope(), message };
+        let long = Bytes::from(vec![0; PROPOSAL_BYTES_MAX + 1]);
+        for message in
+            [HostMessage::Propose { proposal: long.clone() }, HostMessage::Promised { proposal: long }]
+        {
+            assert!(matches!(refused(&host(message)), MessageError::FieldLength { .. }));
+        }
+
+        let piece = Bytes::from(vec![0; TABLE_PIECE_BYTES_MAX]);
+        let table =
+            |total, offset, piece: &Bytes| host(HostMessage::Table { total, offset, piece: piece.clone() });
+        assert!(table(TABLE_PIECE_BYTES_MAX as u32, 0, &piece).encode().is_ok());
+        for beyond in [table(4, 2, &piece.slice(..3)), table(4, u32::MAX, &piece.slice(..1))] {
+            assert!(matches!(refused(&beyond), MessageError::FieldLength { kind: 26, .. }));
+        }
+        let longer = Bytes::from(vec![0; TABLE_PIECE_BYTES_MAX + 1]);
+        assert!(matches!(refused(&table(u32::MAX, 0, &longer)), MessageError::FieldLength { kind: 26, .. }));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use zeroize::Zeroizing;
 
 use super::super::codec;
-use super::{AckFrame, Hello, Message, MessageError, SpaceHello};
+use super::{AckFrame, Hello, HostMessage, Message, MessageError, SpaceHello};
 use crate::crypto::{EpochKey, ForkWitness};
 use crate::model::{KeyId, LogId, RecordHash, ScopeTag, Seq, SpaceId, Tip, TipHash, Wall};
 
@@ -169,6 +169,7 @@ pub(super) fn write(message: &Message) -> Vec<u8> {
             codec::encode_into((*scope.as_bytes(), *digest, **signature), &mut out);
         }
         Message::Ping { nonce } | Message::Pong { nonce } => codec::encode_into(*nonce, &mut out),
+        Message::Host { scope, message } => message.write(*scope, &mut out),
         Message::Unknown(_) => {}
     }
     out
@@ -255,11 +256,14 @@ pub(super) fn read(kind: u16, body: &[u8]) -> Result<Message, MessageError> {
         }
         PING => Message::Ping { nonce: decode(kind, body)? },
         PONG => Message::Pong { nonce: decode(kind, body)? },
-        _ => Message::Unknown(kind),
+        _ => match HostMessage::read(kind, body)? {
+            Some((scope, message)) => Message::Host { scope, message },
+            None => Message::Unknown(kind),
+        },
     })
 }
 
-fn decode<'a, T: BorrowDecode<'a, ()>>(kind: u16, body: &'a [u8]) -> Result<T, MessageError> {
+pub(super) fn decode<'a, T: BorrowDecode<'a, ()>>(kind: u16, body: &'a [u8]) -> Result<T, MessageError> {
     codec::decode(body).map_err(|source| MessageError::Body { kind, source })
 }
 
@@ -366,6 +370,14 @@ pub(super) const ROTATE_PROPOSE: u16 = 15;
 pub(super) const ROTATE_CONFIRM: u16 = 16;
 pub(super) const DELEGATE: u16 = 17;
 pub(super) const RECEIPT: u16 = 18;
+pub(super) const HOST_HOME: u16 = 19;
+pub(super) const HOST_PROPOSE: u16 = 20;
+pub(super) const HOST_CONFIRM: u16 = 21;
+pub(super) const HOST_PROMISED: u16 = 22;
+pub(super) const HOST_UNABLE: u16 = 23;
+pub(super) const HOST_WITHDRAW: u16 = 24;
+pub(super) const HOST_FETCH: u16 = 25;
+pub(super) const HOST_TABLE: u16 = 26;
 
 #[cfg(test)]
 pub(super) mod tests {
@@ -413,6 +425,10 @@ pub(super) mod tests {
     }
 
     /// One message of every kind.
+    fn host(message: HostMessage) -> Message {
+        Message::Host { scope: scope(), message }
+    }
+
     fn samples() -> Vec<Message> {
         let entries = vec![(log(1), tip(5)), (log(2), tip(70_000))];
         let hashes = vec![RecordHash::from_bytes([1; 32]), RecordHash::from_bytes([2; 32])];
@@ -452,6 +468,18 @@ pub(super) mod tests {
             Message::RotateConfirm { scope: scope(), key_id, signature: Box::new([0x66; 64]) },
             Message::Delegate { scope: scope(), digest: [0x22; 32] },
             Message::Receipt { scope: scope(), digest: [0x22; 32], signature: Box::new([0x66; 64]) },
+            host(HostMessage::Home { instance: 300 }),
+            host(HostMessage::Propose { proposal: Bytes::from_static(b"a proposal") }),
+            host(HostMessage::Confirm {
+                hash: [0x44; 32],
+                table: [0x55; 32],
+                signature: Box::new([0x66; 64]),
+            }),
+            host(HostMessage::Promised { proposal: Bytes::from_static(b"another") }),
+            host(HostMessage::Unable { hash: [0x44; 32], why: 2, cert: [0x33; 32] }),
+            host(HostMessage::Withdraw { hash: [0x44; 32], signature: Box::new([0x66; 64]) }),
+            host(HostMessage::Fetch { digest: [0x55; 32] }),
+            host(HostMessage::Table { total: 70_000, offset: 5, piece: Bytes::from_static(b"a piece") }),
         ]
     }
 
@@ -469,7 +497,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_kind_of_a_later_version_is_told_apart_from_a_broken_message() {
-        for kind in [0, 19, u16::MAX] {
+        for kind in [0, 27, u16::MAX] {
             let frame = [&kind.to_be_bytes()[..], b"whatever"].concat();
             let message = Message::decode(&frame).unwrap();
 
@@ -585,14 +613,14 @@ pub(super) mod tests {
         }
 
         #[test]
-        fn any_bytes_read_or_are_refused(kind in 0u16..20, body in proptest::collection::vec(any::<u8>(), 0..700)) {
+        fn any_bytes_read_or_are_refused(kind in 0u16..28, body in proptest::collection::vec(any::<u8>(), 0..700)) {
             let _ = Message::decode(&[&kind.to_be_bytes()[..], &body].concat());
         }
 
         /// What is read from a spoiled message keeps the rules, so it can be written again.
         #[test]
         fn a_spoiled_message_reads_by_the_rules_or_is_refused(
-            which in 0usize..18,
+            which in 0usize..26,
             spoils in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..4),
             cut in proptest::option::of(any::<proptest::sample::Index>()),
         ) {

@@ -23,6 +23,14 @@
 //! | 16 | `RotateConfirm` | scope 16, key id 16, signature 64 |
 //! | 17 | `Delegate` | scope 16, roster digest 32 |
 //! | 18 | `Receipt` | scope 16, roster digest 32, signature 64 |
+//! | 19 | `HostHome` | scope 16, instance u64 |
+//! | 20 | `HostPropose` | scope 16, proposal bytes |
+//! | 21 | `HostConfirm` | scope 16, proposal hash 32, table digest 32, signature 64 |
+//! | 22 | `HostPromised` | scope 16, proposal bytes |
+//! | 23 | `HostUnable` | scope 16, proposal hash 32, why u8, certificate 32 |
+//! | 24 | `HostWithdraw` | scope 16, proposal hash 32, signature 64 |
+//! | 25 | `HostFetch` | scope 16, table digest 32 |
+//! | 26 | `HostTable` | scope 16, total u32, offset u32, piece bytes |
 //!
 //! `tips` is a list of `log 40, seq u64, link 32`, strictly rising by log; seq 0 goes with a zero
 //! link. `[…]` is a count and the items; integers inside a body are bincode's little-endian
@@ -31,10 +39,12 @@
 
 mod check;
 mod form;
+mod host;
 
 use bytes::Bytes;
 use thiserror::Error;
 
+pub use self::host::{HostMessage, PROPOSAL_BYTES_MAX, TABLE_PIECE_BYTES_MAX};
 use super::codec::DecodeError;
 use crate::crypto::{EpochKey, ForkWitness};
 use crate::model::limits::{FRAME_BYTES_MAX, LOGS_MAX, RECORD_BYTES_MAX, RECORDS_MAX};
@@ -254,6 +264,13 @@ pub enum Message {
         /// Over both and the device that asked.
         signature: Box<[u8; 64]>,
     },
+    /// About the host of the register of leases.
+    Host {
+        /// The space.
+        scope: ScopeTag,
+        /// What is said.
+        message: HostMessage,
+    },
     /// A kind that a later version defines; to be ignored.
     Unknown(u16),
 }
@@ -326,6 +343,7 @@ impl Message {
             Self::RotateConfirm { .. } => form::ROTATE_CONFIRM,
             Self::Delegate { .. } => form::DELEGATE,
             Self::Receipt { .. } => form::RECEIPT,
+            Self::Host { message, .. } => message.kind(),
             Self::Unknown(kind) => *kind,
         }
     }
@@ -351,6 +369,7 @@ impl Message {
             Self::RotateConfirm { .. } => "rotate-confirm",
             Self::Delegate { .. } => "delegate",
             Self::Receipt { .. } => "receipt",
+            Self::Host { message, .. } => message.name(),
             Self::Unknown(_) => "unknown",
         }
     }
