@@ -13,13 +13,14 @@ use super::bundle::{bundle_hint, bundle_kind};
 use super::config::{config_hint, config_kind};
 use super::conversation::turn_kind;
 use super::dropbox::{dropbox_hint, dropbox_kind};
-use super::lease::{PASSING, lease_fields, lease_hint, lease_kind};
+use super::lease::{PASSING, lease_fields, lease_hint};
 use super::method::Method;
 use super::pairing::{pair_hint, pair_kind};
 use super::roster::{CandidateForm, listed, scope_text};
 use crate::config::ConfigError;
+use crate::coordinator::CoordinatorError;
 use crate::crypto::pairing::CodeError;
-use crate::lease::{DesignateRefused, LeaseRefused};
+use crate::lease::DesignateRefused;
 use crate::model::{
     Blame, IdError, LeaseNameError, PayloadError, PositionsError, Scope, ScopeError, Surface, SurfaceError,
     Tier,
@@ -57,9 +58,9 @@ pub enum ControlError {
         /// The limit.
         limit: usize,
     },
-    /// The register of leases refused.
+    /// The lease is not given or kept, or whoever gives leases does not answer.
     #[error(transparent)]
-    Lease(LeaseRefused),
+    Lease(Box<CoordinatorError>),
     /// No method has this name.
     #[error("no method {found:?}")]
     UnknownMethod {
@@ -243,7 +244,7 @@ impl ControlError {
             Self::Surface(error) => surface_kind(error),
             Self::Payload(error) => payload_kind(error),
             Self::Id { .. } => "BadId",
-            Self::Lease(refused) => lease_kind(refused),
+            Self::Lease(error) => error.kind(),
             Self::BadScope(_) => "BadScope",
             Self::LeaseName(error) => lease_name_kind(error),
             Self::LedgerSurface { .. } => "LedgerSurface",
@@ -278,7 +279,7 @@ impl ControlError {
             Self::Pair(error) => error.blame(),
             Self::Bundle(error) => error.blame(),
             Self::Dropbox(error) => error.blame(),
-            Self::Lease(refused) => refused.blame(),
+            Self::Lease(error) => error.blame(),
             Self::Node(error) => error.blame(),
             _ => Blame::Local,
         }
@@ -298,7 +299,7 @@ impl ControlError {
                 Some("rpc.discover describes the methods this version answers".into())
             }
             Self::TooManyOps { .. } => Some("send them in several requests".into()),
-            Self::Lease(refused) => lease_hint(refused).map(str::to_owned),
+            Self::Lease(error) => lease_hint(error).map(str::to_owned),
             Self::OpRefused { source, .. } => source.hint(),
             Self::Payload(PayloadError::DuplicateKey { .. }) => {
                 Some("keep one of the two members, readers would disagree about the value".into())
@@ -347,7 +348,7 @@ impl ControlError {
             fields.insert(name.to_owned(), value);
         };
         match self {
-            Self::Lease(refused) => lease_fields(refused, &mut fields),
+            Self::Lease(error) => lease_fields(error, &mut fields),
             Self::OpRefused { index, source } => {
                 fields.extend(source.fields());
                 fields.insert("index".into(), (*index).into());
@@ -408,6 +409,12 @@ impl From<BundleFailure> for ControlError {
 impl From<DropboxFailure> for ControlError {
     fn from(error: DropboxFailure) -> Self {
         Self::Dropbox(Box::new(error))
+    }
+}
+
+impl From<CoordinatorError> for ControlError {
+    fn from(error: CoordinatorError) -> Self {
+        Self::Lease(Box::new(error))
     }
 }
 
@@ -600,6 +607,9 @@ pub(super) fn node_kind(error: &NodeError) -> &'static str {
         NodeError::NoSuchSpace { .. } => "NoSuchSpace",
         NodeError::Engine(_) => "Engine",
         NodeError::HostUnconfirmed { .. } => "HostUnconfirmed",
+        NodeError::Lease(error) => error.kind(),
+        NodeError::LeaseName(error) => lease_name_kind(error),
+        NodeError::Fenced { .. } => "Fenced",
         NodeError::OwnDevice { .. } => "OwnDevice",
         NodeError::PersonalSpace => "PersonalSpace",
         NodeError::NotReachable { .. } => "NotReachable",

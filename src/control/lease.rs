@@ -11,7 +11,8 @@ use super::error::ControlError;
 use super::params::{ScopeParam, ScopeParams};
 use super::roster::{DeviceParams, device_id, find};
 use crate::clock;
-use crate::lease::{Grant, LeaseRefused, Phase, Standing, Ttl};
+use crate::coordinator::{CoordinatorError, Grant};
+use crate::lease::{LeaseRefused, Phase, Standing, Ttl};
 use crate::model::{AgentId, DeviceId, LeaseEpoch};
 use crate::node::{LeaseHost, Node, Space};
 
@@ -139,28 +140,28 @@ pub struct LeaseHostForm {
 pub(super) async fn acquire(node: &Node, params: AcquireParams) -> Result<LeaseForm, ControlError> {
     let space = space(node, &params.scope).await?;
     let (agent, ttl) = (agent(&params.agent_id)?, ttl(params.ttl_ms)?);
-    let grant = space.acquire_lease(&agent, ttl).await.map_err(ControlError::Lease)?;
+    let grant = space.lease_coordinator().acquire(&agent, ttl).await?;
     Ok(granted(node, &grant))
 }
 
 pub(super) async fn renew(node: &Node, params: RenewParams) -> Result<LeaseForm, ControlError> {
     let space = space(node, &params.scope).await?;
     let (agent, ttl, epoch) = (agent(&params.agent_id)?, ttl(params.ttl_ms)?, epoch(params.epoch)?);
-    let grant = space.renew_lease(&agent, epoch, ttl).await.map_err(ControlError::Lease)?;
+    let grant = space.lease_coordinator().renew(&agent, epoch, ttl).await?;
     Ok(granted(node, &grant))
 }
 
 pub(super) async fn release(node: &Node, params: ReleaseParams) -> Result<ReleasedForm, ControlError> {
     let space = space(node, &params.scope).await?;
     let (agent, epoch) = (agent(&params.agent_id)?, epoch(params.epoch)?);
-    space.release_lease(&agent, epoch).await.map_err(ControlError::Lease)?;
+    space.lease_coordinator().release(&agent, epoch).await?;
     Ok(ReleasedForm { released: true })
 }
 
 pub(super) async fn status(node: &Node, params: LeaseStatusParams) -> Result<LeaseStatusForm, ControlError> {
     let space = space(node, &params.scope).await?;
     let agent = agent(&params.agent_id)?;
-    let standing = space.current_lease(&agent).await.map_err(ControlError::Lease)?;
+    let standing = space.lease_coordinator().current(&agent).await?;
     Ok(LeaseStatusForm { lease: standing.map(|standing| standing_form(&agent, &standing)) })
 }
 
@@ -192,15 +193,17 @@ fn epoch(raw: u64) -> Result<LeaseEpoch, ControlError> {
 }
 
 fn ttl(millis: Option<u64>) -> Result<Ttl, ControlError> {
-    millis.map_or(Ok(Ttl::DEFAULT), Ttl::from_millis).map_err(ControlError::Lease)
+    millis
+        .map_or(Ok(Ttl::DEFAULT), Ttl::from_millis)
+        .map_err(|refused| CoordinatorError::Refused(refused).into())
 }
 
 fn granted(node: &Node, grant: &Grant) -> LeaseForm {
-    let left = grant.valid_until().saturating_sub(clock::uptime());
+    let left = grant.valid_until.saturating_sub(clock::uptime());
     LeaseForm {
-        agent_id: grant.key().to_string(),
+        agent_id: grant.agent.to_string(),
         holder: node.device().to_string(),
-        epoch: grant.epoch().get(),
+        epoch: grant.epoch.get(),
         expires_in_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
     }
 }
@@ -244,36 +247,11 @@ const fn phase_text(phase: Phase) -> &'static str {
     }
 }
 
-/// What a refusal is called, stable for programs.
-pub(super) const fn lease_kind(refused: &LeaseRefused) -> &'static str {
-    match refused {
-        LeaseRefused::Held { .. } => "Held",
-        LeaseRefused::AlreadyHeld { .. } => "AlreadyHeld",
-        LeaseRefused::NotHolder => "NotHolder",
-        LeaseRefused::Expired { .. } => "Expired",
-        LeaseRefused::Stale { .. } => "Stale",
-        LeaseRefused::RequestTooOld { .. } => "RequestTooOld",
-        LeaseRefused::NotHost { .. } => "NotHost",
-        LeaseRefused::HostUnreachable { .. } => "HostUnreachable",
-        LeaseRefused::Moving { .. } => "Moving",
-        LeaseRefused::Settling { .. } => "Settling",
-        LeaseRefused::Deposed { .. } => "Deposed",
-        LeaseRefused::ForkedLineage { .. } => "ForkedLineage",
-        LeaseRefused::Quarantined => "Quarantined",
-        LeaseRefused::StorageFailed => "StorageFailed",
-        LeaseRefused::ClockUnsafe => "ClockUnsafe",
-        LeaseRefused::TtlOutOfRange { .. } => "TtlOutOfRange",
-        LeaseRefused::EpochExhausted => "EpochExhausted",
-        LeaseRefused::TooManyLeases { .. } => "TooManyLeases",
-        LeaseRefused::TooManyRequests { .. } => "TooManyRequests",
-        LeaseRefused::KeyInvalid => "KeyInvalid",
-        LeaseRefused::NotAuthorized { .. } => "NotAuthorized",
-    }
-}
-
 /// Kinds after which the same request may succeed later.
-pub(super) const PASSING: [&str; 9] = [
+pub(super) const PASSING: [&str; 11] = [
     "Held",
+    "AlreadyHeld",
+    "StoreUnreachable",
     "HostUnreachable",
     "Moving",
     "Settling",
@@ -285,7 +263,8 @@ pub(super) const PASSING: [&str; 9] = [
 ];
 
 /// What to do, as a command.
-pub(super) const fn lease_hint(refused: &LeaseRefused) -> Option<&'static str> {
+pub(super) const fn lease_hint(error: &CoordinatorError) -> Option<&'static str> {
+    let CoordinatorError::Refused(refused) = error else { return None };
     match refused {
         LeaseRefused::HostUnreachable { .. } => Some(
             "start it; where it is away for long but not lost, wait; where it is lost for good, \
@@ -301,7 +280,8 @@ pub(super) const fn lease_hint(refused: &LeaseRefused) -> Option<&'static str> {
 }
 
 /// The figures of a refusal.
-pub(super) fn lease_fields(refused: &LeaseRefused, fields: &mut BTreeMap<String, Value>) {
+pub(super) fn lease_fields(error: &CoordinatorError, fields: &mut BTreeMap<String, Value>) {
+    let CoordinatorError::Refused(refused) = error else { return };
     let mut field = |name: &str, value: Value| {
         fields.insert(name.to_owned(), value);
     };

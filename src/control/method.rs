@@ -22,6 +22,7 @@ use super::dispatch;
 use super::dispatch::{read_params, to_raw};
 use super::dropbox::{self, DropboxForm, DropboxParams, DropboxesForm};
 use super::error::ControlError;
+use super::fence::{self, FenceForm, FenceParams};
 use super::forms::*;
 use super::lease::{
     self, AcquireParams, LeaseForm, LeaseHostForm, LeaseStatusForm, LeaseStatusParams, MoveHostParams,
@@ -201,6 +202,8 @@ methods! {
     Dropboxes = "dropbox.list" (NoParams) -> DropboxesForm, node dropbox::list;
     /// Leaves a drop box alone from now on.
     RemoveDropbox = "dropbox.remove" (DropboxParams) -> DropboxForm, node dropbox::remove;
+    /// Decides whether a run may act, right before it does.
+    FenceCheck = "sync.fence_check" (FenceParams) -> FenceForm, node fence::check;
     /// Shows the settings, all or one.
     GetConfig = "config.get" (ConfigGetParams) -> ConfigForm, node config::get;
     /// Sets one key of the settings.

@@ -19,6 +19,7 @@ pub mod dropbox;
 pub mod envelope;
 pub mod error;
 pub mod exporter;
+pub mod fence;
 pub mod forms;
 pub mod lease;
 pub mod ledger;

@@ -1,11 +1,12 @@
 //! Who runs an agent now: the parties that can be asked for a lease, behind one trait.
 //!
 //! Owns [`LeaseCoordinator`] and the coordinators that are not a device: [`store`] for a bucket or a
-//! shared directory. Must never decide whether an effect may be dispatched: a lease is for liveness,
+//! shared directory, [`MemoryRegister`] for tests. Must never decide whether an effect may be dispatched: a lease is for liveness,
 //! only the fence is for safety. The pure machines are in [`lease`](crate::lease).
 
 mod error;
 mod held;
+mod memory;
 pub mod store;
 mod types;
 
@@ -15,6 +16,7 @@ use futures_core::future::BoxFuture;
 
 pub use error::CoordinatorError;
 pub use held::{HeldLease, LeaseLost};
+pub use memory::{MemoryCoordinator, MemoryRegister};
 pub use store::StoreCoordinator;
 pub use types::{Grant, Uptime};
 

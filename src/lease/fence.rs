@@ -1,5 +1,7 @@
 //! The fence: may this run act, right now? A pure decision over three answers.
 
+use std::fmt;
+
 use super::client::Local;
 use super::refused::LeaseRefused;
 use super::request::{Holder, Standing};
@@ -52,6 +54,28 @@ impl FenceDecision {
             | Self::RenewFirst { .. }
             | Self::HostUnreachable { .. }
             | Self::Refused(_) => false,
+        }
+    }
+}
+
+impl fmt::Display for FenceDecision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Proceed => f.write_str("the run may act"),
+            Self::AlreadyCommitted { .. } => {
+                f.write_str("the run has happened already; there is nothing to do")
+            }
+            Self::StaleEpoch { claimed, current, holder } => write!(
+                f,
+                "epoch {claimed} is not the one that holds: {} has {current}; stop what runs under {claimed}",
+                holder.device.short()
+            ),
+            Self::NotHeld => f.write_str("this device does not hold the lease; acquire it first"),
+            Self::RenewFirst { .. } => {
+                f.write_str("this machine slept or lost touch; renew the lease, then ask again")
+            }
+            Self::HostUnreachable { host } => LeaseRefused::HostUnreachable { host: *host }.fmt(f),
+            Self::Refused(refused) => refused.fmt(f),
         }
     }
 }

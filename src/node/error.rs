@@ -218,6 +218,18 @@ pub enum NodeError {
         /// The op.
         id: crate::model::OpId,
     },
+    /// The lease is not given or kept, or whoever gives leases does not answer.
+    #[error(transparent)]
+    Lease(Box<crate::coordinator::CoordinatorError>),
+    /// No name of an agent or a run, or no token.
+    #[error(transparent)]
+    LeaseName(#[from] crate::model::LeaseNameError),
+    /// The fence does not let the run act.
+    #[error("the run may not act: {decision}")]
+    Fenced {
+        /// What it decided.
+        decision: Box<crate::lease::FenceDecision>,
+    },
     /// An op id that names no op held here.
     #[error("no op with this id is held here")]
     UnknownOp,
@@ -261,6 +273,7 @@ impl NodeError {
             | Self::HostUnconfirmed { .. }
             | Self::NotReachable { .. }
             | Self::StillBehind { .. } => Blame::Environment,
+            Self::Lease(error) => error.blame(),
             _ => Blame::Local,
         }
     }
@@ -281,5 +294,6 @@ boxed_from! {
     crate::config::ConfigError => Config,
     crate::store::ReadError => Read,
     crate::sync::EngineError => Engine,
-    crate::roster::RosterError => Roster
+    crate::roster::RosterError => Roster,
+    crate::coordinator::CoordinatorError => Lease
 }

@@ -24,6 +24,8 @@ use super::space::{Place, Space};
 use super::types::{Custody, Round, SafeToSleep, Status};
 use crate::clock;
 use crate::config::Settings;
+use crate::coordinator::store::Cells;
+use crate::coordinator::{LeaseCoordinator, StoreCoordinator};
 use crate::crypto::Identity;
 use crate::lease::DaemonInstance;
 use crate::model::{DeviceId, Dot, LogId, OpId, Scope, Seq, SpaceId};
@@ -59,6 +61,7 @@ pub(super) struct Inner {
     pairing: Pairing,
     drop_boxes: Records,
     desk: Arc<LeaseDesk>,
+    store_leases: Option<Arc<dyn LeaseCoordinator>>,
 }
 
 /// The network's own threads: an application's blocking task does not stall a handshake, and each
@@ -96,6 +99,7 @@ pub struct NodeBuilder {
     settings: Settings,
     config: NetConfig,
     store: Option<OpenStore>,
+    cells: Option<Arc<dyn Cells>>,
 }
 
 /// Opens a store somewhere else than in the home.
@@ -146,6 +150,14 @@ impl NodeBuilder {
     /// It must hold a store of this home's identity: the bytes of its `store/log.redb`.
     pub fn store_backend(mut self, backend: impl redb::StorageBackend) -> Self {
         self.store = Some(Box::new(move |local_key| Store::open_with(backend, None, local_key)));
+        self
+    }
+
+    /// Keeps the leases in these cells instead of on a device: in a bucket or a shared directory, as
+    /// [`open_cells`](crate::coordinator::store::open_cells) finds them. Every device of the fleet
+    /// names the same place, and no other fleet does.
+    pub fn leases_in(mut self, cells: Arc<dyn Cells>) -> Self {
+        self.cells = Some(cells);
         self
     }
 
@@ -202,6 +214,7 @@ impl Node {
             settings: Settings::default(),
             config: NetConfig::default(),
             store: None,
+            cells: None,
         }
     }
 
@@ -486,6 +499,10 @@ impl Node {
         &self.0.identity
     }
 
+    pub(super) fn store_leases(&self) -> Option<&Arc<dyn LeaseCoordinator>> {
+        self.0.store_leases.as_ref()
+    }
+
     pub(super) fn desk(&self) -> &Arc<LeaseDesk> {
         &self.0.desk
     }
@@ -579,7 +596,7 @@ impl Node {
 
 /// Opens a home and starts the loop.
 fn open(builder: NodeBuilder) -> Result<Node, NodeError> {
-    let NodeBuilder { home, settings, config, store } = builder;
+    let NodeBuilder { home, settings, config, store, cells } = builder;
     let identity = Arc::new(home::identity(&home)?);
     let lock = home::lock(&home)?;
     let local_key = home::local_key(&identity);
@@ -644,6 +661,8 @@ fn open(builder: NodeBuilder) -> Result<Node, NodeError> {
     // A new life of the daemon: it holds nothing of what the one before it held.
     let life = u64::from_be_bytes(*clock::entropy().first_chunk().expect("32 bytes hold 8"));
     let desk = Arc::new(LeaseDesk::new(device, DaemonInstance::new(life), jobs.downgrade()));
+    let store_leases = cells
+        .map(|cells| -> Arc<dyn LeaseCoordinator> { Arc::new(StoreCoordinator::new(cells, desk.holder())) });
     let core = std::thread::Builder::new()
         .name("kinfold-core".into())
         .spawn(move || Core::new(parts).run())
@@ -674,6 +693,7 @@ fn open(builder: NodeBuilder) -> Result<Node, NodeError> {
         pairing: Pairing::default(),
         drop_boxes,
         desk,
+        store_leases,
     })))
 }
 

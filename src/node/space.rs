@@ -21,6 +21,12 @@ pub struct Space {
     pub(super) place: Place,
 }
 
+impl std::fmt::Debug for Space {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Space({:?})", self.id())
+    }
+}
+
 /// Which space a handle means.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Place {
