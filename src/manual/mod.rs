@@ -5,6 +5,7 @@
 //! are settled, [`past`] how earlier states come back. [`formats`] has every byte that is stored,
 //! hashed, signed or sent. [`control`] is how programs speak to a running node, [`interop`] how all
 //! this compares with another implementation.
+//! [`dispatch`] is how work is done under a lease.
 //! [`threats`] says what is defended and by which test, and what is not; [`assumptions`] what
 //! the promises rest on. [`decisions`] gives the reasons for what could have been otherwise, and
 //! [`glossary`] the words.
@@ -32,6 +33,9 @@ pub mod formats {}
 
 #[doc = include_str!("control.md")]
 pub mod control {}
+
+#[doc = include_str!("dispatch.md")]
+pub mod dispatch {}
 
 #[doc = include_str!("threats.md")]
 pub mod threats {}

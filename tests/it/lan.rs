@@ -237,7 +237,7 @@ fn pair() -> (Home, Home) {
 }
 
 /// Waits until every device holds what every other holds, and compares what that folds to.
-fn converge(homes: &[&Home]) {
+pub fn converge(homes: &[&Home]) {
     let others = (homes.len() - 1).to_string();
     for home in homes {
         home.run(&["wait", "--on", &others, "--timeout", "30s"]).expect_code(0);
@@ -251,13 +251,13 @@ fn value(home: &Home, name: &str) -> Value {
 }
 
 /// A node in its namespace, and its log.
-struct Running {
-    daemon: Daemon,
+pub struct Running {
+    pub daemon: Daemon,
     log: Receiver<String>,
 }
 
 impl Running {
-    fn up(lan: &Lan, index: usize, home: &Home, arguments: &[&str]) -> Self {
+    pub fn up(lan: &Lan, index: usize, home: &Home, arguments: &[&str]) -> Self {
         let mut inside = lan.inside(index, home);
         inside.args(["--json", "up"]).args(arguments);
         inside.env("KINFOLD_LOG", "info").stderr(Stdio::piped());
@@ -306,14 +306,14 @@ impl Inviting {
 }
 
 /// A switch with cables to some devices, each a namespace. Dropping it removes them.
-struct Lan {
+pub struct Lan {
     name: String,
     device_count: usize,
 }
 
 impl Lan {
     /// `None` where namespaces cannot be made, which is said once.
-    fn of(device_count: usize) -> Option<Self> {
+    pub fn of(device_count: usize) -> Option<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         if !may_make_namespaces() {
             return None;
@@ -346,7 +346,7 @@ impl Lan {
     }
 
     /// Runs a command on a device.
-    fn run(&self, index: usize, home: &Home, arguments: &[&str]) -> Ended {
+    pub fn run(&self, index: usize, home: &Home, arguments: &[&str]) -> Ended {
         kin::run(self.inside(index, home).args(arguments), b"")
     }
 
@@ -363,7 +363,7 @@ impl Lan {
     }
 
     /// Takes a device's interface down or up.
-    fn link(&self, index: usize, state: &str) {
+    pub fn link(&self, index: usize, state: &str) {
         ip(&format!("-n {} link set eth0 {state}", self.device(index)));
     }
 
@@ -440,6 +440,6 @@ fn is_available(program: &str) -> bool {
 }
 
 /// Says something that the test harness does not swallow.
-fn say(what: std::fmt::Arguments<'_>) {
+pub fn say(what: std::fmt::Arguments<'_>) {
     let _ = writeln!(std::io::stderr(), "lan: {what}");
 }

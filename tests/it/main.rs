@@ -2,7 +2,10 @@
 
 mod agents;
 mod agreement;
+#[cfg(target_os = "linux")]
+mod asleep;
 mod blind;
+mod buckets;
 mod bundles;
 mod canary;
 mod cli;
@@ -13,6 +16,8 @@ mod corpus;
 mod crash;
 mod dropbox;
 mod epochs;
+#[cfg(target_os = "linux")]
+mod fleet;
 mod floors;
 mod follow;
 mod golden;
@@ -21,6 +26,7 @@ mod kin;
 #[cfg(target_os = "linux")]
 mod lan;
 mod layers;
+mod lease_run;
 mod leases;
 mod ledger;
 mod living;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use kinfold::control::params::{RoleParam, ScopeParam};
+use kinfold::model::{AgentId, RunId};
 
 use crate::service::Manager;
 
@@ -138,6 +139,8 @@ pub enum Command {
         #[arg(value_name = "DIR")]
         dir: PathBuf,
     },
+    /// Exit 0: this run may act now. Anything else: it must not
+    Fence(Fence),
     /// Two fresh nodes on this machine write, meet and converge
     Demo(Demo),
 }
@@ -160,6 +163,10 @@ pub struct Up {
     /// Dials this HOST:PORT whenever it is not connected; may be given again
     #[arg(long, value_name = "ADDR")]
     pub peer: Vec<String>,
+    /// Keeps leases here instead of on a device: a shared directory, or s3://, gs:// or az:// with a
+    /// bucket and a path; the same place on every device
+    #[arg(long, value_name = "PLACE", env = "KINFOLD_LEASES")]
+    pub leases: Option<String>,
     /// Listens for WebSockets of this machine on this port; 0 takes a free one
     ///
     /// The port stands in control.port of the home, the token they need in control.token.
@@ -569,6 +576,38 @@ pub enum Lease {
     Host,
     /// Has another device host the leases
     MoveHost(MoveHost),
+    /// Runs a command on one device at a time: takes the lease, renews it, and stops the command
+    /// before the lease is anybody else's
+    Run(LeaseRun),
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct LeaseRun {
+    /// What the lease is for: the same name on every device
+    pub agent: AgentId,
+    /// Names the run: one that is committed is not run again, here or on another device
+    /// [default: a new one each time]
+    #[arg(long, value_name = "ID")]
+    pub run: Option<RunId>,
+    /// How long the lease outlives a device that has gone: 1s to 1h
+    #[arg(long, default_value = "30s", value_parser = duration, value_name = "DURATION")]
+    pub ttl: Duration,
+    /// Waits for the lease where another has it, for ever or this long [default: exit 75 at once]
+    #[arg(long, value_parser = duration, value_name = "DURATION", num_args = 0..=1, require_equals = true)]
+    pub wait: Option<Option<Duration>>,
+    /// What to run, with KINFOLD_AGENT, KINFOLD_RUN and KINFOLD_EPOCH in its environment
+    #[arg(value_name = "COMMAND", required = true, last = true)]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Fence {
+    /// The agent
+    pub agent: AgentId,
+    /// The run
+    pub run: RunId,
+    /// The token it runs under: KINFOLD_EPOCH
+    pub epoch: u64,
 }
 
 #[derive(Debug, ClapArgs)]

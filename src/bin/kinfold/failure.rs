@@ -114,6 +114,27 @@ pub enum Failure {
         #[source]
         source: io::Error,
     },
+    #[error("leases cannot be kept there")]
+    Leases(#[source] kinfold::coordinator::store::OpenCellsError),
+    #[error("the command cannot be run under a lease")]
+    LeaseUsage(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("{message}")]
+    Fenced { decision: String, message: String },
+    #[error("run {run} is not begun: {reason}")]
+    RunRefused { run: kinfold::model::RunId, reason: String },
+    #[error("the lease ran out before the command could begin; nothing was run")]
+    LeaseTooLate,
+    #[error("the lease was lost, and the command stopped: {why}")]
+    LeaseLost { why: String },
+    #[error("{program:?} cannot be started")]
+    NotStarted {
+        program: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// The command that was run under a lease has said what there is to say.
+    #[error("the command ended with {code}")]
+    ChildEnded { code: u8 },
     #[error(transparent)]
     Demo(#[from] crate::demo::DemoFailure),
 }
@@ -122,7 +143,7 @@ impl Failure {
     /// Tells the person, or the program that asked for JSON, and gives the exit code.
     pub fn report(&self, output: &Output) -> ExitCode {
         match self {
-            Self::Pipe => {}
+            Self::Pipe | Self::ChildEnded { .. } => {}
             _ if output.is_json() => eprintln!("{}", self.form()),
             _ => eprintln!("{}", self.text()),
         }
@@ -193,6 +214,10 @@ impl Failure {
                 "get the file again, whole, and import it: what is here already counts once".into()
             }
             Self::DropboxesFailed { .. } => "`kinfold status` says why; nothing is lost meanwhile".into(),
+            Self::RunRefused { .. } => "name another run with --run".into(),
+            Self::LeaseLost { .. } => {
+                "the run stays begun in the ledger; whoever holds the lease next may run it again".into()
+            }
             Self::NotRunning => "start it with `kinfold up`, in another terminal or as a service".into(),
             Self::NobodyReached { .. } => {
                 "start the other device, or name its address with `kinfold up --peer`".into()
@@ -222,12 +247,41 @@ impl Failure {
             | Self::Unwell { .. }
             | Self::ServiceFile { .. }
             | Self::StopCutShort
+            | Self::Leases(_)
+            | Self::LeaseTooLate
+            | Self::LeaseUsage(_)
+            | Self::Fenced { .. }
+            | Self::NotStarted { .. }
+            | Self::ChildEnded { .. }
             | Self::Runtime { .. } => return None,
         })
     }
 
+    /// Whether the same command may succeed later.
+    pub fn is_temporary(&self) -> bool {
+        self.exit_code() == EXIT_LATER
+    }
+
+    /// Whether a renewal that failed like this means that the lease is another's, or nobody's.
+    pub fn is_lease_lost(&self) -> bool {
+        let Self::Refused(error) = self else { return false };
+        matches!(error.data.kind.as_str(), "NotHolder" | "Expired" | "Stale" | "Held" | "NotAuthorized")
+    }
+
+    /// Whether a lease ran out before anything was done under it.
+    pub fn is_lease_run_out(&self) -> bool {
+        matches!(self, Self::Refused(error) if error.data.kind == "Expired")
+    }
+
     fn exit_code(&self) -> u8 {
         match self {
+            Self::NotRunning | Self::LeaseTooLate | Self::LeaseLost { .. } => EXIT_LATER,
+            Self::Fenced { decision, .. } if decision != "AlreadyCommitted" => EXIT_LATER,
+            Self::ChildEnded { code } => *code,
+            // As a shell says it.
+            Self::NotStarted { source, .. } if source.kind() == io::ErrorKind::NotFound => 127,
+            Self::NotStarted { .. } => 126,
+            Self::LeaseUsage(_) => EXIT_USAGE,
             Self::Refused(error) if error.is_temporary() => EXIT_LATER,
             Self::Client(_)
             | Self::NobodyReached { .. }

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use kinfold::control::Method;
+use kinfold::control::fence::{FenceForm, FenceParams};
 use kinfold::control::lease::{
     AcquireParams, LeaseForm, LeaseHostForm, LeaseStatusForm, LeaseStatusParams, MoveHostParams,
     ReleaseParams, ReleasedForm, RenewParams,
 };
 use kinfold::control::roster::RosterForm;
 
-use crate::args::{Lease, LeaseHeld, LeaseKept, LeaseTaken, MoveHost};
+use crate::args::{Fence, Lease, LeaseHeld, LeaseKept, LeaseTaken, MoveHost};
 use crate::confirm::confirm;
 use crate::devices::called;
 use crate::failure::Failure;
@@ -24,6 +25,11 @@ pub async fn run(site: &Site, command: Lease, output: &Output) -> Result<(), Fai
         Lease::Status { agent: Some(agent) } => status(site, agent, output).await,
         Lease::Status { agent: None } | Lease::Host => host(site, output).await,
         Lease::MoveHost(to) => move_host(site, to, output).await,
+        #[cfg(unix)]
+        Lease::Run(run) => crate::lease_run::run(site, run, output).await,
+        // Process groups and the control socket are of Unix.
+        #[cfg(not(unix))]
+        Lease::Run(_) => Err(Failure::NotRunning),
     }
 }
 
@@ -192,4 +198,25 @@ fn left(millis: u64) -> String {
 
 fn millis(ttl: Option<Duration>) -> Option<u64> {
     ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Exit 0 where the run may act, and only then.
+pub async fn fence(site: &Site, fence: Fence, output: &Output) -> Result<(), Failure> {
+    let target = Target::open(&site.home).await?;
+    let params = FenceParams {
+        scope: site.scope.clone(),
+        agent_id: fence.agent.to_string(),
+        run_id: fence.run.to_string(),
+        epoch: fence.epoch,
+    };
+    let form: Result<FenceForm, _> = target.call(Method::FenceCheck, &params).await;
+    target.close().await?;
+    let form = form?;
+    if output.is_json() {
+        output.json(&form)?;
+    }
+    if !form.may_dispatch {
+        return Err(Failure::Fenced { decision: form.decision, message: form.message });
+    }
+    if output.is_json() { Ok(()) } else { output.line(output.paint(Tone::Good, "proceed")) }
 }

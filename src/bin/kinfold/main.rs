@@ -21,6 +21,10 @@ mod intents;
 mod invite;
 mod join;
 mod lease;
+#[cfg(unix)]
+mod lease_child;
+#[cfg(unix)]
+mod lease_run;
 mod log;
 mod metrics;
 mod notify;
@@ -118,6 +122,7 @@ async fn run(args: Args, output: &Output) -> Result<(), Failure> {
         Command::Rotate => roster::rotate(&site()?, output).await,
         Command::Space { command } => spaces::run(&home()?, command, output).await,
         Command::Lease { command } => lease::run(&site()?, command, output).await,
+        Command::Fence(fence) => lease::fence(&site()?, fence, output).await,
         Command::Config { command } => config::run(&home()?, command, output).await,
         Command::Doctor => doctor::run(&home()?, output).await,
         Command::Metrics => metrics::run(&home()?, output).await,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use kinfold::config::ConfigFile;
 use kinfold::control::{ControlError, Exporter, Server, WebSocketOptions, WebSocketServer};
+use kinfold::coordinator::store::open_cells;
 use kinfold::node::{Node, Status};
 use serde_json::json;
 use tracing::{info, warn};
@@ -42,6 +43,9 @@ pub async fn run(home: &Path, up: Up, log: Option<&str>, output: &Output) -> Res
     }
     for peer in up.peer {
         builder = builder.peer(peer);
+    }
+    if let Some(place) = &up.leases {
+        builder = builder.leases_in(open_cells(place).map_err(Failure::Leases)?);
     }
     let node = builder.open().await?;
     let followed = follow(&node, &log);
