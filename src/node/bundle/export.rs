@@ -52,6 +52,10 @@ impl Space {
         progress: impl Fn(BundleProgress) + Send + 'static,
     ) -> Result<BundleExported, BundleFailure> {
         let space = self.id();
+        // Not before the state is there: what this device acknowledges is said once it is folded.
+        let this = self.clone();
+        let folded = tokio::task::spawn_blocking(move || this.positions().map(drop)).await;
+        folded.expect("a look at the state does not panic and is not aborted")?;
         let asked = self.node.ask(move |core| {
             let holdings = core.holdings(space)?;
             let view = core.engine.space(space)?;
