@@ -385,6 +385,11 @@ impl Engine {
         let is_removed = roster.removal_of(&own).is_some();
         let is_news = is_removed && !std::mem::replace(&mut state.is_removal_told, is_removed);
         let removed: BTreeSet<DeviceId> = roster.removed().map(|removed| removed.device).collect();
+        let gone_by_itself: BTreeSet<DeviceId> = roster
+            .removed()
+            .filter(|removed| removed.by == removed.device)
+            .map(|removed| removed.device)
+            .collect();
         let (tag, all) = (state.tag, roster.missing_from(&[]));
         if is_news {
             self.notice(Notice::Removed { space });
@@ -395,11 +400,12 @@ impl Engine {
                 continue;
             }
             connection.said.remove(&space);
-            let is_idle = connection.spaces.is_empty();
+            let (device, is_idle) = (connection.device, connection.spaces.is_empty());
             for message in Message::records(tag, all.clone()) {
                 self.send(peer, &message);
             }
-            if is_idle {
+            // Whoever has removed itself still asks for the rotation: it goes when it is no longer pinned.
+            if is_idle && !gone_by_itself.contains(&device) {
                 self.close(peer, Refusal::NotInRoster);
             }
         }
