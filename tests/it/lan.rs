@@ -152,7 +152,9 @@ fn a_doctor_tells_blocked_multicast_from_blocked_unicast() {
     }
     let (a, b) = pair();
     // They paired on loopback, which is no place of this network.
-    [&a, &b].map(|home| std::fs::remove_file(home.path().join("addresses")).ok());
+    for home in [&a, &b] {
+        std::fs::remove_file(home.path().join("addresses")).ok();
+    }
     let _a = Running::up(&lan, 0, &a, &[]);
     let at_b = Running::up(&lan, 1, &b, &[]);
     converge(&[&a, &b]);
