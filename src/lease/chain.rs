@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::cert::{CertError, Certificate, Head, Signatures};
+use super::cert::{CertError, Certificate, Head, Signatures, TERM_MAX};
 use super::request::HostInstance;
 use super::rules::Rules;
 use crate::model::{CertHash, DeviceId, SpaceId};
@@ -66,7 +66,7 @@ impl Chain {
         if self.certs.contains_key(&hash) {
             return Ok(Adopted::Known);
         }
-        if self.certs.len() >= CERTS_MAX {
+        if !self.has_room() {
             return Err(CertError::TooMany { limit: CERTS_MAX });
         }
         let prev = cert.proposal.prev;
@@ -80,6 +80,11 @@ impl Chain {
         }
         self.path = path;
         Ok(Adopted::Newest)
+    }
+
+    /// Whether there may be another certificate.
+    pub(super) fn has_room(&self) -> bool {
+        self.certs.len() < CERTS_MAX
     }
 
     /// The newest certificate of the adopted chain.
@@ -136,3 +141,4 @@ impl Chain {
 
 /// Most certificates of one space: hosts change a few times a year.
 pub const CERTS_MAX: usize = 1_024;
+const _: () = assert!(CERTS_MAX < TERM_MAX as usize, "every certificate has a term");

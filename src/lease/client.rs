@@ -154,7 +154,8 @@ pub struct Own {
     pub holder: Holder,
     /// What the lease is for.
     pub key: AgentId,
-    /// Where request numbers start: more than any before, if that is known.
+    /// Where request numbers start. They count within one life of a daemon; a register that remembers a
+    /// greater one of an earlier life says so.
     pub req_no: ReqNo,
     /// Which rules are kept: [`Rules::ALL`].
     pub rules: Rules,
@@ -176,6 +177,9 @@ pub struct Client {
     read: Option<Flight>,
     /// When to ask again for what another holds.
     retry_at: Option<Duration>,
+    /// What is being given back is an earlier lease of this daemon that nobody here believes in any
+    /// more: once it is back, its key is asked for, under a token of its own.
+    is_anew: bool,
     uptime: Duration,
 }
 
@@ -213,6 +217,7 @@ impl Client {
             flight: None,
             read: None,
             retry_at: None,
+            is_anew: false,
             uptime: now.uptime,
         }
     }
@@ -262,9 +267,35 @@ impl Client {
         self.grant.as_ref().map(|held| &held.grant)
     }
 
+    /// Whose lease it keeps.
+    pub const fn holder(&self) -> Holder {
+        self.holder
+    }
+
     /// The greatest token seen.
     pub const fn seen(&self) -> Option<LeaseEpoch> {
         self.seen
+    }
+
+    /// Whether nothing is under way and nothing is held.
+    pub const fn is_idle(&self) -> bool {
+        self.grant.is_none() && self.flight.is_none() && self.retry_at.is_none()
+    }
+
+    /// When the request that is under way was sent first.
+    pub fn first_sent(&self) -> Option<Duration> {
+        self.flight.as_ref().map(|flight| flight.first_sent)
+    }
+
+    /// Whether this reply would be taken: it answers what is under way, from the host that is adopted.
+    pub fn awaits(&self, from: DeviceId, reply: &Reply) -> bool {
+        let mut open = self.flight.iter().chain(&self.read);
+        let is_open = open.any(|flight| flight.request.req_no == reply.req_no);
+        is_open && self.is_of_host(from, reply) && (reply.cert == self.head.cert || reply.answer.is_err())
+    }
+
+    fn is_of_host(&self, from: DeviceId, reply: &Reply) -> bool {
+        from == self.head.host && reply.key == self.key && reply.instance == self.holder.instance
     }
 
     /// Where the numbers of requests are: a client that takes over for this one starts above.
@@ -303,7 +334,12 @@ impl Client {
             return;
         }
         (self.ttl, self.patience, self.retry_at) = (ttl, patience, None);
-        self.flight = Some(self.launch(now, Verb::Acquire { ttl }, effects));
+        self.ask(now, effects);
+    }
+
+    fn ask(&mut self, now: &Now, effects: &mut Vec<ClientEffect>) {
+        self.is_anew = false;
+        self.flight = Some(self.launch(now, Verb::Acquire { ttl: self.ttl }, effects));
     }
 
     fn renew(&mut self, now: &Now, effects: &mut Vec<ClientEffect>) {
@@ -326,7 +362,7 @@ impl Client {
     }
 
     fn release(&mut self, now: &Now, effects: &mut Vec<ClientEffect>) {
-        self.retry_at = None;
+        (self.retry_at, self.is_anew) = (None, false);
         let Some(held) = self.grant.take() else {
             self.flight = None;
             effects.push(ClientEffect::Refused(LeaseRefused::NotHolder));
@@ -362,7 +398,7 @@ impl Client {
     }
 
     fn take(&mut self, now: &Now, from: DeviceId, reply: Reply, effects: &mut Vec<ClientEffect>) {
-        let is_of_host = from == self.head.host && reply.key == self.key;
+        let is_of_host = self.is_of_host(from, &reply);
         let is_adopted = reply.cert == self.head.cert || !self.rules.keeps(Rule::OlderCertRefused);
         if !is_of_host && self.rules.keeps(Rule::OlderCertRefused) {
             return;
@@ -391,7 +427,7 @@ impl Client {
                 self.note(standing.map(|standing| standing.epoch));
                 effects.push(ClientEffect::Read(Ok(standing)));
             }
-            Err(refused) if self.is_worth_another_try(&refused) => {
+            Err(refused) if refused.is_passing() && !matches!(refused, LeaseRefused::Settling { .. }) => {
                 let at = now.uptime + pause(&refused, &now.entropy);
                 if let Some(flight) = &mut self.read {
                     flight.resend_at = at;
@@ -411,14 +447,23 @@ impl Client {
                 self.granted(now, &flight, Token { epoch, cert: reply.cert }, effects);
             }
             (Verb::Renew { epoch, .. }, Ok(Answer::Renewed { epoch: same })) if epoch == same => {
-                let cert = self.grant.as_ref().map_or(reply.cert, |held| held.grant.token.cert);
-                self.granted(now, &flight, Token { epoch, cert }, effects);
+                let held = self.grant.as_ref().map(|held| held.grant.token);
+                let token = held.filter(|held| held.epoch == epoch);
+                self.granted(now, &flight, token.unwrap_or(Token { epoch, cert: reply.cert }), effects);
             }
+            (Verb::Release { .. }, Ok(_)) if self.is_anew => self.ask(now, effects),
             (Verb::Release { epoch }, Ok(_)) => {
                 self.grant = None;
                 effects.push(ClientEffect::Released { epoch });
             }
             (Verb::Acquire { .. }, Err(LeaseRefused::AlreadyHeld { epoch })) => {
+                // Given up here, not there yet: whoever had its token may still be running, and must be
+                // told from who gets it now.
+                self.note(Some(epoch));
+                self.is_anew = true;
+                self.flight = Some(self.launch(now, Verb::Release { epoch }, effects));
+            }
+            (Verb::Reclaim { .. }, Err(LeaseRefused::AlreadyHeld { epoch })) => {
                 // An answer that got lost, or a late copy: a renewal tells since when.
                 self.note(Some(epoch));
                 self.flight = Some(self.launch(now, Verb::Renew { epoch, ttl: self.ttl }, effects));
@@ -464,6 +509,15 @@ impl Client {
         });
     }
 
+    /// Whether a request is a step towards a lease that is not held yet.
+    const fn is_asking(&self, verb: Verb) -> bool {
+        match verb {
+            Verb::Acquire { .. } => true,
+            Verb::Release { .. } => self.is_anew,
+            Verb::Renew { .. } | Verb::Reclaim { .. } | Verb::Current => false,
+        }
+    }
+
     fn refused(
         &mut self,
         now: &Now,
@@ -480,9 +534,11 @@ impl Client {
                 | LeaseRefused::Held { .. }
                 | LeaseRefused::NotAuthorized { .. }
         );
+        let is_asking = self.is_asking(verb);
         match verb {
-            Verb::Acquire { .. } => {
-                if self.patience == Patience::Wait && self.is_worth_another_try(&refused) {
+            Verb::Release { .. } if is_asking && ends_hold => self.ask(now, effects),
+            Verb::Acquire { .. } | Verb::Release { .. } if is_asking => {
+                if self.patience == Patience::Wait && refused.is_passing() {
                     self.retry_at = Some(now.uptime + pause(&refused, &now.entropy));
                 } else {
                     effects.push(ClientEffect::Refused(refused));
@@ -504,13 +560,8 @@ impl Client {
                 let resend_at = now.uptime + pause(&refused, &now.entropy);
                 self.flight = Some(Flight { resend_at, ..flight });
             }
-            Verb::Current => {}
+            Verb::Acquire { .. } | Verb::Current => {}
         }
-    }
-
-    /// Whether the host of the moment, or another, may answer better.
-    fn is_worth_another_try(&self, refused: &LeaseRefused) -> bool {
-        refused.is_passing()
     }
 
     fn lose(&mut self, why: LeaseRefused, effects: &mut Vec<ClientEffect>) {
@@ -529,6 +580,9 @@ impl Client {
             return;
         }
         self.head = head;
+        if !self.rules.keeps(Rule::OlderCertRefused) {
+            return;
+        }
         if let Some(read) = self.read.take() {
             self.read = Some(self.launch(now, read.request.verb, effects));
         }
@@ -537,9 +591,7 @@ impl Client {
         };
         match flight.request.verb {
             Verb::Renew { .. } | Verb::Reclaim { .. } if self.grant.is_some() => self.renew(now, effects),
-            Verb::Renew { .. } | Verb::Reclaim { .. } => {
-                self.flight = Some(self.launch(now, Verb::Acquire { ttl: self.ttl }, effects));
-            }
+            Verb::Renew { .. } | Verb::Reclaim { .. } => self.ask(now, effects),
             verb @ (Verb::Acquire { .. } | Verb::Release { .. } | Verb::Current) => {
                 self.flight = Some(self.launch(now, verb, effects));
             }
@@ -571,8 +623,7 @@ impl Client {
             if self.grant.is_some() {
                 self.renew(now, effects);
             } else {
-                let ttl = self.ttl;
-                self.flight = Some(self.launch(now, Verb::Acquire { ttl }, effects));
+                self.ask(now, effects);
             }
         }
         let renew_at = self.grant.as_ref().map(|held| held.renew_at);
@@ -602,10 +653,14 @@ impl Client {
             effects.push(ClientEffect::Read(Err(LeaseRefused::HostUnreachable { host })));
         }
         let Some(flight) = &self.flight else { return };
+        let is_asking = self.is_asking(flight.request.verb);
         match flight.request.verb {
-            Verb::Acquire { .. } if self.patience == Patience::Refuse && is_late(flight, ACQUIRE_TIMEOUT) => {
+            _ if is_asking && self.patience == Patience::Refuse && is_late(flight, ACQUIRE_TIMEOUT) => {
                 self.flight = None;
                 effects.push(ClientEffect::Refused(LeaseRefused::HostUnreachable { host }));
+            }
+            Verb::Release { .. } if self.is_anew && is_late(flight, self.ttl.held_for()) => {
+                self.ask(now, effects)
             }
             Verb::Release { epoch } if is_late(flight, self.ttl.held_for()) => {
                 self.flight = None;

@@ -4,7 +4,7 @@
 //! mode u8 (1 serving, 2 settling, 3 sealed, 4 quarantined) ‖ where sealed: proposal 32 ‖ device 32.
 //!
 //! Entry (`KFLE`): magic 4 ‖ key length u8 ‖ key ‖ epoch u64 ‖ hold u8 (1 held, 2 released, 3 expired) ‖
-//! where held: device 32 ‖ instance u64 ‖ ttl_max u32 ‖ count u16 ‖ (device 32 ‖ req_no u64 ‖ answer)\*,
+//! where held: device 32 ‖ instance u64 ‖ ttl_max u32 ‖ count u16 ‖ (device 32 ‖ instance u64 ‖ req_no u64 ‖ answer)\*,
 //! devices strictly rising.
 //!
 //! Table (`KFLT`): magic 4 ‖ head length u16 ‖ head ‖ count u16 ‖ (entry length u16 ‖ entry)\*, keys strictly rising.
@@ -13,7 +13,7 @@
 //! verb u8 ‖ (1 acquire: ttl u32 | 2 renew: epoch u64, ttl u32 | 3 release: epoch u64 | 4 current |
 //! 5 reclaim: epoch u64, cert 32, ttl u32).
 //!
-//! Reply (`KFLA`): magic 4 ‖ key length u8 ‖ key ‖ req_no u64 ‖ cert 32 ‖ answer, or u8 128 ‖ refusal.
+//! Reply (`KFLA`): magic 4 ‖ instance u64 ‖ key length u8 ‖ key ‖ req_no u64 ‖ cert 32 ‖ answer, or u8 128 ‖ refusal.
 //!
 //! Answer: u8 ‖ (1 granted, 2 renewed, 3 released: epoch u64 | 4 nobody | 5 somebody: epoch u64, device 32,
 //! instance u64, remaining u64). A refusal is its number u8 and its fields in order; a device that may be
@@ -158,6 +158,7 @@ impl Entry {
         out.extend_from_slice(&count(self.last.len()));
         for (device, last) in &self.last {
             out.extend_from_slice(device.as_bytes());
+            out.extend_from_slice(&last.instance.get().to_be_bytes());
             out.extend_from_slice(&last.req_no.get().to_be_bytes());
             put_answer(&mut out, &last.answer);
         }
@@ -185,12 +186,13 @@ impl Entry {
             if last.last_key_value().is_some_and(|(before, _)| *before >= device) {
                 return Err(FormError::Order);
             }
+            let instance = DaemonInstance::new(from.u64()?);
             let req_no = ReqNo::new(from.u64()?);
             let kind = from.u8()?;
             if !(1..=3).contains(&kind) {
                 return Err(FormError::Number { field: "answer to remember", found: kind.into() });
             }
-            last.insert(device, Last { req_no, answer: take_answer(&mut from, kind)? });
+            last.insert(device, Last { instance, req_no, answer: take_answer(&mut from, kind)? });
         }
         from.end()?;
         Ok((key, Self { epoch, hold, last }))
@@ -308,6 +310,7 @@ impl Reply {
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(128);
         out.extend_from_slice(REPLY);
+        out.extend_from_slice(&self.instance.get().to_be_bytes());
         put_key(&mut out, &self.key);
         out.extend_from_slice(&self.req_no.get().to_be_bytes());
         out.extend_from_slice(self.cert.as_bytes());
@@ -328,6 +331,7 @@ impl Reply {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, FormError> {
         let mut from = Reader::new(bytes);
         magic(&mut from, REPLY)?;
+        let instance = DaemonInstance::new(from.u64()?);
         let key = take_key(&mut from)?;
         let req_no = ReqNo::new(from.u64()?);
         let cert = CertHash::from_bytes(from.array()?);
@@ -336,7 +340,7 @@ impl Reply {
             kind => Ok(take_answer(&mut from, kind)?),
         };
         from.end()?;
-        Ok(Self { key, req_no, cert, answer })
+        Ok(Self { instance, key, req_no, cert, answer })
     }
 }
 
@@ -535,4 +539,4 @@ const REPLY: &[u8; 4] = b"KFLA";
 const REFUSED: u8 = 128;
 
 /// A key of 128 bytes, held, with every device remembered.
-const ENTRY_BYTES_MAX: usize = 4 + 129 + 8 + 1 + 44 + 2 + LAST_MAX * 49;
+const ENTRY_BYTES_MAX: usize = 4 + 129 + 8 + 1 + 44 + 2 + LAST_MAX * 57;

@@ -20,16 +20,14 @@ pub mod table;
 #[cfg(test)]
 mod tests;
 pub mod time;
+pub mod vote;
 
 pub use cert::{
     CertError, CertKind, Certificate, Head, Proposal, ProposalHash, Signatures, TableDigest, Vote, Voter,
 };
 pub use chain::Chain;
 pub use client::{Client, ClientEffect, ClientInput, Grant, Local, Own, Patience};
-pub use designation::{
-    DesignateRefused, Designation, DesignationEffect, DesignationInput, DesignationMessage, DesignationState,
-    Post, Unable,
-};
+pub use designation::{Designation, DesignationEffect, DesignationInput, Post};
 pub use fence::{FenceDecision, fence};
 pub use form::FormError;
 pub use refused::LeaseRefused;
@@ -40,3 +38,4 @@ pub use request::{
 pub use rules::{Rule, Rules};
 pub use table::{Entry, Hold, HostHead, HostState, HostWrite, Last, Mode};
 pub use time::Ttl;
+pub use vote::{DesignateRefused, DesignationMessage, DesignationState, Unable};

@@ -131,6 +131,8 @@ pub enum Verb {
 /// What the register answers one request.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Reply {
+    /// Which life of a daemon asked: each counts its requests anew.
+    pub instance: DaemonInstance,
     /// The key of the request.
     pub key: AgentId,
     /// The number of the request.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::cert::{ProposalHash, TableDigest};
-use super::request::{Answer, Holder, HostInstance, ReqNo};
+use super::request::{Answer, DaemonInstance, Holder, HostInstance, ReqNo};
 use super::time::Ttl;
 use crate::model::{AgentId, CertHash, DeviceId, LeaseEpoch};
 
@@ -82,6 +82,8 @@ pub enum Hold {
 /// The last request of one device that changed a key, and what it was answered.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Last {
+    /// Which life of the daemon asked: another one's request of the same number is another request.
+    pub instance: DaemonInstance,
     /// Its number.
     pub req_no: ReqNo,
     /// The answer; never [`Answer::Current`].

@@ -305,10 +305,7 @@ impl LeaseDesk {
         }
         let place = (space, key.clone());
         let made = || {
-            // Numbers of an earlier life must not come again: the register would answer them from what
-            // it answered that one. Those of a life begin anywhere, and go on above what is told.
-            let req_no = ReqNo::new(self.holder.instance.get() >> 2);
-            let own = Own { holder: self.holder, key: key.clone(), req_no, rules: Rules::ALL };
+            let own = Own { holder: self.holder, key: key.clone(), req_no: ReqNo::new(0), rules: Rules::ALL };
             let client = Mutex::new(Client::new(&clock::now(), own, head));
             Arc::new(Agent { turn: tokio::sync::Mutex::default(), client })
         };

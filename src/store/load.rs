@@ -260,7 +260,8 @@ mod tests {
         let device = DeviceId::from_bytes([3; 32]);
         let holder = Holder { device, instance: DaemonInstance::new(5) };
         let epoch = LeaseEpoch::of(0, epoch).unwrap();
-        let last = Last { req_no: ReqNo::new(1), answer: Answer::Granted { epoch } };
+        let instance = DaemonInstance::new(5);
+        let last = Last { instance, req_no: ReqNo::new(1), answer: Answer::Granted { epoch } };
         let hold = Hold::Held { holder, ttl_max: Ttl::DEFAULT };
         Entry { epoch, hold, last: BTreeMap::from([(device, last)]) }
     }

@@ -18,15 +18,18 @@ use super::txn::{LoadedLease, Write};
 use crate::crypto::EpochKey;
 use crate::lease::form::TABLE_BYTES_MAX;
 use crate::lease::{
-    CertKind, Certificate, DesignateRefused, Designation, DesignationEffect, DesignationInput,
-    DesignationMessage, DesignationState, Head, Home, HostInstance, HostState, LeaseRefused, Phase, Post,
-    Proposal, ProposalHash, Register, RegisterEffect, RegisterInput, Reply, ReqNo, Request, Rules,
-    Signatures, Standing, TableDigest, Unable, Vote, Voter,
+    CertKind, Certificate, DaemonInstance, DesignateRefused, Designation, DesignationEffect,
+    DesignationInput, DesignationMessage, DesignationState, Head, Home, HostInstance, HostState,
+    LeaseRefused, Phase, Post, Proposal, ProposalHash, Register, RegisterEffect, RegisterInput, Reply, ReqNo,
+    Request, Rules, Signatures, Standing, TableDigest, Unable, Vote, Voter,
 };
 use crate::model::{AgentId, CertHash, DeviceId, Hlc, LeaseEpoch, Now, ScopeTag, SpaceId};
 use crate::roster::{Author as RosterAuthor, RosterError};
 use crate::wire::message::TABLE_PIECE_BYTES_MAX;
 use crate::wire::{HostMessage, Message};
+
+/// A request that was not answered yet: who asked, in which life of its daemon, for what, and its number.
+type Asked = (DeviceId, DaemonInstance, AgentId, ReqNo);
 
 /// The machines of one space, and who waits for them.
 pub(super) struct Leases {
@@ -35,7 +38,7 @@ pub(super) struct Leases {
     register_at: Option<Duration>,
     designation_at: Option<Duration>,
     /// Who waits for which reply.
-    asked: BTreeMap<(DeviceId, AgentId, ReqNo), Vec<Token>>,
+    asked: BTreeMap<Asked, Vec<Token>>,
     /// What came while the register was being installed.
     early: Vec<(DeviceId, Request)>,
     /// The certificate the register is known to run under.
@@ -96,7 +99,7 @@ impl Engine {
             return self.emit(Effect::Failed { token, why: RequestError::NoSuchSpace });
         }
         let Some(leases) = self.leases_mut(space) else { return };
-        let waits = (from, request.key.clone(), request.req_no);
+        let waits = (from, request.instance, request.key.clone(), request.req_no);
         leases.asked.entry(waits).or_default().push(token);
         if leases.register.phase() == Phase::Installing && leases.early.len() < EARLY_MAX {
             return leases.early.push((from, request));
@@ -281,9 +284,10 @@ impl Engine {
             host: leases.register.state().cloned(),
         };
         state.lease_stored = Some(stored);
-        for ((_, key, req_no), tokens) in leases.asked {
+        for ((_, instance, key, req_no), tokens) in leases.asked {
             for token in tokens {
                 let reply = Reply {
+                    instance,
                     key: key.clone(),
                     req_no,
                     cert: CertHash::NONE,
@@ -489,7 +493,7 @@ impl Engine {
 
     fn lease_answered(&mut self, space: SpaceId, to: DeviceId, reply: &Reply) {
         let Some(leases) = self.leases_mut(space) else { return };
-        let tokens = leases.asked.remove(&(to, reply.key.clone(), reply.req_no));
+        let tokens = leases.asked.remove(&(to, reply.instance, reply.key.clone(), reply.req_no));
         for token in tokens.into_iter().flatten() {
             self.emit(Effect::Leased { token, reply: reply.clone() });
         }

@@ -79,7 +79,7 @@ impl Register {
         }
         let state = self.state.as_ref().expect("a register that serves has a state");
         if request.verb == Verb::Current {
-            let answer = Ok(Answer::Current { standing: self.standing(stage, state, &request.key) });
+            let answer = self.current(stage, state, &request.key);
             stage.replies.push((from, self.reply(&request, answer)));
             return;
         }
@@ -124,17 +124,19 @@ impl Register {
     ) -> Option<Result<Answer, LeaseRefused>> {
         let at = (request.key.clone(), from);
         let durable = stage.entry(state, &request.key).and_then(|entry| entry.last.get(&from));
-        let durable = durable.map(|last| (last.req_no, Ok(last.answer)));
+        let durable = durable.map(|last| (last.req_no, last.instance, Ok(last.answer)));
         let volatile = stage.recent.get(&at).or_else(|| self.recent.get(&at)).cloned();
-        let (last, answer) = match (durable, volatile) {
+        let (last, instance, answer) = match (durable, volatile) {
             (Some(durable), Some(volatile)) if durable.0 > volatile.0 => durable,
             (_, Some(volatile)) => volatile,
             (durable, None) => durable?,
         };
-        if request.req_no < last && self.rules.keeps(Rule::OldRequestRefused) {
+        let is_before = request.req_no < last || request.req_no == last && request.instance != instance;
+        if is_before && self.rules.keeps(Rule::OldRequestRefused) {
             return Some(Err(LeaseRefused::RequestTooOld { last, found: request.req_no }));
         }
-        (request.req_no == last && self.rules.keeps(Rule::StoredReply)).then_some(answer)
+        (request.req_no == last && request.instance == instance && self.rules.keeps(Rule::StoredReply))
+            .then_some(answer)
     }
 
     fn remember(
@@ -154,7 +156,9 @@ impl Register {
                 | LeaseRefused::TtlOutOfRange { .. })
         );
         if is_of_key && stage.entry(state, &request.key).is_some() {
-            stage.recent.insert((request.key.clone(), from), (request.req_no, answer.clone()));
+            stage
+                .recent
+                .insert((request.key.clone(), from), (request.req_no, request.instance, answer.clone()));
         }
     }
 
@@ -171,7 +175,7 @@ impl Register {
             Verb::Renew { epoch, ttl } => self.renew(stage, state, holder, request, (epoch, ttl)),
             Verb::Release { epoch } => Self::release(stage, state, holder, request, epoch),
             Verb::Reclaim { token, ttl } => self.reclaim(stage, state, holder, request, (token, ttl)),
-            Verb::Current => Ok(Answer::Current { standing: self.standing(stage, state, &request.key) }),
+            Verb::Current => self.current(stage, state, &request.key),
         }
     }
 
@@ -222,8 +226,10 @@ impl Register {
         if ttl > ttl_max && self.rules.keeps(Rule::RaiseFirst) {
             let mut raised = entry.clone();
             raised.hold = Hold::Held { holder, ttl_max: ttl };
-            raised
-                .remember(holder.device, Last { req_no: request.req_no, answer: Answer::Renewed { epoch } });
+            raised.remember(
+                holder.device,
+                Last { instance: holder.instance, req_no: request.req_no, answer: Answer::Renewed { epoch } },
+            );
             stage.entries.insert(request.key.clone(), Some(raised));
         }
         stage.holds.push((request.key.clone(), ttl));
@@ -240,7 +246,7 @@ impl Register {
         let mut entry = Self::held_by(stage, state, holder, &request.key, epoch)?.clone();
         entry.hold = Hold::Released;
         let answer = Answer::Released { epoch };
-        entry.remember(holder.device, Last { req_no: request.req_no, answer });
+        entry.remember(holder.device, Last { instance: holder.instance, req_no: request.req_no, answer });
         stage.entries.insert(request.key.clone(), Some(entry));
         stage.holds.retain(|(key, _)| *key != request.key);
         Ok(answer)
@@ -324,7 +330,7 @@ impl Register {
         let last = stage.entry(state, &request.key).map(|entry| entry.last.clone()).unwrap_or_default();
         let mut entry = Entry { epoch, hold: Hold::Held { holder, ttl_max: ttl }, last };
         let answer = Answer::Granted { epoch };
-        entry.remember(holder.device, Last { req_no: request.req_no, answer });
+        entry.remember(holder.device, Last { instance: holder.instance, req_no: request.req_no, answer });
         stage.entries.insert(request.key.clone(), Some(entry));
         stage.holds.push((request.key.clone(), ttl));
         answer
@@ -361,6 +367,14 @@ impl Register {
             return Ok(());
         }
         Ttl::from_millis(ttl.as_millis().into()).map(drop)
+    }
+
+    /// A register that settles knows of a key only once it was reclaimed.
+    fn current(&self, stage: &Stage, state: &HostState, key: &AgentId) -> Result<Answer, LeaseRefused> {
+        match (self.settling_ms(stage), self.standing(stage, state, key)) {
+            (Some(remaining_ms), None) => Err(LeaseRefused::Settling { remaining_ms }),
+            (_, standing) => Ok(Answer::Current { standing }),
+        }
     }
 
     fn standing(&self, stage: &Stage, state: &HostState, key: &AgentId) -> Option<Standing> {

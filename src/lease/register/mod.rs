@@ -11,10 +11,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use self::answer::Bucket;
-use self::stage::Stage;
+use self::stage::{Remembered, Stage};
 use super::cert::{CertKind, Head, ProposalHash, TableDigest};
 use super::refused::LeaseRefused;
-use super::request::{Answer, HostInstance, Reply, ReqNo, Request, Standing};
+use super::request::{Answer, HostInstance, Reply, Request, Standing};
 use super::rules::{Rule, Rules};
 use super::table::{HostHead, HostState, HostWrite, Mode};
 use super::time::{SETTLING, Ttl};
@@ -146,7 +146,7 @@ pub struct Register {
     /// When a register that was opened or installed has no more leases from before.
     quiet_at: Option<Duration>,
     /// What each device was answered last for each key; what the state remembers of it outlives a restart.
-    recent: BTreeMap<(AgentId, DeviceId), (ReqNo, Result<Answer, LeaseRefused>)>,
+    recent: BTreeMap<(AgentId, DeviceId), Remembered>,
     buckets: BTreeMap<DeviceId, Bucket>,
     queue: VecDeque<Ask>,
     /// Only with [`Rule::HeldRefused`] left out.
@@ -316,7 +316,13 @@ impl Register {
     }
 
     fn reply(&self, request: &Request, answer: Result<Answer, LeaseRefused>) -> Reply {
-        Reply { key: request.key.clone(), req_no: request.req_no, cert: self.cert(), answer }
+        Reply {
+            instance: request.instance,
+            key: request.key.clone(),
+            req_no: request.req_no,
+            cert: self.cert(),
+            answer,
+        }
     }
 
     /// What a device that does not serve says to everything.
@@ -549,7 +555,8 @@ impl Register {
 
     /// Once nothing from before can be held any more, the register simply serves.
     fn settle(&mut self) {
-        if self.phase == Phase::Recovering && self.quiet_at.is_none_or(|at| at <= self.uptime) {
+        let is_quiet = self.quiet_at.is_none_or(|at| at <= self.uptime);
+        if is_quiet && matches!(self.phase, Phase::Recovering | Phase::Serving) {
             self.phase = Phase::Serving;
             self.quiet_at = None;
         }

@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 
 use crate::lease::cert::ProposalHash;
 use crate::lease::refused::LeaseRefused;
-use crate::lease::request::{Answer, Reply, ReqNo};
+use crate::lease::request::{Answer, DaemonInstance, Reply, ReqNo};
 use crate::lease::table::{Entry, HostHead, HostState, HostWrite};
 use crate::lease::time::Ttl;
 use crate::model::{AgentId, DeviceId};
+
+/// A request that was answered, and the answer.
+pub(super) type Remembered = (ReqNo, DaemonInstance, Result<Answer, LeaseRefused>);
 
 /// Changes, replies and deadlines that wait for one write.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -18,7 +21,7 @@ pub(super) struct Stage {
     pub entries: BTreeMap<AgentId, Option<Entry>>,
     /// Keys whose time starts when this applies.
     pub holds: Vec<(AgentId, Ttl)>,
-    pub recent: BTreeMap<(AgentId, DeviceId), (ReqNo, Result<Answer, LeaseRefused>)>,
+    pub recent: BTreeMap<(AgentId, DeviceId), Remembered>,
     pub replies: Vec<(DeviceId, Reply)>,
     pub sealed: Option<ProposalHash>,
 }

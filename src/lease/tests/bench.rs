@@ -30,7 +30,7 @@ pub fn home(number: u8, rules: Rules) -> Home {
     Home {
         device: device(number),
         instance: HostInstance::FIRST,
-        members: (1..=9).map(device).collect(),
+        members: (1..=20).map(device).collect(),
         rules,
     }
 }
@@ -144,6 +144,127 @@ impl Bench {
         match self.call(millis, holder(9), 0, Verb::Current) {
             Ok(Answer::Current { standing }) => standing.map(|standing| (standing.epoch, standing.holder)),
             other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// The certificate after [`first`]: device 2 hosts.
+pub fn moved(kind: CertKind, table: Option<TableDigest>) -> Head {
+    let cert = crate::model::CertHash::from_bytes([2; 32]);
+    Head { cert, term: 1, host: device(2), instance: HostInstance::FIRST, kind, table }
+}
+
+/// Devices 1 to 5 vote.
+pub fn voters() -> Vec<Voter> {
+    (1..=5).map(|number| Voter { device: device(number), instance: HostInstance::FIRST }).collect()
+}
+
+pub fn proposal(driver: u8, host: u8, kind: CertKind) -> Proposal {
+    Proposal {
+        space: space(),
+        term: 1,
+        prev: first().cert,
+        kind,
+        host: device(host),
+        driver: device(driver),
+        voters: voters(),
+    }
+}
+
+pub fn vote(number: u8, proposal: &Proposal) -> Vote {
+    let signed = Proposal::confirmed_hash(proposal.hash(), None);
+    Vote { device: device(number), table: None, signature: Signatures::simulated(&device(number), &signed) }
+}
+
+pub fn confirm(number: u8, proposal: &Proposal) -> DesignationMessage {
+    DesignationMessage::Confirm { hash: proposal.hash(), vote: vote(number, proposal) }
+}
+
+/// One device's designation, with a disk that the test holds.
+pub struct Member {
+    pub designation: Designation,
+    pub writes: Vec<u64>,
+    pub votes: Vec<(DeviceId, ProposalHash)>,
+    pub sent: Vec<(DeviceId, DesignationMessage)>,
+    pub withdrawn: Vec<(DeviceId, ProposalHash)>,
+    pub commits: Vec<Certificate>,
+    pub refused: Vec<DesignateRefused>,
+}
+
+impl Member {
+    pub fn new(number: u8, rules: Rules) -> Self {
+        Self::open(number, HostInstance::FIRST, rules)
+    }
+
+    /// Its home is another one than its state says.
+    pub fn restored(number: u8, rules: Rules) -> Self {
+        Self::open(number, HostInstance::new(5), rules)
+    }
+
+    /// Device 2 proposes itself, for a host that is lost, and has written that down.
+    pub fn driving(rules: Rules) -> Self {
+        let mut driver = Self::new(2, rules);
+        driver.start(device(2), CertKind::Lost);
+        driver.sync();
+        driver
+    }
+
+    pub fn following(number: u8, chain: Chain) -> Self {
+        Self::with(number, HostInstance::FIRST, Rules::ALL, chain)
+    }
+
+    fn open(number: u8, instance: HostInstance, rules: Rules) -> Self {
+        Self::with(number, instance, rules, Chain::new(space(), device(1)))
+    }
+
+    fn with(number: u8, instance: HostInstance, rules: Rules, chain: Chain) -> Self {
+        let post = Post {
+            device: device(number),
+            instance,
+            space: space(),
+            signatures: Signatures::Simulated,
+            rules,
+        };
+        let state = Some(DesignationState::fresh(HostInstance::FIRST));
+        let mut member = Self {
+            designation: Designation::open(&at(0), post, chain, state),
+            writes: Vec::new(),
+            votes: Vec::new(),
+            sent: Vec::new(),
+            withdrawn: Vec::new(),
+            commits: Vec::new(),
+            refused: Vec::new(),
+        };
+        member.step(DesignationInput::Voters(voters()));
+        member
+    }
+
+    pub fn step(&mut self, input: DesignationInput) {
+        for effect in self.designation.step(&at(0), input) {
+            match effect {
+                DesignationEffect::Persist { id, .. } => self.writes.push(id),
+                DesignationEffect::Vote { to, hash, .. } => self.votes.push((to, hash)),
+                DesignationEffect::Send { to, message } => self.sent.push((to, message)),
+                DesignationEffect::Withdraw { to, hash } => self.withdrawn.push((to, hash)),
+                DesignationEffect::Commit(cert) => self.commits.push(cert),
+                DesignationEffect::Refused(refused) => self.refused.push(refused),
+                _ => {}
+            }
+        }
+    }
+
+    pub fn start(&mut self, to: DeviceId, kind: CertKind) {
+        self.step(DesignationInput::Move { to, kind });
+    }
+
+    pub fn hear(&mut self, from: u8, message: DesignationMessage) {
+        self.step(DesignationInput::Message { from: device(from), message });
+    }
+
+    pub fn sync(&mut self) {
+        while !self.writes.is_empty() {
+            let id = self.writes.remove(0);
+            self.step(DesignationInput::Persisted(id));
         }
     }
 }

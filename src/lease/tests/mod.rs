@@ -2,4 +2,8 @@
 
 mod bench;
 mod client;
+mod designation;
+mod form;
+mod refusals;
 mod register;
+mod rules;

@@ -1,0 +1,124 @@
+use super::bench::*;
+use crate::lease::*;
+use crate::model::CertHash;
+
+#[test]
+fn a_planned_move_needs_the_old_hosts_seal_and_a_lost_host_gives_none() {
+    let mut driver = Member::new(2, Rules::ALL);
+    driver.start(device(2), CertKind::Planned);
+    driver.sync();
+    let proposal = proposal(2, 2, CertKind::Planned);
+    for number in [2, 3, 4] {
+        driver.hear(number, confirm(number, &proposal));
+    }
+    assert!(driver.commits.is_empty(), "a majority without the seal is not enough");
+
+    let digest = TableDigest::of(b"a table");
+    let signed = Proposal::confirmed_hash(proposal.hash(), Some(digest));
+    let vote = Vote {
+        device: device(1),
+        table: Some(digest),
+        signature: Signatures::simulated(&device(1), &signed),
+    };
+    driver.hear(1, DesignationMessage::Confirm { hash: proposal.hash(), vote });
+
+    let cert = driver.commits.remove(0);
+    assert_eq!(cert.table, Some(digest));
+    let head = cert.check(&first(), Rules::ALL, Signatures::Simulated).unwrap();
+    assert_eq!((head.term, head.host, head.kind), (1, device(2), CertKind::Planned));
+    let bytes = cert.to_bytes();
+    assert_eq!(Certificate::from_bytes(&bytes, &|_| Some(device(1))), Ok(cert.clone()));
+
+    let mut unsealed = cert;
+    unsealed.table = None;
+    assert!(matches!(
+        unsealed.check(&first(), Rules::ALL, Signatures::Simulated),
+        Err(CertError::Seal { .. } | CertError::Signature { .. })
+    ));
+}
+
+#[test]
+fn a_driver_that_gives_way_frees_those_who_promised_it() {
+    let (one, other) = (proposal(2, 2, CertKind::Lost), proposal(3, 3, CertKind::Lost));
+    let (weak, strong) = if one.hash() > other.hash() { (one, other) } else { (other, one) };
+    let number = |proposal: &Proposal| if proposal.driver == device(2) { 2 } else { 3 };
+    let mut voter = Member::new(4, Rules::ALL);
+    voter.hear(number(&weak), DesignationMessage::Propose(weak.clone()));
+    voter.sync();
+    voter.hear(number(&strong), DesignationMessage::Propose(strong.clone()));
+    voter.sync();
+    assert_eq!(voter.votes.len(), 1);
+
+    let signature = Signatures::simulated(&weak.driver, &Proposal::withdrawn_hash(weak.hash()));
+    let forged = DesignationMessage::Withdraw { hash: weak.hash(), signature: [0; 64] };
+    voter.hear(number(&weak), forged);
+    voter.sync();
+    assert_eq!(voter.designation.state().promise.as_ref(), Some(&weak));
+    voter.hear(number(&weak), DesignationMessage::Withdraw { hash: weak.hash(), signature });
+    voter.sync();
+    voter.hear(number(&strong), DesignationMessage::Propose(strong.clone()));
+    voter.sync();
+
+    assert_eq!(voter.votes.last(), Some(&(strong.driver, strong.hash())));
+}
+
+#[test]
+fn of_two_chains_the_longer_counts_and_of_two_as_long_the_lower_hash_whatever_came_first() {
+    let cert = |driver: u8, prev: &Head| {
+        let proposal =
+            Proposal { prev: prev.cert, term: prev.term + 1, ..proposal(driver, driver, CertKind::Lost) };
+        let votes = [2, 3, 4].into_iter().filter(|number| device(*number) != prev.host);
+        let votes = votes.chain([5]).map(|number| vote(number, &proposal)).collect();
+        Certificate { proposal, table: None, votes }
+    };
+    let head = |cert: &Certificate, prev: &Head| cert.check(prev, Rules::ALL, Signatures::Simulated).unwrap();
+    let (two, three) = (cert(2, &first()), cert(3, &first()));
+    let beyond = cert(4, &head(&two, &first()));
+    let chain = |certs: &[&Certificate]| {
+        let mut chain = Chain::new(space(), device(1));
+        for cert in certs {
+            chain.admit(cert, Rules::ALL, Signatures::Simulated).unwrap();
+        }
+        chain
+    };
+
+    let lower = two.hash().min(three.hash());
+    assert_eq!(chain(&[&two, &three]).head().cert, lower);
+    assert_eq!(chain(&[&three, &two]).head().cert, lower);
+    for order in [[&two, &beyond, &three], [&three, &two, &beyond], [&two, &three, &beyond]] {
+        let chain = chain(&order);
+
+        assert_eq!(chain.head().cert, beyond.hash());
+        assert_eq!(chain.position(&two.hash()), Some(1));
+        assert_eq!(chain.position(&three.hash()), None, "a forked lineage has no place");
+        assert_eq!(chain.position(&first().cert), Some(0));
+        assert_eq!(chain.position(&CertHash::NONE), None);
+    }
+    let mut early = Chain::new(space(), device(1));
+    assert_eq!(
+        early.admit(&beyond, Rules::ALL, Signatures::Simulated),
+        Err(CertError::PrevUnknown { prev: two.hash() })
+    );
+}
+
+#[test]
+fn a_restored_home_votes_again_once_a_certificate_without_its_vote_names_it() {
+    let mut member = Member::restored(5, Rules::ALL);
+    let mut proposal = proposal(2, 2, CertKind::Lost);
+    proposal.voters.iter_mut().filter(|voter| voter.device == device(5)).for_each(|voter| {
+        voter.instance = HostInstance::new(5);
+    });
+    let with = |numbers: &[u8]| Certificate {
+        proposal: proposal.clone(),
+        table: None,
+        votes: numbers.iter().map(|number| vote(*number, &proposal)).collect(),
+    };
+
+    let mut other = Member::restored(5, Rules::ALL);
+    other.step(DesignationInput::Certificate(with(&[2, 3, 5])));
+    assert!(other.designation.is_in_doubt(), "its own vote is no proof of anything");
+    member.step(DesignationInput::Certificate(with(&[2, 3, 4])));
+    member.sync();
+    assert!(!member.designation.is_in_doubt());
+    assert_eq!(member.designation.state().instance, HostInstance::new(5));
+}
