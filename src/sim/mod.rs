@@ -11,6 +11,7 @@ mod chaos;
 pub mod check;
 pub mod disk;
 mod host;
+pub mod lease;
 mod network;
 pub mod rng;
 mod settle;
