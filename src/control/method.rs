@@ -1,6 +1,6 @@
 //! The methods of the control API: one table, from which names, dispatch and schemas come.
 //!
-//! To add a method, add its line to [`methods!`] below: what it does, its name, what it takes, what it
+//! To add a method, add its line to `methods!` below: what it does, its name, what it takes, what it
 //! answers, and the function that answers it. That function gets the [`Node`](crate::node::Node) (`node`)
 //! or, to send notices later, the [`Session`] (`session`), and the parameters as their type; it returns
 //! the form itself. Both types derive [`JsonSchema`](schemars::JsonSchema): `rpc.discover` publishes them.
