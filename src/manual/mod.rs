@@ -5,7 +5,7 @@
 //! are settled, [`past`] how earlier states come back. [`formats`] has every byte that is stored,
 //! hashed, signed or sent. [`control`] is how programs speak to a running node, [`interop`] how all
 //! this compares with another implementation.
-//! [`dispatch`] is how work is done under a lease.
+//! [`lease`] says who runs an agent and who says so, [`dispatch`] how work is done under a lease.
 //! [`threats`] says what is defended and by which test, and what is not; [`assumptions`] what
 //! the promises rest on. [`decisions`] gives the reasons for what could have been otherwise, and
 //! [`glossary`] the words.
@@ -36,6 +36,9 @@ pub mod control {}
 
 #[doc = include_str!("dispatch.md")]
 pub mod dispatch {}
+
+#[doc = include_str!("lease.md")]
+pub mod lease {}
 
 #[doc = include_str!("threats.md")]
 pub mod threats {}
