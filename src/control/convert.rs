@@ -106,6 +106,8 @@ impl From<Row> for RowForm {
             op_id: shown.op_id,
             others: row.others.into_iter().map(ValueForm::from).collect(),
             open: row.is_open,
+            superseded_by: row.superseded_by,
+            dropped: row.is_dropped,
         }
     }
 }

@@ -167,7 +167,7 @@ pub(super) async fn list(node: &Node, params: ListParams) -> Result<ListForm, Co
             Err(ControlError::MisplacedMember { surface, member: "stream" })
         }
         Tier::Registry | Tier::Facts => {
-            blocking(move || list_rows(&space, &surface, params.after, limit)).await
+            blocking(move || list_rows(&space, &surface, (params.after, limit, params.superseded))).await
         }
         Tier::Events => {
             let after = params.after.as_deref().map(EventCursor::parse).transpose()?;
@@ -180,14 +180,13 @@ pub(super) async fn list(node: &Node, params: ListParams) -> Result<ListForm, Co
 pub(super) fn list_rows(
     space: &dyn Shown,
     surface: &Surface,
-    mut after: Option<String>,
-    limit: usize,
+    (mut after, limit, has_superseded): (Option<String>, usize, bool),
 ) -> Result<ListForm, NodeError> {
     let mut form = ListForm::default();
     let mut bytes = 0;
     loop {
         let wanted = (limit - form.rows.len()).min(READ_AT_ONCE);
-        let rows = space.rows(surface, after.as_deref(), wanted)?;
+        let rows = space.rows(surface, after.as_deref(), wanted, has_superseded)?;
         let is_last = rows.len() < wanted;
         after = rows.last().map(|row| row.key.clone()).or(after);
         bytes += rows.iter().map(row_bytes).sum::<usize>();

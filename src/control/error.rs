@@ -20,6 +20,7 @@ use super::roster::{CandidateForm, listed, scope_text};
 use crate::config::ConfigError;
 use crate::coordinator::CoordinatorError;
 use crate::crypto::pairing::CodeError;
+use crate::fold::PolicyError;
 use crate::lease::DesignateRefused;
 use crate::model::{
     Blame, IdError, LeaseNameError, PayloadError, PositionsError, Scope, ScopeError, Surface, SurfaceError,
@@ -391,6 +392,16 @@ impl ControlError {
     }
 }
 
+fn policy_kind(error: &PolicyError) -> &'static str {
+    match error {
+        PolicyError::Surface { .. } => "PolicySurface",
+        PolicyError::KeptWhole { .. } => "KeptWhole",
+        PolicyError::Form => "PolicyForm",
+        PolicyError::Limit { .. } => "PolicyLimit",
+        PolicyError::NoAgents { .. } => "NoAgents",
+    }
+}
+
 const fn lease_name_kind(error: &LeaseNameError) -> &'static str {
     match error {
         LeaseNameError::Length { .. } => "LeaseNameLength",
@@ -585,6 +596,7 @@ pub(super) fn node_kind(error: &NodeError) -> &'static str {
         NodeError::Payload(error) => payload_kind(error),
         NodeError::Turn(problem) => turn_kind(problem),
         NodeError::KeyLength { .. } => "KeyLength",
+        NodeError::Policy(error) => policy_kind(error),
         NodeError::WrongTier { .. } => "WrongTier",
         NodeError::IdMissing { .. } => "IdMissing",
         NodeError::Roster(error) => roster_kind(error),

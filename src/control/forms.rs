@@ -71,6 +71,12 @@ pub struct RowForm {
     /// Whether that conflict is open: nobody has settled it.
     #[serde(default)]
     pub open: bool,
+    /// The facts of its surface that supersede it; absent where none does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub superseded_by: Vec<String>,
+    /// Present and true where the retention policy of its surface drops it (then `payload` is null).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dropped: bool,
 }
 
 /// A value that is not shown.

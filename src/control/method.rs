@@ -33,6 +33,7 @@ use super::openrpc::{self, OpenRpcForm, Signature};
 use super::pairing::{self, CancelledForm, InviteForm, InviteParams, JoinParams, JoinedForm};
 use super::params::*;
 use super::past::{self, StateAtForm, StateAtParams};
+use super::policy::{self, PoliciesForm, SetPolicyParams};
 use super::roster::{
     self, CreateSpaceParams, DeviceParams, LeftForm, RenameParams, RenamedForm, RevokedForm, RosterForm,
     RotatedForm, SpaceForm, SpacesForm,
@@ -150,6 +151,10 @@ methods! {
     ResolveConflict = "conflicts.resolve" (ResolveConflictParams) -> ResolvedForm, node conflicts::resolve;
     /// Lists what was decided about conflicts, newest first.
     Decisions = "conflicts.log" (DecisionsParams) -> DecisionsForm, node conflicts::log;
+    /// Lists the retention policies, with how much each one drops.
+    Policies = "policy.list" (ScopeParams) -> PoliciesForm, node policy::list;
+    /// Says what is kept of a surface from now on, on every device.
+    SetPolicy = "policy.set" (SetPolicyParams) -> AppendedForm, node policy::set;
     /// Lists the open conflicts, with every value that lost.
     Conflicts = "conflicts.list" (ConflictsParams) -> ConflictsForm, node dispatch::conflicts;
     /// Lists the other devices of a space, with what is known of them.

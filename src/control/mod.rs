@@ -29,6 +29,7 @@ pub mod openrpc;
 pub mod pairing;
 pub mod params;
 pub mod past;
+pub mod policy;
 pub mod roster;
 #[cfg(unix)]
 pub mod server;

@@ -109,6 +109,9 @@ pub struct ListParams {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = super::PAGE_ITEMS_MAX))]
     pub limit: Option<usize>,
+    /// Also facts that another one supersedes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub superseded: bool,
 }
 
 /// One space.

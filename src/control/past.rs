@@ -39,6 +39,9 @@ pub struct StateAtParams {
     /// As in `sync.list`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<String>,
+    /// As in `sync.list`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub superseded: bool,
     /// 1 to [`PAGE_ITEMS_MAX`]; 100 where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = PAGE_ITEMS_MAX))]
@@ -83,7 +86,13 @@ pub struct StateAtForm {
 
 /// What pages of rows and events are read from.
 pub(super) trait Shown {
-    fn rows(&self, surface: &Surface, after: Option<&str>, limit: usize) -> Result<Vec<Row>, NodeError>;
+    fn rows(
+        &self,
+        surface: &Surface,
+        after: Option<&str>,
+        limit: usize,
+        has_superseded: bool,
+    ) -> Result<Vec<Row>, NodeError>;
     fn all_streams(&self, surface: &Surface) -> Result<Vec<String>, NodeError>;
     fn stream_events(
         &self,
@@ -97,8 +106,18 @@ pub(super) trait Shown {
 macro_rules! shown {
     ($($source:ty),*) => {$(
         impl Shown for $source {
-            fn rows(&self, surface: &Surface, after: Option<&str>, limit: usize) -> Result<Vec<Row>, NodeError> {
-                self.list(surface, after, limit)
+            fn rows(
+                &self,
+                surface: &Surface,
+                after: Option<&str>,
+                limit: usize,
+                has_superseded: bool,
+            ) -> Result<Vec<Row>, NodeError> {
+                if has_superseded {
+                    self.list_all(surface, after, limit)
+                } else {
+                    self.list(surface, after, limit)
+                }
             }
             fn all_streams(&self, surface: &Surface) -> Result<Vec<String>, NodeError> {
                 self.streams(surface)
@@ -153,7 +172,9 @@ pub(super) async fn state_at(node: &Node, params: StateAtParams) -> Result<State
             (Some(surface), None) if is_events => {
                 form.page = Some(list_events(&state, &surface, params.stream.as_deref(), cursor, limit)?);
             }
-            (Some(surface), None) => form.page = Some(list_rows(&state, &surface, params.after, limit)?),
+            (Some(surface), None) => {
+                form.page = Some(list_rows(&state, &surface, (params.after, limit, params.superseded))?)
+            }
         }
         Ok(form)
     })

@@ -2,6 +2,11 @@
 //!
 //! Per distinct content (by hash of its payload) an entity keeps the least op that says it; the
 //! least of these wins, the others are listed as a conflict. Saying the same again is none.
+//!
+//! A payload may name facts of its surface that it supersedes (member `supersedes`: a name, or an
+//! array of them). The names are kept per content, whether such facts are here or not; those of the
+//! winner count. A fact that another one supersedes is passed over by listings, unless it supersedes
+//! that one in turn, over however many: of a circle every fact stays.
 
 use std::cmp::Ordering;
 use std::collections::btree_map::Entry as Slot;
@@ -11,12 +16,17 @@ use super::key::Key;
 use super::logs::{Entry, Logs};
 use super::root::Leaves;
 use super::state::Applied;
+use crate::model::limits::KEY_BYTES_MAX;
 
 /// The entities of one surface of the fact tier.
 #[derive(Default)]
 pub(super) struct Facts {
     entities: BTreeMap<Key, Entity>,
     conflicts: BTreeSet<Key>,
+    /// The facts that a content of a fact supersedes, in the order of their names.
+    supersedes: BTreeMap<(Key, Content), Box<[Key]>>,
+    /// The same the other way round.
+    superseding: BTreeMap<Key, BTreeSet<(Key, Content)>>,
 }
 
 /// One entity: its statements in total order, the winner first.
@@ -94,6 +104,57 @@ impl Facts {
         if at == 0 { Applied::Shown } else { Applied::Listed }
     }
 
+    /// Remembers what a content of a fact supersedes.
+    pub(super) fn supersede(&mut self, key: &Key, content: Content, names: Vec<Key>) {
+        if names.is_empty() || self.supersedes.contains_key(&(key.clone(), content)) {
+            return;
+        }
+        for name in &names {
+            self.superseding.entry(name.clone()).or_default().insert((key.clone(), content));
+        }
+        self.supersedes.insert((key.clone(), content), names.into());
+    }
+
+    /// What a content of a fact supersedes, in the order of the names.
+    pub(super) fn superseded(&self, key: &Key, content: Content) -> &[Key] {
+        self.supersedes.get(&(key.clone(), content)).map_or(&[], |names| names)
+    }
+
+    /// The facts that supersede this one, in the order of their names.
+    pub(super) fn superseding(&self, key: &Key) -> impl Iterator<Item = &Key> {
+        let named_by = self.superseding.get(key).into_iter().flatten();
+        let counts = move |(by, content): &&(Key, Content)| by != key && self.content(by) == Some(*content);
+        named_by.filter(counts).map(|(by, _)| by)
+    }
+
+    /// Whether listings pass a fact over.
+    pub(super) fn is_superseded(&self, key: &Key) -> bool {
+        self.superseding(key).any(|by| !self.reaches(key, by))
+    }
+
+    /// Whether a fact supersedes another, over however many facts in between. Gives up after
+    /// [`REACH_MAX`] of them.
+    fn reaches(&self, from: &Key, to: &Key) -> bool {
+        let mut seen = BTreeSet::from([from]);
+        let mut left = vec![from];
+        while let Some(next) = left.pop() {
+            let Some(content) = self.content(next) else { continue };
+            for name in self.superseded(next, content) {
+                if name == to {
+                    return true;
+                }
+                if seen.len() < REACH_MAX && seen.insert(name) {
+                    left.push(name);
+                }
+            }
+        }
+        false
+    }
+
+    fn content(&self, key: &Key) -> Option<Content> {
+        self.entities.get(key).map(|entity| entity.statements()[0].content)
+    }
+
     pub(super) const fn entities(&self) -> &BTreeMap<Key, Entity> {
         &self.entities
     }
@@ -107,6 +168,7 @@ impl Facts {
         Self {
             conflicts: in_conflict.map(|(key, _)| key.clone()).collect(),
             entities: entities.into_iter().collect(),
+            ..Self::default()
         }
     }
 }
@@ -129,3 +191,25 @@ impl Entity {
         }
     }
 }
+
+/// The facts that a payload supersedes, in the order of their names: at most [`SUPERSEDES_MAX`].
+pub(super) fn supersedes(payload: &str) -> Vec<Key> {
+    if !payload.contains("\"supersedes\"") {
+        return Vec::new();
+    }
+    let Ok(serde_json::Value::Object(members)) = serde_json::from_str(payload) else { return Vec::new() };
+    let names = match members.get("supersedes") {
+        Some(serde_json::Value::Array(names)) => &names[..],
+        Some(name) => std::slice::from_ref(name),
+        None => &[],
+    };
+    let names = names.iter().take(SUPERSEDES_MAX).filter_map(serde_json::Value::as_str);
+    let keys = names.filter(|name| (1..=KEY_BYTES_MAX).contains(&name.len())).map(Key::new);
+    keys.collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// Most facts that one payload supersedes; further names are passed over.
+pub(super) const SUPERSEDES_MAX: usize = 256;
+
+/// Facts looked at to find out whether some supersede each other in a circle.
+const REACH_MAX: usize = 4_096;

@@ -29,6 +29,7 @@ mod query;
 #[cfg(test)]
 mod reference;
 mod relocated;
+pub mod retention;
 pub mod root;
 mod rows;
 mod runs;
@@ -38,6 +39,7 @@ mod state;
 mod tables;
 
 pub use query::{Conflict, Counts, Event, Head, ListedRow, RowFilter, RowView, Seen, SurfaceCounts};
+pub use retention::{Policy, PolicyError};
 pub use root::FOLD_VERSION;
 pub use runs::{IntentView, Lineage, NoChain, Objection, PlacedToken, RunStatus, RunView, Standing};
 pub use settled::{OpName, RESOLUTIONS, resolution_key, resolutions};

@@ -8,6 +8,7 @@ use super::facts::Entity;
 use super::key::Key;
 use super::logs::{Entry, Logs, Mark};
 use super::relocated::Relocated;
+use super::retention::Policy;
 use super::root::{RowHash, RowTag, row_bytes};
 use super::rows::Row;
 use super::runs::Lineage;
@@ -105,9 +106,11 @@ pub struct Event {
 /// Which rows a listing holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RowFilter {
-    /// Rows that show a value.
+    /// Rows that show a value, without facts that another one supersedes.
     Live,
-    /// Removed rows as well.
+    /// Superseded facts as well.
+    WithSuperseded,
+    /// Removed rows as well as superseded facts.
     WithTombstones,
 }
 
@@ -193,12 +196,50 @@ impl State {
             Rows::Facts(facts) => facts
                 .entities()
                 .range(beyond(after))
+                .filter(|(key, _)| filter != RowFilter::Live || !facts.is_superseded(key))
                 .map(|(key, entity)| (key, self.view(table, key.as_str()).entity(entity)))
                 .take(limit)
                 .map(listed)
                 .collect(),
             Rows::Streams(_) | Rows::Ledger(_) => Vec::new(),
         }
+    }
+
+    /// The facts that supersede this one, in the order of their names.
+    pub fn superseded_by(&self, surface: &Surface, key: &str) -> Vec<String> {
+        let Some(Table { rows: Rows::Facts(facts), .. }) = self.tables.find(surface) else {
+            return Vec::new();
+        };
+        facts.superseding(&Key::new(key)).map(|by| by.as_str().to_owned()).collect()
+    }
+
+    /// How many of a stream's first events its policy drops, and the last of them.
+    pub fn stream_cut(&self, surface: &Surface, stream: &str, policy: &Policy) -> Option<(usize, Event)> {
+        let Table { rows: Rows::Streams(streams), .. } = self.tables.find(surface)? else { return None };
+        if policy.is_keep_all() {
+            return None;
+        }
+        let held = streams.streams().get(&Key::new(stream))?;
+        let greatest = streams.streams().values().map(|stream| stream.greatest().millis()).max()?;
+        let oldest_ms = policy.oldest_kept_ms(greatest);
+        let beyond = policy.last_n.map_or(0, |limit| held.event_count().saturating_sub(u64::from(limit)));
+        // In total order, stamps rise: what is dropped is the beginning.
+        let dropped = |(index, event): &(u64, &Entry)| *index < beyond || event.hlc.millis() < oldest_ms;
+        let (index, last) = (0u64..).zip(held.iter(None, &self.logs)).take_while(dropped).last()?;
+        let view = self.view(self.tables.find(surface)?, stream);
+        let last = Event { dot: self.logs.dot(last), hlc: last.hlc, place: view.place(last) };
+        Some((usize::try_from(index).unwrap_or(usize::MAX).saturating_add(1), last))
+    }
+
+    /// Every entity of a fact surface with what it shows, in the order of their keys.
+    pub fn entities(&self, surface: &Surface) -> Vec<(String, Head)> {
+        let Some(table) = self.tables.find(surface) else { return Vec::new() };
+        let Rows::Facts(facts) = &table.rows else { return Vec::new() };
+        let shown = |(key, entity): (&Key, &Entity)| {
+            let head = self.view(table, key.as_str()).head(&entity.statements()[0].entry);
+            (key.as_str().to_owned(), head)
+        };
+        facts.entities().iter().map(shown).collect()
     }
 
     /// What every surface that holds something holds, in the order of their names.

@@ -102,7 +102,11 @@ fn any_op(kind: u8, dot: Dot, key: usize, hlc: u64, preds: &[(usize, u64)], cont
     let op = match kind {
         0..=3 => Op::Put { surface: surface(["registry:a", "declagent"]), key: key.into(), preds, payload },
         4 | 5 => Op::Delete { surface: surface(["registry:a", "declagent"]), key: key.into(), preds },
-        6 | 7 => Op::Fact { surface: "skill".parse().unwrap(), key: key.into(), payload },
+        6 | 7 => Op::Fact {
+            surface: "skill".parse().unwrap(),
+            key: key.into(),
+            payload: any_fact(kind, &preds, content),
+        },
         8 | 9 => Op::Event { surface: "conversation".parse().unwrap(), stream: key.into(), payload },
         // A kind that does not fit the surface's tier, and then kinds of a later version.
         10 => Op::Put { surface: surface(["skill", "intent"]), key: key.into(), preds, payload },
@@ -117,6 +121,54 @@ fn any_op(kind: u8, dot: Dot, key: usize, hlc: u64, preds: &[(usize, u64)], cont
         (op.op, op.kind) = (None, 7);
     }
     op
+}
+
+/// A number, or what names up to three facts, itself among them, or one that never comes.
+fn any_fact(kind: u8, preds: &[Dot], content: u8) -> Payload {
+    let name = |dot: &Dot| FACTS[(dot.seq.get() % 4) as usize];
+    let names: Vec<&str> = preds.iter().map(name).collect();
+    Payload::parse(&match (kind, &names[..]) {
+        (6, _) | (_, []) => content.to_string(),
+        (_, [name]) => format!(r#"{{"supersedes":"{name}"}}"#),
+        (_, names) => format!(r#"{{"supersedes":{names:?}}}"#),
+    })
+    .unwrap()
+}
+
+const FACTS: [&str; 4] = ["k", "a rather long key that does not fit in place", "l", "it never comes"];
+
+/// By definition: of every fact those that supersede it, and whether one of them is not superseded by
+/// it in turn.
+pub(super) fn superseded(folded: &Folded<'_>) -> BTreeMap<String, (Vec<String>, bool)> {
+    let facts = folded.iter().filter(|((surface, _), _)| surface == "skill");
+    let names: BTreeMap<&str, Vec<&str>> = facts
+        .map(|((_, key), heads)| {
+            let Some(Op::Fact { payload, .. }) = &heads[0].op else { panic!("a fact surface holds facts") };
+            let says = |fact: &&&str| payload.as_str().contains(&format!("\"{fact}\""));
+            (&**key, FACTS.iter().filter(says).copied().collect())
+        })
+        .collect();
+    let mut reaches = names.clone();
+    for _ in 0..FACTS.len() {
+        let before = reaches.clone();
+        for reached in reaches.values_mut() {
+            let further: Vec<&str> =
+                reached.iter().filter_map(|name| before.get(name)).flatten().copied().collect();
+            reached.extend(further);
+            reached.sort_unstable();
+            reached.dedup();
+        }
+    }
+    let of = |key: &&str| {
+        let by: Vec<&str> = names
+            .iter()
+            .filter(|(by, names)| **by != *key && names.contains(key))
+            .map(|(by, _)| *by)
+            .collect();
+        let is_hidden = by.iter().any(|by| !reaches[key].contains(by));
+        ((*key).to_owned(), (by.into_iter().map(str::to_owned).collect(), is_hidden))
+    };
+    names.keys().map(of).collect()
 }
 
 /// Two agents, one with two runs, few tokens of which some are under certificates on no chain.

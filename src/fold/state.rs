@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::covered::Covered;
-use super::facts::{Content, Statement};
+use super::facts::{Content, Statement, supersedes};
+use super::key::Key;
 use super::ledger::Intent;
 use super::logs::{Entry, LocalDot, Logs, Mark};
 use super::relocated::Relocated;
@@ -276,6 +277,10 @@ impl State {
             (OpView::Fact { payload, .. }, Rows::Facts(facts)) => {
                 let row = self.tree.row(name, key);
                 let statement = Statement { entry, content: Content::of(payload) };
+                let names = supersedes(payload);
+                if !names.is_empty() {
+                    facts.supersede(&Key::new(key), statement.content, names);
+                }
                 facts.fold(key, statement, &self.logs, &mut self.tree.leaves(row, &self.logs))
             }
             (OpView::Event { .. }, Rows::Streams(streams)) => {
@@ -355,7 +360,8 @@ const fn kind_of(op: &OpView<'_>) -> Option<OpKind> {
 #[cfg(test)]
 mod tests {
     use super::super::reference::{self, SPACE, Written, any_ops, apply_interleaved, log, reissued, written};
-    use super::super::{Head, NoChain, RowFilter};
+    use super::super::retention::{Kept, plan_against};
+    use super::super::{Head, NoChain, Policy, RowFilter};
     use super::*;
     use crate::model::{Op, Payload, Tier, split_intent_key};
     use crate::wire::BodyWriter;
@@ -476,6 +482,70 @@ mod tests {
         assert_eq!(heads(&state, &Surface::Skill), [dot(1, 2), dot(1, 3)]);
         assert_eq!(state.counts().conflicts, 1);
         assert_eq!(state.seen(&Surface::Skill, "row").greatest, Hlc::new(9));
+    }
+
+    #[test]
+    fn a_superseded_fact_is_passed_over_and_of_a_circle_every_fact_stays() {
+        let says = |key: &str, at, hlc, payload: &str| {
+            let payload = Payload::parse(payload).unwrap();
+            written(at, hlc, Op::Fact { surface: Surface::Skill, key: key.into(), payload })
+        };
+        let newer = says("b", dot(1, 1), 1, r#"{"supersedes":["a","b",1,""]}"#);
+        let mut state = fresh(&[newer]);
+        let listed = |state: &State| -> Vec<String> {
+            let rows = state.rows(&Surface::Skill, None, 9, RowFilter::Live);
+            rows.into_iter().map(|listed| listed.key).collect()
+        };
+        assert_eq!(state.superseded_by(&Surface::Skill, "a"), ["b"], "before it comes");
+        assert_eq!(listed(&state), ["b"], "naming itself hides nothing");
+
+        apply(&mut state, &says("a", dot(0, 1), 9, "1"));
+        assert_eq!(listed(&state), ["b"], "whichever came first");
+
+        apply(&mut state, &says("c", dot(0, 2), 9, r#"{"supersedes":"b"}"#));
+        assert_eq!(listed(&state), ["c"]);
+        apply(&mut state, &says("a", dot(1, 2), 3, r#"{"supersedes":"c"}"#));
+        assert_eq!(listed(&state), ["a", "b", "c"], "each supersedes the next");
+        assert_eq!(state.superseded_by(&Surface::Skill, "a"), ["b"]);
+        assert_eq!(state.superseded_by(&registry(), "a"), [""; 0]);
+
+        apply(&mut state, &says("a", dot(1, 3), 2, "2"));
+        assert_eq!(listed(&state), ["c"], "what the winner says counts");
+    }
+
+    #[test]
+    fn a_stream_is_cut_where_a_plan_for_its_events_cuts_it() {
+        const DAY_MS: u64 = 86_400_000;
+        let at = |days: u64| (days * DAY_MS) << 16;
+        let mut ops: Vec<Written> = (1..=6).map(|n| event(dot(0, n), at(n))).collect();
+        let payload = Payload::parse("1").unwrap();
+        let other = Op::Event { surface: Surface::Routing, stream: "newer".into(), payload };
+        ops.push(written(dot(1, 1), at(7), other));
+        let state = fresh(&ops);
+        let all = state.events(&Surface::Routing, "row", None, 9);
+        let kept: Vec<_> = all
+            .iter()
+            .map(|event| Kept {
+                name: event.dot.seq,
+                agent: None,
+                timestamp_ms: event.hlc.millis(),
+                hlc: event.hlc,
+                dot: event.dot,
+            })
+            .collect();
+
+        for (last_n, max_age_days) in
+            [(None, None), (Some(2), None), (None, Some(3)), (Some(5), Some(2)), (Some(9), Some(9))]
+        {
+            let policy = Policy { last_n, max_age_days, per_agent: None };
+            let dropped = plan_against(&kept, &policy, 7 * DAY_MS);
+            let cut = state.stream_cut(&Surface::Routing, "row", &policy);
+            assert_eq!(cut.map_or(0, |(count, _)| count), dropped.len(), "{policy:?}");
+            assert_eq!(cut.map(|(_, last)| last.dot.seq), dropped.last().copied());
+        }
+        let cut =
+            state.stream_cut(&Surface::Routing, "nowhere", &Policy { last_n: Some(1), ..Policy::KEEP_ALL });
+        assert_eq!(cut, None);
     }
 
     #[test]
@@ -731,6 +801,16 @@ mod tests {
             counts.unknown + counts.malformed,
             ops.iter().filter(|op| op.op.is_none()).count() as u64
         );
+        let superseded = reference::superseded(&folded);
+        for (key, (by, _)) in &superseded {
+            prop_assert_eq!(&state.superseded_by(&Surface::Skill, key), by);
+        }
+        let listed =
+            |filter| state.rows(&Surface::Skill, None, 99, filter).into_iter().map(|listed| listed.key);
+        let current = superseded.iter().filter(|(_, (_, is_hidden))| !is_hidden).map(|(key, _)| key);
+        prop_assert_eq!(listed(RowFilter::Live).collect::<Vec<_>>(), current.cloned().collect::<Vec<_>>());
+        let all = superseded.keys().cloned();
+        prop_assert_eq!(listed(RowFilter::WithSuperseded).collect::<Vec<_>>(), all.collect::<Vec<_>>());
         prop_assert_eq!(state.root(), reference::root(&folded));
         prop_assert_eq!(state.root(), state.recomputed_root());
         Ok(())

@@ -208,10 +208,11 @@ impl Reader {
     }
 
     pub(super) fn resume(&self, conversation: &str, turns: usize) -> Result<Resumed, NodeError> {
+        let dropped = self.trimmed(&Surface::Conversation, conversation)?.map_or(0, |(count, _)| count);
         let last = |state: &State| {
             let count = state.event_count(&Surface::Conversation, conversation);
             let skipped = count.saturating_sub(turns.min(RESUME_TURNS_MAX) as u64);
-            let skipped = usize::try_from(skipped).unwrap_or(usize::MAX);
+            let skipped = usize::try_from(skipped).unwrap_or(usize::MAX).max(dropped);
             (skipped, state.events_from(&Surface::Conversation, conversation, skipped))
         };
         let (skipped, events) = self.look(last)?;

@@ -93,6 +93,9 @@ pub enum NodeError {
         /// The limit.
         limit: usize,
     },
+    /// A row of `registry:policy` that is no policy, or one for a surface that is kept whole.
+    #[error(transparent)]
+    Policy(crate::fold::PolicyError),
     /// The text names no surface.
     #[error(transparent)]
     Surface(#[from] crate::model::SurfaceError),

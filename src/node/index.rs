@@ -1,5 +1,7 @@
 //! The fold state of one space, shared between the engine's thread and readers.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use tokio::sync::broadcast;
@@ -9,8 +11,8 @@ use super::error::NodeError;
 use super::ledger::Chain;
 use super::types::Change;
 use crate::crypto::{Opener, SealedBatch};
-use crate::fold::{State, StateBuilder};
-use crate::model::{Dot, Frontier, LogId, Payload, Seq, SpaceId};
+use crate::fold::{Policy, State, StateBuilder};
+use crate::model::{Dot, Frontier, LogId, Payload, Seq, SpaceId, Surface};
 use crate::store::{KeyRing, Store, StoreError, Truncations};
 use crate::sync::FoldRun;
 use crate::wire::BodyReader;
@@ -24,6 +26,16 @@ pub(super) struct Index {
     pub changes: broadcast::Sender<Change>,
     pub frontier: RwLock<Frontier>,
     chain: RwLock<Arc<Chain>>,
+    /// Rises with every change of the state.
+    revision: AtomicU64,
+    dropped: Mutex<BTreeMap<Surface, Dropped>>,
+}
+
+/// What a policy drops of a surface, as of a revision of the state.
+struct Dropped {
+    revision: u64,
+    policy: Policy,
+    keys: Arc<BTreeSet<String>>,
 }
 
 /// A state, and what it was folded from.
@@ -53,6 +65,8 @@ impl Index {
             changes: broadcast::Sender::new(CHANGES_QUEUED),
             frontier: RwLock::new(frontier),
             chain: RwLock::default(),
+            revision: AtomicU64::new(0),
+            dropped: Mutex::default(),
         }
     }
 
@@ -104,6 +118,28 @@ impl Index {
         }
     }
 
+    /// What a policy drops of a surface: as it was planned before, where nothing has changed.
+    pub fn dropped(
+        &self,
+        surface: &Surface,
+        policy: &Policy,
+        plan: impl FnOnce() -> Result<BTreeSet<String>, NodeError>,
+    ) -> Result<Arc<BTreeSet<String>>, NodeError> {
+        // Before the plan: a change while it is made has it made again.
+        let revision = self.revision.load(Ordering::Acquire);
+        let known = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = known.get(surface)
+            && (known.revision, known.policy) == (revision, *policy)
+        {
+            return Ok(Arc::clone(&known.keys));
+        }
+        drop(known);
+        let keys = Arc::new(plan()?);
+        let known = Dropped { revision, policy: *policy, keys: Arc::clone(&keys) };
+        self.dropped.lock().unwrap_or_else(PoisonError::into_inner).insert(surface.clone(), known);
+        Ok(keys)
+    }
+
     fn stage(&self) -> MutexGuard<'_, Stage> {
         self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -114,7 +150,10 @@ impl Index {
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Folded> {
-        self.state.write().unwrap_or_else(PoisonError::into_inner)
+        // Under the lock: whoever reads this revision reads this state, or a later one.
+        let state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        self.revision.fetch_add(1, Ordering::Release);
+        state
     }
 
     /// Lets readers in: the state shows everything that was durable when the home was opened.
@@ -156,7 +195,8 @@ impl Index {
 
     /// Asks the state for its root and how far it has come, refreshing what was changed.
     pub fn report(&self) -> (Vec<(LogId, Seq)>, crate::model::Root, u64) {
-        let state = &mut self.write().state;
+        // No change of the state: the tree over it is brought up to date.
+        let state = &mut self.state.write().unwrap_or_else(PoisonError::into_inner).state;
         let root = state.root();
         (state.applied_all().into_iter().collect(), root, state.counts().unknown)
     }

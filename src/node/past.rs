@@ -9,7 +9,7 @@ use super::read::Reader;
 use super::space::Space;
 use super::types::{Row, StreamEvent};
 use crate::crypto::{Opener, SealedBatch};
-use crate::fold::{Counts, State};
+use crate::fold::{Counts, RowFilter, State};
 use crate::model::{Dot, Hlc, LogId, Positions, Root, Seq, SpaceId, Surface};
 use crate::store::{KeyRing, Store};
 use crate::wire::{BodyReader, FrameView};
@@ -58,7 +58,20 @@ impl StateAt {
     /// # Errors
     /// As [`StateAt::get`].
     pub fn list(&self, surface: &Surface, after: Option<&str>, limit: usize) -> Result<Vec<Row>, NodeError> {
-        self.reader.rows(surface, after, limit)
+        self.reader.rows(surface, after, limit, RowFilter::Live)
+    }
+
+    /// As [`Space::list_all`].
+    ///
+    /// # Errors
+    /// As [`StateAt::get`].
+    pub fn list_all(
+        &self,
+        surface: &Surface,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Row>, NodeError> {
+        self.reader.rows(surface, after, limit, RowFilter::WithSuperseded)
     }
 
     /// As [`Space::streams`].

@@ -7,7 +7,7 @@ use super::index::Index;
 use super::ledger::{Chain, RecordedIntent, Run};
 use super::types::{Row, RowValue, StreamEvent};
 use crate::fold::{Conflict, Event, Head, IntentView, ListedRow, RowFilter, RowView, RunView, State};
-use crate::model::{AgentId, CertHash, Dot, Hlc, OpId, Payload, RunId, SpaceId, Surface};
+use crate::model::{AgentId, CertHash, Dot, Hlc, OpId, Payload, RunId, SpaceId, Surface, Tier};
 use crate::store::{Blocks, OpAt};
 use crate::wire::OpView;
 
@@ -43,6 +43,14 @@ impl Reader {
         }
     }
 
+    /// The index over the present; a state of the past has none.
+    pub(super) fn index(&self) -> Option<&Index> {
+        match &self.source {
+            Source::Present(index) => Some(index),
+            Source::Past { .. } => None,
+        }
+    }
+
     /// The space.
     pub fn space(&self) -> SpaceId {
         match &self.source {
@@ -66,22 +74,40 @@ impl Reader {
             let is_open = state.is_open(surface, key, &row);
             Some((row, is_open))
         })?;
-        found.map(|(row, is_open)| self.row_of(surface, key, &row, is_open)).transpose()
+        match found {
+            Some((view, _)) if self.dropped(surface)?.contains(key) => {
+                self.stub_of(surface, key, &view).map(Some)
+            }
+            Some((view, is_open)) => self.row_of(surface, key, &view, is_open).map(Some),
+            None => Ok(None),
+        }
     }
 
-    /// Live rows in key order.
-    pub fn rows(&self, surface: &Surface, after: Option<&str>, limit: usize) -> Result<Vec<Row>, NodeError> {
-        let listed = self.look(|state| {
-            let rows = state.rows(surface, after, limit, RowFilter::Live);
-            let with_open = |listed: ListedRow| {
-                let is_open = state.is_open(surface, &listed.key, &listed.row);
-                (listed, is_open)
-            };
-            rows.into_iter().map(with_open).collect::<Vec<_>>()
-        })?;
-        let row =
-            |(listed, is_open): &(ListedRow, bool)| self.row_of(surface, &listed.key, &listed.row, *is_open);
-        listed.iter().map(row).collect()
+    /// Live rows in key order, without those that a policy drops.
+    pub fn rows(
+        &self,
+        surface: &Surface,
+        after: Option<&str>,
+        limit: usize,
+        filter: RowFilter,
+    ) -> Result<Vec<Row>, NodeError> {
+        let dropped = self.dropped(surface)?;
+        let mut rows = Vec::new();
+        let mut after = after.map(str::to_owned);
+        while rows.len() < limit {
+            let wanted = limit - rows.len();
+            let listed = self.look(|state| listed(state, surface, (after.as_deref(), wanted), filter))?;
+            let Some((last, _)) = listed.last() else { break };
+            let is_last = listed.len() < wanted;
+            after = Some(last.key.clone());
+            for (listed, is_open) in listed.iter().filter(|(listed, _)| !dropped.contains(&listed.key)) {
+                rows.push(self.row_of(surface, &listed.key, &listed.row, *is_open)?);
+            }
+            if is_last {
+                break;
+            }
+        }
+        Ok(rows)
     }
 
     /// Rows that hold more than one value, and nobody has settled it.
@@ -106,6 +132,9 @@ impl Reader {
         after: Option<(Hlc, Dot)>,
         limit: usize,
     ) -> Result<Vec<StreamEvent>, NodeError> {
+        let cut = self.trimmed(surface, stream)?.map(|(_, last)| (last.hlc, last.dot));
+        let place = |(hlc, dot): &(Hlc, Dot)| (*hlc, dot.log, dot.seq);
+        let after = after.into_iter().chain(cut).max_by_key(place);
         let listed = self.look(|state| state.events(surface, stream, after, limit))?;
         let mut events = Vec::with_capacity(listed.len());
         for event in listed {
@@ -170,7 +199,21 @@ impl Reader {
         } else {
             Vec::new()
         };
-        Ok(Row { surface: surface.clone(), key: key.to_owned(), shown, others, is_open })
+        let superseded_by = match surface.tier() {
+            Tier::Facts => self.look(|state| state.superseded_by(surface, key))?,
+            Tier::Registry | Tier::Events | Tier::Ledger => Vec::new(),
+        };
+        let (surface, key) = (surface.clone(), key.to_owned());
+        Ok(Row { surface, key, shown, others, is_open, superseded_by, is_dropped: false })
+    }
+
+    /// What is left of a fact that a policy drops: its key and stamp, and what supersedes it.
+    fn stub_of(&self, surface: &Surface, key: &str, view: &RowView) -> Result<Row, NodeError> {
+        let superseded_by = self.look(|state| state.superseded_by(surface, key))?;
+        let shown = RowValue { payload: None, ..self.value_of(view.shown())? };
+        let (surface, key) = (surface.clone(), key.to_owned());
+        let others = Vec::new();
+        Ok(Row { surface, key, shown, others, is_open: false, superseded_by, is_dropped: true })
     }
 
     pub(super) fn value_of(&self, head: &Head) -> Result<RowValue, NodeError> {
@@ -193,6 +236,20 @@ impl Reader {
         let view = OpView::decode(op.kind, op.flags, &op.body).ok();
         Ok(view.and_then(|view| view.payload().and_then(|text| Payload::parse(text).ok())))
     }
+}
+
+/// A page of rows, each with whether its conflict is open.
+fn listed(
+    state: &State,
+    surface: &Surface,
+    (after, limit): (Option<&str>, usize),
+    filter: RowFilter,
+) -> Vec<(ListedRow, bool)> {
+    let with_open = |listed: ListedRow| {
+        let is_open = state.is_open(surface, &listed.key, &listed.row);
+        (listed, is_open)
+    };
+    state.rows(surface, after, limit, filter).into_iter().map(with_open).collect()
 }
 
 /// An intent as the value of a row.

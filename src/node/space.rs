@@ -9,8 +9,10 @@ use super::error::NodeError;
 use super::follow::{Bookmark, Follower};
 use super::handle::Node;
 use super::index::Index;
+use super::policy::check_policy;
 use super::read::Reader;
 use super::types::{Appended, Change, Custody, NewOp, Row, SafeToSleep, Status, StreamEvent};
+use crate::fold::RowFilter;
 use crate::model::limits::KEY_BYTES_MAX;
 use crate::model::{DeviceId, Dot, Frontier, Hlc, Payload, Root, SpaceId, Surface, Tier};
 
@@ -131,7 +133,8 @@ impl Space {
         recent.extend(placed.rev().take(RECENT_IDS).map(|placed| (placed.id, (space, placed.dot))));
     }
 
-    /// One row or fact; `None` where there is none or it was removed.
+    /// One row or fact; `None` where there is none or it was removed. A fact that the policy of its
+    /// surface drops is a stub: [`Row::is_dropped`].
     ///
     /// # Errors
     /// [`NodeError::Index`], [`NodeError::Read`], [`NodeError::OpMissing`].
@@ -144,7 +147,20 @@ impl Space {
     /// # Errors
     /// As [`Space::get`].
     pub fn list(&self, surface: &Surface, after: Option<&str>, limit: usize) -> Result<Vec<Row>, NodeError> {
-        self.reader().rows(surface, after, limit)
+        self.reader().rows(surface, after, limit, RowFilter::Live)
+    }
+
+    /// As [`Space::list`], with facts that another one supersedes; each says which do.
+    ///
+    /// # Errors
+    /// As [`Space::get`].
+    pub fn list_all(
+        &self,
+        surface: &Surface,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Row>, NodeError> {
+        self.reader().rows(surface, after, limit, RowFilter::WithSuperseded)
     }
 
     /// The streams of an event surface, in order.
@@ -252,6 +268,7 @@ impl Space {
 
 /// What an op must be before it is worth a transaction.
 fn check(op: &NewOp) -> Result<(), NodeError> {
+    check_policy(op)?;
     let (surface, key, tier) = match op {
         NewOp::Put { surface, key, .. }
         | NewOp::Delete { surface, key }

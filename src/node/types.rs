@@ -120,6 +120,10 @@ pub struct Row {
     pub others: Vec<RowValue>,
     /// Whether that conflict is open: nobody has settled it.
     pub is_open: bool,
+    /// The facts of its surface that supersede it.
+    pub superseded_by: Vec<String>,
+    /// Whether the retention policy of its surface drops it: then nothing of its value is shown.
+    pub is_dropped: bool,
 }
 
 /// One event of a stream.

@@ -22,6 +22,7 @@ mod floors;
 mod follow;
 mod golden;
 mod history;
+mod keeping;
 mod kin;
 #[cfg(target_os = "linux")]
 mod lan;

@@ -88,6 +88,11 @@ pub enum Command {
         #[command(subcommand)]
         command: Intents,
     },
+    /// What is kept of a surface, on every device
+    Policy {
+        #[command(subcommand)]
+        command: Option<Policies>,
+    },
     /// Rows that devices set at the same time
     Conflicts {
         #[command(subcommand)]
@@ -247,6 +252,9 @@ pub struct List {
     /// long ago (90m); one page
     #[arg(long, value_name = "FRONTIER|TIME")]
     pub at: Option<String>,
+    /// Facts that another one supersedes as well
+    #[arg(long)]
+    pub superseded: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -502,6 +510,31 @@ impl RunStatus {
             Self::Failed => "failed",
         }
     }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Policies {
+    /// Lists them, with how much each one drops
+    List,
+    /// Sets one: `policy set run '{"per_agent":50,"max_age_days":30}'`
+    Set(SetPolicy),
+    /// Keeps everything of a surface again
+    Clear(ClearPolicy),
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct SetPolicy {
+    /// conversation, knowledge, skill, trajectory or run
+    pub surface: String,
+    /// {"keep":"all"}, {"keep":"default"}, or an object of last_n, per_agent and max_age_days
+    #[arg(value_name = "JSON")]
+    pub policy: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct ClearPolicy {
+    /// The surface
+    pub surface: String,
 }
 
 #[derive(Debug, Subcommand)]

@@ -50,6 +50,8 @@ pub enum Failure {
     NoSuchValue { wanted: String },
     #[error("no conversation {id:?}")]
     NoConversation { id: String },
+    #[error("{id:?} in {surface} was dropped by the surface's retention policy")]
+    Dropped { surface: String, id: String },
     #[error("{path:?} cannot be read")]
     Input {
         path: PathBuf,
@@ -207,6 +209,9 @@ impl Failure {
             Self::NoConflict { .. } => "`kinfold conflicts` lists the open ones".into(),
             Self::NoSuchValue { .. } => "`kinfold conflicts show` numbers the values".into(),
             Self::NoConversation { .. } => "`kinfold transcript` lists the conversations".into(),
+            Self::Dropped { surface, .. } => {
+                format!("`kinfold policy list` shows it; `kinfold policy clear {surface}` keeps everything")
+            }
             Self::LinesRefused { .. } => {
                 "the good lines are recorded; mend the others and import them".into()
             }

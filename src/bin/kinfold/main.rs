@@ -31,6 +31,7 @@ mod notify;
 mod output;
 mod pages;
 mod past;
+mod policy;
 mod roster;
 mod rows;
 mod service;
@@ -114,6 +115,7 @@ async fn run(args: Args, output: &Output) -> Result<(), Failure> {
         Command::Wait(wait) => state::wait(&site()?, wait, output).await,
         Command::SafeToSleep => state::safe_to_sleep(&site()?, output).await,
         Command::Intent { command } => intents::run(&site()?, command, output).await,
+        Command::Policy { command } => policy::run(&site()?, command, output).await,
         Command::Conflicts { command } => conflicts::run(&site()?, command, output).await,
         Command::Devices { command } => devices::run(&site()?, command, output).await,
         Command::Rename(rename) => roster::rename(&site()?, rename, output).await,

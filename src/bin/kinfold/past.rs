@@ -38,7 +38,13 @@ pub async fn get(site: &Site, row: RowName, at: &str, output: &Output) -> Result
         return output.json(&state);
     }
     let found = state.row.ok_or(Failure::NoRow { surface: row.surface, id: row.id })?;
+    if found.dropped {
+        return Err(Failure::Dropped { surface: found.surface, id: found.id });
+    }
     output.line(found.payload.get())?;
+    if !found.superseded_by.is_empty() {
+        output.note(format!("it was superseded by {}", found.superseded_by.join(", ")));
+    }
     if found.open {
         output.note(format!("it was in conflict with {} other values", found.others.len()));
     }
@@ -52,6 +58,7 @@ pub async fn list(site: &Site, list: &List, at: &str, output: &Output) -> Result
         stream: list.stream.clone(),
         after: list.after.clone(),
         limit: Some(limit),
+        superseded: list.superseded,
         ..moment(site, at)?
     };
     let state = state_at(site, &params).await?;

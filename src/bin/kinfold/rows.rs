@@ -53,13 +53,20 @@ pub async fn get(site: &Site, get: Get, output: &Output) -> Result<(), Failure> 
     let target = Target::open(&site.home).await?;
     let found = find(&target, site, &row).await;
     target.close().await?;
-    let Some(found) = found?.filter(|found| output.is_json() || !found.deleted) else {
+    let found = found?;
+    if let Some(dropped) = found.as_ref().filter(|found| found.dropped && !output.is_json()) {
+        return Err(Failure::Dropped { surface: dropped.surface.clone(), id: dropped.id.clone() });
+    }
+    let Some(found) = found.filter(|found| output.is_json() || !found.deleted) else {
         return Err(Failure::NoRow { surface: row.surface, id: row.id });
     };
     if output.is_json() {
         return output.json(&found);
     }
     output.line(found.payload.get())?;
+    if !found.superseded_by.is_empty() {
+        output.note(format!("superseded by {}", found.superseded_by.join(", ")));
+    }
     if found.open {
         output.note(format!(
             "conflict: {} other values; `kinfold conflicts{} show {} {}`",
@@ -121,6 +128,7 @@ async fn pages(target: &Target, site: &Site, list: &List, surface: String) -> Re
             stream: list.stream.clone(),
             after: all.next.take(),
             limit: Some(left.min(PAGE_ITEMS_MAX)),
+            superseded: list.superseded,
         };
         let page: ListForm = target.call(Method::List, &params).await?;
         left = left.saturating_sub(page.rows.len() + page.events.len());

@@ -17,7 +17,8 @@
 //! | 9 head | head; of a stream: an event |
 //! | 10 statement | head ‖ content hash 16 |
 //! | 11 intent | head ‖ status u8 ‖ epoch u64 BE ‖ certificate 32: what a run said of itself |
-//! | 12 end | BLAKE3 of everything before this record's first byte, from the first chunk on |
+//! | 12 supersedes | key: a fact that the statement before supersedes |
+//! | 13 end | BLAKE3 of everything before this record's first byte, from the first chunk on |
 //!
 //! Counts, positions and log numbers are LEB128. Texts are their length (LEB128) and UTF-8. A head is
 //! `log number · 2 + is tombstone` (LEB128) ‖ seq (LEB128) ‖ hlc u64 BE. A row tag is the first 8
@@ -126,7 +127,8 @@ const OPEN: u8 = 8;
 const HEAD: u8 = 9;
 const STATEMENT: u8 = 10;
 const INTENT: u8 = 11;
-const END: u8 = 12;
+const SUPERSEDES: u8 = 12;
+const END: u8 = 13;
 
 /// Most places in one covered record: at up to 18 bytes each, it stays far below a chunk.
 const COVERED_PER_RECORD: usize = 1024;
@@ -142,6 +144,7 @@ const _: () = assert!(RECORD_BYTES_MAX > 64 + KEY_BYTES_MAX && 8 + RECORD_BYTES_
 
 #[cfg(test)]
 mod tests {
+    use super::super::facts::SUPERSEDES_MAX;
     use super::super::reference::{SPACE, any_ops, apply_interleaved, log, written};
     use super::super::root::{RowHash, row_bytes};
     use super::super::{FOLD_VERSION, NoChain, State};
@@ -294,9 +297,25 @@ mod tests {
         assert_eq!(ledger(&[&run, &says(1, 1, 1), &run]), misplaced(OPEN));
         assert_eq!(ledger(&[&run, &part(HEAD, head(0, 1, 1))]), misplaced(HEAD));
         assert_eq!(found(registry(&[&row(OPEN, "a"), &says(1, 1, 1)])), misplaced(INTENT));
-        let says = |seq| [part(STATEMENT, head(0, seq, seq)), vec![7; 16]].concat();
-        assert_eq!(found(surface(b"\x06\x05skill", &[&row(OPEN, "a"), &says(1)])), None);
-        assert_eq!(found(surface(b"\x06\x05skill", &[&row(OPEN, "a"), &says(1), &says(2)])), value(END));
+        let says_content = |seq| [part(STATEMENT, head(0, seq, seq)), vec![7; 16]].concat();
+        assert_eq!(found(surface(b"\x06\x05skill", &[&row(OPEN, "a"), &says_content(1)])), None);
+        assert_eq!(
+            found(surface(b"\x06\x05skill", &[&row(OPEN, "a"), &says_content(1), &says_content(2)])),
+            value(END)
+        );
+        let skill = |records: &[&[u8]]| found(surface(b"\x06\x05skill", records));
+        let names = |key: &str| row(SUPERSEDES, key);
+        assert_eq!(skill(&[&row(OPEN, "a"), &says_content(1), &names("b"), &names("c")]), None);
+        assert_eq!(skill(&[&row(OPEN, "a"), &names("b")]), misplaced(SUPERSEDES));
+        assert_eq!(
+            skill(&[&row(OPEN, "a"), &says_content(1), &names("c"), &names("b")]),
+            misplaced(SUPERSEDES)
+        );
+        assert_eq!(skill(&[&row(OPEN, "a"), &says_content(1), &names("")]), value(SUPERSEDES));
+        let many: Vec<Vec<u8>> = (0..=SUPERSEDES_MAX).map(|n| names(&format!("{n:03}"))).collect();
+        assert_eq!(skill(&[&row(OPEN, "a"), &says_content(1), &many[1..].concat()]), None);
+        assert_eq!(skill(&[&row(OPEN, "a"), &says_content(1), &many.concat()]), value(SUPERSEDES));
+        assert_eq!(ledger(&[&run, &says(1, 1, 1), &names("b")]), misplaced(SUPERSEDES));
         let good = crafted(&[]);
         assert_eq!(found(build(&[good[..100].to_vec()])), Some(Truncated { chunk: 0 }));
         let mut version = good.clone();
@@ -396,7 +415,7 @@ mod tests {
 
         #[test]
         fn any_records_are_read_or_refused(
-            records in prop::collection::vec((0u8..14, prop::collection::vec(0u8..8, 0..20)), 0..20),
+            records in prop::collection::vec((0u8..15, prop::collection::vec(0u8..8, 0..20)), 0..20),
         ) {
             let records: Vec<u8> =
                 records.into_iter().flat_map(|(kind, rest)| std::iter::once(kind).chain(rest)).collect();

@@ -1,7 +1,7 @@
 //! Chunks → state: every rule of the format is checked, and memory follows the bytes given.
 
 use super::super::events::{Stream, Streams};
-use super::super::facts::{Content, Entity, Facts, Statement};
+use super::super::facts::{Content, Entity, Facts, SUPERSEDES_MAX, Statement};
 use super::super::key::Key;
 use super::super::ledger::{Intent, Ledger};
 use super::super::logs::{Entry, LocalDot, LogIndex, Logs, Mark};
@@ -11,7 +11,7 @@ use super::super::state::State;
 use super::super::tables::{Rows, Table};
 use super::{
     BUCKETS, BUCKETS_PER_RECORD, CHUNK_BYTES_MAX, COVERED, COVERED_PER_RECORD, END, HEAD, INTENT, LOG, MAGIC,
-    OPEN, RELOCATED, ROW, START, STATEMENT, SURFACE, SnapshotError,
+    OPEN, RELOCATED, ROW, START, STATEMENT, SUPERSEDES, SURFACE, SnapshotError,
 };
 use crate::model::limits::{KEY_BYTES_MAX, SURFACE_BYTES_MAX};
 use crate::model::{
@@ -107,7 +107,7 @@ impl StateBuilder {
             COVERED => self.covered(reader),
             RELOCATED => self.relocated(reader),
             SURFACE => self.surface(reader),
-            ROW | OPEN | HEAD | STATEMENT | INTENT => {
+            ROW | OPEN | HEAD | STATEMENT | INTENT | SUPERSEDES => {
                 let (Some(state), Some(open)) = (&mut self.state, &mut self.open) else {
                     return Err(Fault::Misplaced);
                 };
@@ -221,7 +221,7 @@ impl StateBuilder {
             Tier::Ledger => Items::Ledger { ledger: Ledger::default(), last: None },
         };
         self.close_table()?;
-        self.open = Some(OpenTable { surface, name: name.into(), items, open: None });
+        self.open = Some(OpenTable { surface, name: name.into(), items, open: None, supersedes: Vec::new() });
         Ok(())
     }
 
@@ -250,7 +250,13 @@ impl StateBuilder {
         open.close(state)?;
         let rows = match open.items {
             Items::Registers(rows) => Rows::Registers(Registers::from_sorted(rows)),
-            Items::Facts(entities) => Rows::Facts(Facts::from_sorted(entities)),
+            Items::Facts(entities) => {
+                let mut facts = Facts::from_sorted(entities);
+                for (key, content, names) in open.supersedes {
+                    facts.supersede(&key, content, names);
+                }
+                Rows::Facts(facts)
+            }
             Items::Streams(streams) => Rows::Streams(Streams::from_sorted(streams)),
             Items::Ledger { ledger, .. } => Rows::Ledger(ledger),
         };
@@ -271,6 +277,7 @@ struct OpenTable {
     name: Box<str>,
     items: Items,
     open: Option<OpenItem>,
+    supersedes: Vec<(Key, Content, Vec<Key>)>,
 }
 
 enum Items {
@@ -286,6 +293,8 @@ struct OpenItem {
     row: RowHash,
     heads: Vec<Entry>,
     contents: Vec<Content>,
+    /// What each content supersedes.
+    names: Vec<Vec<Key>>,
     intents: Vec<Intent>,
 }
 
@@ -312,6 +321,7 @@ impl OpenTable {
                 let entry = reader.live_head(item.row.tag(), state)?;
                 item.push_statement(entry, Content::from_bytes(*reader.take()?), &state.logs)
             }
+            (SUPERSEDES, Items::Facts(_)) => item.push_name(Key::new(reader.text(KEY_BYTES_MAX)?)),
             (INTENT, Items::Ledger { ledger, .. }) => {
                 let intent = reader.intent(item.row.tag(), ledger, state)?;
                 item.push_intent(intent, ledger, &state.logs)
@@ -326,8 +336,7 @@ impl OpenTable {
                 return Err(Fault::Value);
             }
             let row = state.tree.row(&self.name, key.as_str());
-            let (heads, contents, intents) = (Vec::new(), Vec::new(), Vec::new());
-            self.open = Some(OpenItem { key, row, heads, contents, intents });
+            self.open = Some(OpenItem::new(key, row));
             return Ok(());
         }
         let Items::Registers(rows) = &mut self.items else { return Err(Fault::Misplaced) };
@@ -360,6 +369,9 @@ impl OpenTable {
                 contents.sort_unstable();
                 if contents.windows(2).any(|pair| pair[0] == pair[1]) {
                     return Err(Fault::Value);
+                }
+                for (content, names) in item.contents.iter().zip(item.names) {
+                    self.supersedes.push((item.key.clone(), *content, names));
                 }
                 let pairs = item.heads.into_iter().zip(item.contents);
                 let statements = pairs.map(|(entry, content)| Statement { entry, content }).collect();
@@ -395,6 +407,23 @@ impl Items {
 }
 
 impl OpenItem {
+    fn new(key: Key, row: RowHash) -> Self {
+        let (heads, contents, names, intents) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { key, row, heads, contents, names, intents }
+    }
+
+    fn push_name(&mut self, name: Key) -> Result<(), Fault> {
+        let names = self.names.last_mut().ok_or(Fault::Misplaced)?;
+        if names.last().is_some_and(|last| *last >= name) {
+            return Err(Fault::Misplaced);
+        }
+        if name.as_str().is_empty() || names.len() >= SUPERSEDES_MAX {
+            return Err(Fault::Value);
+        }
+        names.push(name);
+        Ok(())
+    }
+
     fn push_head(&mut self, head: Entry, logs: &Logs) -> Result<(), Fault> {
         if self.heads.last().is_some_and(|last| logs.order(last, &head).is_ge()) {
             return Err(Fault::Misplaced);
@@ -420,6 +449,7 @@ impl OpenItem {
         }
         self.heads.push(entry);
         self.contents.push(content);
+        self.names.push(Vec::new());
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ use super::super::state::State;
 use super::super::tables::Rows;
 use super::{
     BUCKETS, BUCKETS_PER_RECORD, CHUNK_BYTES_MAX, COVERED, COVERED_PER_RECORD, END, HEAD, INTENT, LOG, MAGIC,
-    OPEN, RECORD_BYTES_MAX, RELOCATED, ROW, START, STATEMENT, SURFACE,
+    OPEN, RECORD_BYTES_MAX, RELOCATED, ROW, START, STATEMENT, SUPERSEDES, SURFACE,
 };
 
 impl State {
@@ -34,6 +34,9 @@ impl State {
                                 write_head(entry, &ranks, out);
                                 out.extend_from_slice(content.as_bytes());
                             });
+                            for name in facts.superseded(key, *content) {
+                                out.record(SUPERSEDES, |out| write_text(name.as_str(), out));
+                            }
                         }
                     }
                 }

@@ -68,6 +68,7 @@ async fn file_rows(node: &DemoNode) -> Result<BTreeMap<String, String>, Failure>
             stream: None,
             after,
             limit: Some(PAGE_ITEMS_MAX),
+            superseded: false,
         };
         let page: ListForm = node.call(Method::List, &params).await?;
         for row in page.rows.into_iter().filter(|row| !row.deleted) {

@@ -67,6 +67,7 @@ async fn page(
         stream: None,
         after,
         limit: Some(PAGE_ITEMS_MAX),
+        superseded: true,
     };
     target.call(Method::List, &params).await
 }
@@ -115,6 +116,8 @@ mod tests {
                 op_id: String::new(),
                 open: false,
                 others: Vec::new(),
+                superseded_by: Vec::new(),
+                dropped: false,
             };
             serde_json::to_string(&row_line(row, &ScopeParam::Personal)).unwrap()
         };
