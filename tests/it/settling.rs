@@ -99,6 +99,86 @@ fn two_devices_that_settle_differently_at_once_are_a_conflict_again() {
     );
 }
 
+/// A run in the ledger as `conflicts` shows it on one device: what is shown, and what lost.
+fn run_shown(home: &Home, run: &str) -> (Value, Vec<Value>) {
+    let row = home.json(&["conflicts", "show", "intent", &format!("backup/{run}")]);
+    let what = |value: &Value| json!([value["payload"]["epoch"], value["payload"]["status"]]);
+    assert_eq!(row["payload"]["run_id"], run);
+    (what(&row), row["others"].as_array().unwrap().iter().map(what).collect())
+}
+
+#[test]
+fn a_fenced_intent_is_listed_shown_and_settled_by_people_and_by_programs() {
+    let (one, two) = (Home::init("one"), Home::init("two"));
+    pair(&one, &two);
+    let record = |home: &Home, run: &str, epoch: &str, status: &str| {
+        home.run(&["intent", "record", "backup", run, epoch, status]).expect_code(0);
+    };
+    // The lease has passed on from the second device to the first, which that one does not know.
+    record(&two, "monday", "1", "pending");
+    record(&two, "tuesday", "1", "committed");
+    record(&one, "monday", "2", "pending");
+    record(&one, "tuesday", "2", "failed");
+    meet(&one, &two);
+
+    let intents = json!(["backup\u{1f}monday", "backup\u{1f}tuesday"]);
+    let ids = |conflicts: &Value| -> Value {
+        conflicts["conflicts"].as_array().unwrap().iter().map(|row| row["id"].clone()).collect()
+    };
+    for home in [&one, &two] {
+        let listed = home.run(&["conflicts"]).expect_code(0).stdout;
+        assert!(listed.contains("backup/monday") && listed.contains("backup/tuesday"), "{listed}");
+        assert_eq!(ids(&home.json(&["conflicts"])), intents);
+        assert_eq!(home.json(&["status"])["conflicts"], 2);
+        assert_eq!(run_shown(home, "monday"), (json!([2, "pending"]), vec![json!([1, "pending"])]));
+        assert_eq!(run_shown(home, "tuesday"), (json!([1, "committed"]), vec![json!([2, "failed"])]));
+        home.run(&["conflicts", "show", "intent", "backup/monday"])
+            .expect_code(0)
+            .says("resolve intent backup/monday --acknowledge");
+    }
+    // Either name may have a slash.
+    for (home, epoch) in [(&one, "2"), (&two, "1")] {
+        home.run(&["intent", "record", "backup/nas", "mon/1", epoch, "pending"]).expect_code(0);
+    }
+    meet(&one, &two);
+    let resolve = ["conflicts", "resolve", "intent", "backup/nas/mon/1", "--acknowledge"];
+    two.run(&resolve).expect_code(0);
+    two.run(&resolve).expect_code(1).says("no conflict in intent backup/nas/mon/1");
+    two.run(&["conflicts", "show", "intent", "backup/no/such"]).expect_code(1).says("backup/no/such");
+    let runs = one.json(&["intent", "show", "backup"]);
+    assert_eq!(runs, two.json(&["intent", "show", "backup"]));
+    one.run(&["conflicts", "resolve", "intent", "backup/monday", "--take", "2"])
+        .expect_code(1)
+        .says("acknowledge");
+
+    one.run(&["conflicts", "resolve", "intent", "backup/monday", "--acknowledge"]).expect_code(0);
+    {
+        let _node = two.up(&[]);
+        let mut caller = Caller::connect(&two);
+        assert_eq!(ids(&caller.call("conflicts.list", json!({}))["result"]), intents);
+        let tuesday = json!({"surface": "intent", "id": intents[1], "acknowledge": true});
+        assert_eq!(caller.call("conflicts.resolve", tuesday.clone())["result"]["resolved"], 1);
+        let again = caller.call("conflicts.resolve", tuesday);
+        assert_eq!(again["error"]["data"]["kind"], "NoConflict");
+    }
+    meet(&one, &two);
+
+    for home in [&one, &two] {
+        assert_eq!(home.json(&["conflicts"])["conflicts"], json!([]));
+        assert_eq!(home.json(&["status"])["conflicts"], 0);
+        // What was said stays in the ledger, and so does how the runs stand.
+        assert_eq!(home.json(&["intent", "show", "backup"]), runs);
+        let log = home.json(&["conflicts", "log"]);
+        let decided: Vec<&Value> =
+            log["decisions"].as_array().unwrap().iter().map(|one| &one["id"]).collect();
+        assert_eq!(decided[..2], [&intents[1], &intents[0]], "newest first");
+        assert_eq!(decided[2..], ["backup/nas\u{1f}mon/1"]);
+        let told = home.run(&["conflicts", "log", "intent", "backup/monday"]).expect_code(0).stdout;
+        assert!(told.contains("backup/monday") && !told.contains("tuesday"), "{told}");
+    }
+    assert_eq!(one.json(&["conflicts", "log"]), two.json(&["conflicts", "log"]));
+}
+
 #[test]
 fn what_cannot_be_settled_like_that_is_refused_by_name() {
     let (one, _two) = contested();

@@ -5,6 +5,7 @@ use kinfold::control::conflicts::{
     DecidedForm, DecisionForm, DecisionsForm, DecisionsParams, ResolveConflictParams, ResolvedForm,
 };
 use kinfold::control::forms::{ConflictsForm, RowForm, ValueForm};
+use kinfold::control::ledger::{IntentsForm, IntentsParams};
 use kinfold::control::params::{ConflictsParams, RowPlace};
 use kinfold::model::{intent_key, split_intent_key};
 
@@ -16,7 +17,7 @@ use crate::target::{Site, Target};
 
 pub async fn run(site: &Site, command: Option<Conflicts>, output: &Output) -> Result<(), Failure> {
     let target = Target::open(&site.home).await?;
-    match command.unwrap_or(Conflicts::List).with_keys() {
+    match command.unwrap_or(Conflicts::List) {
         Conflicts::List => {
             let rows = all(&target, site).await;
             target.close().await?;
@@ -29,9 +30,9 @@ pub async fn run(site: &Site, command: Option<Conflicts>, output: &Output) -> Re
             show_decisions(&found?, output)
         }
         Conflicts::Show(ShowConflict { row, resolved: false }) => {
-            let found = contested(&target, site, &row).await;
+            let found = contested(&target, site, row).await;
             target.close().await?;
-            show(found?, site, row, output)
+            show(&found?, site, output)
         }
         Conflicts::Resolve(resolve) => {
             let settled = settle(&target, site, resolve).await;
@@ -48,25 +49,29 @@ pub async fn run(site: &Site, command: Option<Conflicts>, output: &Output) -> Re
     }
 }
 
-impl Conflicts {
-    /// A run is typed as `AGENT/RUN`; its key has another separator.
-    fn with_keys(mut self) -> Self {
-        let (surface, id) = match &mut self {
-            Self::List | Self::Log(ConflictLog { surface: None, .. } | ConflictLog { id: None, .. }) => {
-                return self;
-            }
-            Self::Show(ShowConflict { row, .. }) | Self::Resolve(ResolveConflict { row, .. }) => {
-                (&row.surface, &mut row.id)
-            }
-            Self::Log(ConflictLog { surface: Some(surface), id: Some(id), .. }) => (&*surface, id),
-        };
-        if surface == "intent"
-            && let Some((agent, run)) = id.split_once('/')
-        {
-            *id = intent_key(agent, run);
-        }
-        self
+/// A row as it was typed, with the key it has: a run is typed as `AGENT/RUN`. Either may have slashes of
+/// its own, so the ledger says where the one ends.
+async fn with_key(target: &Target, site: &Site, row: RowName) -> Result<RowName, Failure> {
+    if row.surface != "intent" {
+        return Ok(row);
     }
+    let mut key = None;
+    for (at, _) in row.id.match_indices('/') {
+        let (agent, run) = (&row.id[..at], &row.id[at + 1..]);
+        let possible = intent_key(agent, run);
+        if split_intent_key(&possible).is_none() {
+            continue;
+        }
+        let (agent_id, run_id) = (agent.to_owned(), Some(run.to_owned()));
+        let params =
+            IntentsParams { scope: site.scope.clone(), agent_id, run_id, after: None, limit: Some(1) };
+        let found: IntentsForm = target.call(Method::Intents, &params).await?;
+        if !found.runs.is_empty() {
+            return Ok(RowName { id: possible, ..row });
+        }
+        key.get_or_insert(possible);
+    }
+    Ok(RowName { id: key.unwrap_or(row.id), surface: row.surface })
 }
 
 /// A key as it is typed.
@@ -96,11 +101,13 @@ async fn open(target: &Target, site: &Site, row: &RowName) -> Result<Option<RowF
 }
 
 /// A row with an open conflict, or as it is.
-async fn contested(target: &Target, site: &Site, row: &RowName) -> Result<Option<RowForm>, Failure> {
-    match open(target, site, row).await? {
-        Some(found) => Ok(Some(found)),
-        None => find(target, site, row).await,
-    }
+async fn contested(target: &Target, site: &Site, row: RowName) -> Result<RowForm, Failure> {
+    let row = with_key(target, site, row).await?;
+    let found = match open(target, site, &row).await? {
+        Some(found) => Some(found),
+        None => find(target, site, &row).await?,
+    };
+    found.ok_or_else(|| Failure::NoRow { id: typed(&row.id), surface: row.surface })
 }
 
 fn list(rows: &[RowForm], output: &Output) -> Result<(), Failure> {
@@ -118,15 +125,12 @@ fn list(rows: &[RowForm], output: &Output) -> Result<(), Failure> {
     output.table(["surface", "id", "values", "shown by", "shown"], rows.iter().map(cells).collect())
 }
 
-fn show(found: Option<RowForm>, site: &Site, row: RowName, output: &Output) -> Result<(), Failure> {
-    let Some(found) = found else {
-        return Err(Failure::NoRow { surface: row.surface, id: row.id });
-    };
+fn show(found: &RowForm, site: &Site, output: &Output) -> Result<(), Failure> {
     if output.is_json() {
-        return output.json(&found);
+        return output.json(found);
     }
     let others = found.others.iter().map(|other| ("lost", other.clone()));
-    let values = std::iter::once(("shown", shown(&found))).chain(others);
+    let values = std::iter::once(("shown", shown(found))).chain(others);
     let cells = |(index, (word, form)): (usize, (&str, ValueForm))| {
         let text = if form.deleted { "(removed)".to_owned() } else { excerpt(form.payload.get()) };
         let (device, op) = (short_device(&form.device_id), short_hash(&form.op_id).to_owned());
@@ -162,8 +166,9 @@ fn shown(row: &RowForm) -> ValueForm {
 
 async fn settle(target: &Target, site: &Site, resolve: ResolveConflict) -> Result<ResolvedForm, Failure> {
     let ResolveConflict { row, choice } = resolve;
+    let row = with_key(target, site, row).await?;
     let Some(found) = open(target, site, &row).await? else {
-        return Err(Failure::NoConflict { surface: row.surface, id: row.id });
+        return Err(Failure::NoConflict { id: typed(&row.id), surface: row.surface });
     };
     let ids: Vec<String> =
         std::iter::once(&found.op_id).chain(found.others.iter().map(|other| &other.op_id)).cloned().collect();
@@ -211,6 +216,10 @@ async fn decisions(
     values: bool,
     limit: usize,
 ) -> Result<DecisionsForm, Failure> {
+    let row = match row {
+        Some(row) => Some(with_key(target, site, row).await?),
+        None => None,
+    };
     let (surface, id) = row.map(|row| (row.surface, row.id)).unzip();
     let scope = site.scope.clone();
     let params = DecisionsParams { scope, surface, id, values, after: None, limit: Some(limit) };
