@@ -13,7 +13,8 @@ use super::bundle::{bundle_hint, bundle_kind};
 use super::config::{config_hint, config_kind};
 use super::conversation::turn_kind;
 use super::dropbox::{dropbox_hint, dropbox_kind};
-use super::lease::{PASSING, lease_fields, lease_hint};
+use super::kinds::is_temporary;
+use super::lease::{lease_fields, lease_hint};
 use super::method::Method;
 use super::pairing::{pair_hint, pair_kind};
 use super::roster::{CandidateForm, listed, scope_text};
@@ -450,7 +451,7 @@ pub struct RpcError {
 /// What an error says beside its message.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct RpcErrorData {
-    /// The name of what went wrong, stable for programs.
+    /// The name of what went wrong, stable for programs: one of [`ERROR_KINDS`](super::kinds::ERROR_KINDS).
     pub kind: String,
     /// `local`, `peer` or `environment`: who is to change something.
     pub blame: String,
@@ -468,20 +469,7 @@ pub struct RpcErrorData {
 impl RpcError {
     /// Whether the same request may succeed later without anything being changed by the caller.
     pub fn is_temporary(&self) -> bool {
-        matches!(
-            self.data.kind.as_str(),
-            "TimedOut"
-                | "HomeLocked"
-                | "Lost"
-                | "Stopped"
-                | "InviteNotFound"
-                | "ConnectionLost"
-                | "Busy"
-                | "TooSlow"
-                | "Locked"
-                | "NotReachable"
-                | "StillBehind"
-        ) || PASSING.contains(&self.data.kind.as_str())
+        is_temporary(&self.data.kind)
     }
 }
 

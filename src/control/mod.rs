@@ -21,6 +21,7 @@ pub mod error;
 pub mod exporter;
 pub mod fence;
 pub mod forms;
+pub mod kinds;
 pub mod lease;
 pub mod ledger;
 pub mod line;

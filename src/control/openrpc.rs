@@ -11,11 +11,13 @@ use schemars::{JsonSchema, Schema};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use super::bundle::BundleProgressForm;
 use super::error::{
     CODE_INTERNAL, CODE_METHOD, CODE_PARAMS, CODE_PARSE, CODE_REFUSED, CODE_REQUEST, ControlError,
     RpcErrorData,
 };
 use super::forms::{ChangeForm, EndedForm, LaggedForm};
+use super::kinds::described;
 use super::method::Method;
 use super::pairing::{PairEventForm, PairProgressForm};
 use super::params::NoParams;
@@ -105,6 +107,7 @@ fn build() -> Value {
         "sync.ended": schemas.subschema_for::<EndedForm>(),
         "pair.event": schemas.subschema_for::<PairEventForm>(),
         "pair.progress": schemas.subschema_for::<PairProgressForm>(),
+        "bundle.progress": schemas.subschema_for::<BundleProgressForm>(),
     });
     let mut document = json!({
         "openrpc": "1.3.2",
@@ -122,6 +125,7 @@ fn build() -> Value {
         "methods": methods,
         "components": { "schemas": schemas.take_definitions(true), "errors": errors(&data) },
         "x-notices": notices,
+        "x-error-kinds": described(),
     });
     plain_text(&mut document);
     document
@@ -153,7 +157,7 @@ fn descriptor(name: &str, mut schema: Value, required: bool) -> Value {
     descriptor
 }
 
-/// One error for each JSON-RPC code; which of its kinds it is stands in its data.
+/// One error for each JSON-RPC code; which of the kinds in `x-error-kinds` it is stands in its data.
 fn errors(data: &Schema) -> BTreeMap<&'static str, Value> {
     let form = |(name, code, message): &(&'static str, i64, &str)| {
         let error = json!({ "code": code, "message": message, "data": { "schema": data } });

@@ -1,5 +1,7 @@
 //! The control API as it describes itself, and every parameter given wrongly.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value, json};
 
 use crate::kin::{Caller, Home};
@@ -26,9 +28,15 @@ fn the_node_describes_every_method_it_answers() {
     for (name, error) in document["components"]["errors"].as_object().unwrap() {
         assert!(error["code"].is_i64() && error["message"].is_string(), "{name}: {error}");
     }
-    for notice in ["sync.changed", "sync.lagged", "pair.event", "pair.progress"] {
-        assert!(document["x-notices"][notice].is_object(), "{notice}");
+    for (kind, says) in document["x-error-kinds"].as_object().unwrap() {
+        assert!(says["temporary"].is_boolean(), "{kind}: {says}");
     }
+    assert_eq!(document["x-error-kinds"]["TimedOut"]["temporary"], true);
+    let notices: BTreeSet<&str> =
+        document["x-notices"].as_object().unwrap().keys().map(|name| &**name).collect();
+    let expected =
+        ["bundle.progress", "pair.event", "pair.progress", "sync.changed", "sync.ended", "sync.lagged"];
+    assert_eq!(notices, BTreeSet::from(expected));
 }
 
 /// What OpenRPC 1.3 asks of a method.
@@ -38,7 +46,7 @@ fn is_well_formed(document: &Value, method: &Value) {
     assert!(!name.is_empty() && !method["summary"].as_str().unwrap().is_empty(), "{method}");
     assert_eq!(method["paramStructure"], "by-name");
     let mut is_optional = false;
-    let mut names = std::collections::BTreeSet::new();
+    let mut names = BTreeSet::new();
     for param in method["params"].as_array().unwrap() {
         assert!(names.insert(param["name"].as_str().unwrap()), "{name} has a parameter twice");
         assert!(param["schema"].is_object() || param["schema"] == true, "{name}: {param}");

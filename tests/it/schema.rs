@@ -20,6 +20,8 @@ pub fn check_call(document: &Value, method: &str, params: &Value, answer: &Value
         assert!(codes.contains(&error["code"].as_i64().unwrap()), "{method} does not list {error}");
         let data = json!({"$ref": "#/components/schemas/RpcErrorData"});
         assert_eq!(problems(document, &data, &error["data"]), Vec::<String>::new(), "{method}: {error}");
+        let kind = error["data"]["kind"].as_str().unwrap();
+        assert!(document["x-error-kinds"][kind].is_object(), "{method}: {kind} is not listed");
         return;
     }
     let taken = problems(document, &params_schema(described), params);
