@@ -276,3 +276,37 @@ impl Logs {
 
 /// How much of a log is read at once.
 const RUN_BYTES: usize = 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::EpochKey;
+    use crate::store::testing::{Author, store};
+
+    #[test]
+    fn a_past_that_is_sealed_under_a_key_that_is_not_here_says_from_which_op_on() {
+        let mut author = Author::new(1);
+        let (store, _) = store(&mut author);
+        let keys = KeyRing::default();
+        keys.insert(author.key.clone());
+        let mut batches = author.batches(1, 3);
+        author.key = EpochKey::from_bytes([0x99; 32]);
+        batches.extend(author.batches(1, 2));
+        let write = author.write(batches);
+        author.commit(&store, vec![write]);
+        let logs = Logs { space: author.space, store, keys };
+        let held: Positions = [(author.log, Seq::new(5))].into_iter().collect();
+        let at = |seq| logs.fold_to(&[(author.log, Seq::new(seq))].into_iter().collect(), &held);
+
+        assert_eq!(at(3).unwrap().applied(&author.log), Seq::new(3));
+        for asked in [4, 5] {
+            let Err(missing) = at(asked) else { panic!("the second key is not here") };
+            assert!(
+                matches!(&missing, NodeError::PastKeyMissing { log, seq } if *log == author.log && seq.get() == 4),
+                "{missing}"
+            );
+        }
+        logs.keys.insert(author.key.clone());
+        assert_eq!(at(5).unwrap().applied(&author.log), Seq::new(5));
+    }
+}

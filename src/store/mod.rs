@@ -23,7 +23,7 @@ mod read;
 mod snapshot;
 mod tables;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod vaults;

@@ -9,13 +9,13 @@ use crate::model::{Hlc, Incarnation, LogId, Scope, Seq, SpaceId, Tip};
 use crate::sync::{DraftGroup, Loaded, Txn, TxnId, Write};
 use crate::wire::body::BodyWriter;
 
-pub(super) const LOCAL_KEY: [u8; 32] = [0x4c; 32];
+pub(crate) const LOCAL_KEY: [u8; 32] = [0x4c; 32];
 
 /// Seals ops of one log, one after the other.
-pub(super) struct Author {
-    pub(super) space: SpaceId,
-    pub(super) log: LogId,
-    pub(super) key: EpochKey,
+pub(crate) struct Author {
+    pub(crate) space: SpaceId,
+    pub(crate) log: LogId,
+    pub(crate) key: EpochKey,
     identity: Identity,
     sealer: Sealer,
     tip: Tip,
@@ -23,7 +23,7 @@ pub(super) struct Author {
 }
 
 impl Author {
-    pub(super) fn new(seed: u8) -> Self {
+    pub(crate) fn new(seed: u8) -> Self {
         let identity = Identity::from_secret(&[seed; 32]);
         let log = LogId { device: identity.device(), incarnation: Incarnation::new(u64::from(seed)) };
         let sealer = Sealer::new(&identity);
@@ -38,18 +38,18 @@ impl Author {
         }
     }
 
-    pub(super) fn tip(&self) -> Tip {
+    pub(crate) fn tip(&self) -> Tip {
         self.tip
     }
 
     /// The next batch: ops with [`payload`] of their position.
-    pub(super) fn batch(&mut self, op_count: u32, op_bytes: usize) -> SealedBatch {
+    pub(crate) fn batch(&mut self, op_count: u32, op_bytes: usize) -> SealedBatch {
         let body = body(self.tip.seq.next(), op_count, op_bytes);
         self.seal(&body, op_count)
     }
 
     /// The next batch, of any content.
-    pub(super) fn seal(&mut self, body: &[u8], op_count: u32) -> SealedBatch {
+    pub(crate) fn seal(&mut self, body: &[u8], op_count: u32) -> SealedBatch {
         let first = self.tip.seq.next();
         let batch = self.sealer.seal(
             &self.identity,
@@ -69,21 +69,21 @@ impl Author {
         batch
     }
 
-    pub(super) fn batches(&mut self, batch_count: usize, op_count: u32) -> Vec<SealedBatch> {
+    pub(crate) fn batches(&mut self, batch_count: usize, op_count: u32) -> Vec<SealedBatch> {
         (0..batch_count).map(|_| self.batch(op_count, 40)).collect()
     }
 
-    pub(super) fn write(&self, batches: Vec<SealedBatch>) -> Write {
+    pub(crate) fn write(&self, batches: Vec<SealedBatch>) -> Write {
         Write::Batches { space: self.space, log: self.log, batches }
     }
 
-    pub(super) fn drafts(&self, first: u64, op_count: u32) -> Write {
+    pub(crate) fn drafts(&self, first: u64, op_count: u32) -> Write {
         let body = body(Seq::new(first), op_count, 40);
         let group = DraftGroup { log: self.log, first: Seq::new(first), op_count, body };
         Write::Drafts { space: self.space, group }
     }
 
-    pub(super) fn space_write(&self) -> Write {
+    pub(crate) fn space_write(&self) -> Write {
         Write::Space {
             space: self.space,
             scope: Scope::Personal,
@@ -94,19 +94,19 @@ impl Author {
         }
     }
 
-    pub(super) fn txn(&mut self, writes: Vec<Write>) -> Txn {
+    pub(crate) fn txn(&mut self, writes: Vec<Write>) -> Txn {
         self.txn_count += 1;
         Txn { id: TxnId::new(self.txn_count), writes }
     }
 
-    pub(super) fn commit(&mut self, store: &Store, writes: Vec<Write>) {
+    pub(crate) fn commit(&mut self, store: &Store, writes: Vec<Write>) {
         let txn = self.txn(writes);
         store.commit(&[txn]).unwrap();
     }
 }
 
 /// The bytes of the op at a position.
-pub(super) fn payload(seq: u64, op_bytes: usize) -> Vec<u8> {
+pub(crate) fn payload(seq: u64, op_bytes: usize) -> Vec<u8> {
     let mut bytes = vec![0; op_bytes];
     blake3::Hasher::new_derive_key("payload").update(&seq.to_be_bytes()).finalize_xof().fill(&mut bytes);
     bytes
@@ -122,7 +122,7 @@ fn body(first: Seq, op_count: u32, op_bytes: usize) -> Vec<u8> {
 }
 
 /// A store in memory that knows the author's space.
-pub(super) fn store(author: &mut Author) -> (Store, FaultDisk) {
+pub(crate) fn store(author: &mut Author) -> (Store, FaultDisk) {
     let disk = FaultDisk::new();
     let (store, _) = reopen(&disk);
     let space = author.space_write();
@@ -130,12 +130,12 @@ pub(super) fn store(author: &mut Author) -> (Store, FaultDisk) {
     (store, disk)
 }
 
-pub(super) fn reopen(disk: &FaultDisk) -> (Store, Loaded) {
+pub(crate) fn reopen(disk: &FaultDisk) -> (Store, Loaded) {
     Store::open_with(disk.clone(), None, &LOCAL_KEY).unwrap()
 }
 
 /// Everything a store holds of the author's log, by its own account.
-pub(super) fn whole_run(store: &Store, author: &Author) -> Bytes {
+pub(crate) fn whole_run(store: &Store, author: &Author) -> Bytes {
     let run = store.run(&author.space, &author.log, Seq::ZERO, Seq::new(u64::MAX), usize::MAX).unwrap();
     run.map(|run| run.bytes).unwrap_or_default()
 }
