@@ -4,15 +4,16 @@
 //! it finds; what it has done once it does not do again.
 
 use std::error::Error;
+use std::time::Duration;
 
-use kinfold::model::Surface;
-use kinfold::node::{NewTurn, Node, Space};
-use serde::{Deserialize, Serialize};
-use serde_json::json;
+use kinfold::model::{AgentId, CertHash, IntentStatus, Payload, RunId, Surface};
+use kinfold::node::{Intent, IntentRecorded, NewTurn, Node, Space};
+use serde::Deserialize;
+use serde_json::{Value, json};
 
-/// What came of a run: stated once, and from then on a fact.
-#[derive(Serialize, Deserialize)]
-struct Run {
+/// What came of a run.
+#[derive(Deserialize)]
+struct Done {
     result: String,
 }
 
@@ -29,7 +30,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     while let Some(city) = wanted(&space)? {
         let call = json!([{ "id": "c1", "name": "weather", "arguments": { "city": city } }]);
         space.record_turn(NewTurn::assistant(TRIP, "I look it up.")?.calling(&call)?).await?;
-        let weather = once(&space, "trip/c1", || format!("4 °C and rain in {city}")).await?;
+        let weather = once(&node, "trip/c1", || format!("4 °C and rain in {city}")).await?;
         space.record_turn(NewTurn::tool(TRIP, "c1", &weather)?).await?;
         space.put("knowledge", "oslo/weather", json!({ "id": "oslo/weather", "is": weather })).await?;
     }
@@ -40,7 +41,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     let turns = space.replay(&Surface::Conversation, TRIP, 0, |count, _| count + 1)?;
     println!("{turns} turns; the first change was in {}", changes.next().await?.surface);
-    assert_eq!(once(&space, "trip/c1", || unreachable!("it was done")).await?, "4 °C and rain in Oslo");
+    assert_eq!(once(&node, "trip/c1", || unreachable!("it was done")).await?, "4 °C and rain in Oslo");
     node.stop().await?;
     Ok(())
 }
@@ -51,17 +52,37 @@ fn wanted(space: &Space) -> Result<Option<&'static str>, Box<dyn Error>> {
     Ok(messages.last().filter(|message| message.answers.is_none()).map(|_| "Oslo"))
 }
 
-/// Does something, unless a run of that name has been recorded on any device this one has heard of.
+/// Does something under the lease of this agent, unless the ledger says that it has happened.
 ///
-/// Two devices that are apart may both do it: where that matters, it is done under a lease.
-async fn once(space: &Space, run: &str, act: impl FnOnce() -> String) -> Result<String, Box<dyn Error>> {
-    let runs = space.typed::<Run>("run")?;
-    if let Some(done) = runs.get(run)? {
-        return Ok(done.result);
-    }
-    let done = Run { result: act() };
-    runs.put(run, &done).await?;
-    Ok(done.result)
+/// No two devices do it at the same time, and one that lost the lease meanwhile is stopped by the fence.
+/// What was begun and not said to have ended is done again.
+async fn once(node: &Node, run: &str, act: impl FnOnce() -> String) -> Result<String, Box<dyn Error>> {
+    let (space, agent, run): (Space, AgentId, RunId) = (node.personal(), AGENT.parse()?, run.parse()?);
+    let lease = node.lease(AGENT, LEASE).acquire().await?;
+    let intent = |status, payload: Value| -> Result<Intent, Box<dyn Error>> {
+        let (agent, run, epoch) = (agent.clone(), run.clone(), lease.epoch());
+        let payload = Payload::from_value(&payload)?;
+        Ok(Intent { agent, run, epoch, cert: CertHash::NONE, status, payload })
+    };
+
+    let result = match space.record_intent(intent(IntentStatus::Pending, json!({}))?).await? {
+        IntentRecorded::Recorded(_) => {
+            lease.fence(run.as_str()).await?;
+            let result = act();
+            let done = intent(IntentStatus::Committed, json!({ "result": result }))?;
+            space.record_intent(done).await?;
+            result
+        }
+        IntentRecorded::AlreadyCommitted { .. } => {
+            let done = space.run(&agent, &run)?.and_then(|run| run.shown().payload.clone());
+            serde_json::from_str::<Done>(done.ok_or("it says nothing of its result")?.as_str())?.result
+        }
+        refused => return Err(format!("it may not run: {refused:?}").into()),
+    };
+    lease.release().await?;
+    Ok(result)
 }
 
+const AGENT: &str = "travel";
+const LEASE: Duration = Duration::from_secs(30);
 const TRIP: &str = "trip";

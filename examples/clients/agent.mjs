@@ -34,16 +34,29 @@ async function say(role, content, more = {}) {
 }
 
 /**
- * Does something, unless a run of that name is recorded on any device this one has heard of.
+ * Does something under the lease of this agent, unless the ledger says that it has happened.
  *
- * Two devices that are apart may both do it: where that matters, it is done under a lease.
+ * No two devices do it at the same time, and a device that lost the lease meanwhile is stopped by the
+ * fence. What was begun and not said to have ended is done again.
  */
-async function once(run, effect) {
-  const done = await node.call("sync.get", { surface: "run", id: run });
-  if (done) return done.payload.result;
-  const result = await effect();
-  await node.call("sync.append", { surface: "run", key: run, payload: { agent: AGENT, result } });
-  return result;
+async function once(run_id, effect) {
+  const { epoch } = await node.call("lease.acquire", { agent_id: AGENT });
+  const record = (status, payload) =>
+    node.call("sync.record_intent", { agent_id: AGENT, run_id, epoch, status, payload });
+  try {
+    const said = await record("pending", {});
+    if (said.reason === "AlreadyCommitted") {
+      const { runs } = await node.call("sync.intents", { agent_id: AGENT, run_id });
+      return runs[0].intents[0].payload.result;
+    }
+    const fence = await node.call("sync.fence_check", { agent_id: AGENT, run_id, epoch });
+    if (!said.recorded || !fence.may_dispatch) throw new Error(fence.message);
+    const result = await effect();
+    await record("committed", { result });
+    return result;
+  } finally {
+    await node.call("lease.release", { agent_id: AGENT, epoch });
+  }
 }
 
 /** Stands in for a language model: asks for a tool, and says what the tool said. */

@@ -36,16 +36,32 @@ def say(node, conversation, role, content, **more):
 
 
 def once(node, run, effect):
-    """Does something, unless a run of that name is recorded on any device this one has heard of.
+    """Does something under the lease of this agent, unless the ledger says that it has happened.
 
-    Two devices that are apart may both do it: where that matters, it is done under a lease.
+    No two devices do it at the same time, and a device that lost the lease meanwhile is stopped by
+    the fence. What was begun and not said to have ended is done again.
     """
-    done = node.call("sync.get", surface="run", id=run)
-    if done:
-        return done["payload"]["result"]
-    result = effect()
-    node.call("sync.append", surface="run", key=run, payload={"agent": AGENT, "result": result})
-    return result
+    epoch = node.call("lease.acquire", agent_id=AGENT)["epoch"]
+    try:
+        said = record(node, run, epoch, "pending")
+        if said.get("reason") == "AlreadyCommitted":
+            done = node.call("sync.intents", agent_id=AGENT, run_id=run)["runs"][0]
+            return done["intents"][0]["payload"]["result"]
+        fence = node.call("sync.fence_check", agent_id=AGENT, run_id=run, epoch=epoch)
+        if not (said["recorded"] and fence["may_dispatch"]):
+            raise RuntimeError(fence["message"])
+        result = effect()
+        record(node, run, epoch, "committed", result=result)
+        return result
+    finally:
+        node.call("lease.release", agent_id=AGENT, epoch=epoch)
+
+
+def record(node, run, epoch, status, **payload):
+    """Says in the ledger what becomes of a run; the answer tells what stands against it."""
+    return node.call(
+        "sync.record_intent", agent_id=AGENT, run_id=run, epoch=epoch, status=status, payload=payload
+    )
 
 
 def model(messages):

@@ -86,8 +86,11 @@ fn a_program_and_a_person_carry_one_conversation_on_two_devices() {
     assert_eq!(listed, laptop.json(&["conflicts"]));
     assert_eq!(listed["conflicts"][0]["others"].as_array().unwrap().len(), 1);
 
-    laptop.run(&["put", "registry:plan", "trip", "\"by train and boat\""]).expect_code(0);
+    let row = json!({ "surface": "registry:plan", "id": "trip", "payload": "by train and boat" });
+    let settled = Caller::connect(&laptop).call("conflicts.resolve", row);
+    assert_eq!(settled["result"]["resolved"], 2);
     settle(&desk, &laptop);
+    assert_eq!(desk.json(&["conflicts", "log"]), laptop.json(&["conflicts", "log"]));
     for home in [&desk, &laptop] {
         assert_eq!(home.json(&["conflicts"])["conflicts"], json!([]));
         assert_eq!(home.run(&["get", "registry:plan", "trip"]).stdout, "\"by train and boat\"\n");
@@ -107,7 +110,8 @@ fn an_agent_goes_on_in_another_language_and_does_not_repeat_what_was_done() {
 
     let turns = home.json(&["transcript", "words"])["turns"].as_array().unwrap().len();
     assert_eq!(turns, 8);
-    let runs = home.json(&["list", "run"])["rows"].as_array().unwrap().clone();
-    let ids: Vec<&str> = runs.iter().map(|run| run["id"].as_str().unwrap()).collect();
+    let runs = home.json(&["intent", "show", "word-counter"])["runs"].as_array().unwrap().clone();
+    assert!(runs.iter().all(|run| run["status"] == "committed" && run["conflict"] == false), "{runs:?}");
+    let ids: Vec<&str> = runs.iter().map(|run| run["run_id"].as_str().unwrap()).collect();
     assert_eq!(ids, ["words/call-1", "words/call-5"]);
 }
