@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use kinfold::fold::State;
-use kinfold::fold::conversation::{Recorded, Turn, resume};
+use kinfold::fold::conversation::{Recorded, Repair, Turn, resume};
 use kinfold::model::{DeviceId, Dot, Incarnation, LogId, Now, Op, Payload, Seq, SpaceId, Surface, Tip, Wall};
 use kinfold::oplog::{Author, DraftOp, Seen};
 use kinfold::wire::FrameView;
@@ -302,6 +302,20 @@ proptest! {
         for repair in &resumed.repairs {
             prop_assert!(repair.turn() < turns.len());
         }
+        // What is said stays in the order it was said; only answers that are named are moved up.
+        let moved: BTreeSet<usize> = resumed
+            .repairs
+            .iter()
+            .filter(|repair| matches!(repair, Repair::AnswerMoved { .. }))
+            .map(Repair::turn)
+            .collect();
+        let order: Vec<usize> = resumed
+            .messages
+            .iter()
+            .flat_map(|message| message.turns.iter().copied())
+            .filter(|turn| !moved.contains(turn))
+            .collect();
+        prop_assert!(order.is_sorted_by(|one, next| one < next), "{:?}", order);
     }
 
     #[test]
