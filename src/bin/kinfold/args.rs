@@ -93,7 +93,7 @@ pub enum Command {
         #[command(subcommand)]
         command: Option<Policies>,
     },
-    /// Rows that devices set at the same time
+    /// What devices said without knowing of each other: rows, facts and runs
     Conflicts {
         #[command(subcommand)]
         command: Option<Conflicts>,

@@ -202,6 +202,9 @@ impl Failure {
             Self::Client(_) => "is `kinfold up` still running?".into(),
             Self::Answer(_) => "stop the running node and start it again in this version".into(),
             Self::NoHome => "name a directory with --home".into(),
+            Self::NoRow { surface, .. } if surface == "intent" => {
+                "`kinfold intent show AGENT` shows what was recorded, as AGENT/RUN here".into()
+            }
             Self::NoRow { surface, .. } => format!("`kinfold list {surface}` shows what is there"),
             Self::Moment { .. } => {
                 "`kinfold frontier` prints one; a time is 2026-01-31T12:00:00Z, how long ago is 90m".into()
@@ -363,6 +366,8 @@ mod tests {
 
         let failure = Failure::NoRow { surface: "skill".into(), id: "x".into() };
         assert!(failure.text().ends_with("\nhint: `kinfold list skill` shows what is there"));
+        let failure = Failure::NoRow { surface: "intent".into(), id: "backup/monday".into() };
+        assert!(failure.text().contains("`kinfold intent show AGENT`"), "rows of it cannot be listed");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use kinfold::control::past::{FrontierParam, StateAtForm, StateAtParams};
 use crate::args::{List, RowName};
 use crate::failure::Failure;
 use crate::output::{Output, count, short_hash};
-use crate::rows::{show_page, show_surfaces};
+use crate::rows::{others, show_page, show_surfaces};
 use crate::target::{Site, Target};
 
 pub async fn frontier(site: &Site, output: &Output) -> Result<(), Failure> {
@@ -46,7 +46,7 @@ pub async fn get(site: &Site, row: RowName, at: &str, output: &Output) -> Result
         output.note(format!("it was superseded by {}", found.superseded_by.join(", ")));
     }
     if found.open {
-        output.note(format!("it was in conflict with {} other values", found.others.len()));
+        output.note(format!("it was in conflict with {}", others(found.others.len())));
     }
     Ok(())
 }

@@ -69,8 +69,8 @@ pub async fn get(site: &Site, get: Get, output: &Output) -> Result<(), Failure> 
     }
     if found.open {
         output.note(format!(
-            "conflict: {} other values; `kinfold conflicts{} show {} {}`",
-            found.others.len(),
+            "conflict: {}; `kinfold conflicts{} show {} {}`",
+            others(found.others.len()),
             site.flag(),
             found.surface,
             found.id
@@ -138,6 +138,14 @@ async fn pages(target: &Target, site: &Site, list: &List, surface: String) -> Re
         if all.next.is_none() || left == 0 {
             return Ok(all);
         }
+    }
+}
+
+/// How many other values there are, in words.
+pub fn others(count: usize) -> String {
+    match count {
+        1 => "1 other value".to_owned(),
+        count => format!("{count} other values"),
     }
 }
 
