@@ -215,6 +215,7 @@ fn a_person_sets_a_policy_and_sees_what_it_drops() {
     home.run(&["get", "trajectory", "1"])
         .expect_code(1)
         .says("was dropped by the surface's retention policy");
+    home.run(&["conflicts", "show", "trajectory", "1"]).expect_code(1).says("was dropped by");
     assert_eq!(home.json(&["get", "trajectory", "1"])["dropped"], true);
     assert_eq!(home.json(&["list", "trajectory"])["rows"].as_array().unwrap().len(), 2);
     assert_eq!(home.json(&["list", "skill"])["rows"].as_array().unwrap().len(), 1);

@@ -129,6 +129,9 @@ fn show(found: &RowForm, site: &Site, output: &Output) -> Result<(), Failure> {
     if output.is_json() {
         return output.json(found);
     }
+    if found.dropped {
+        return Err(Failure::Dropped { surface: found.surface.clone(), id: found.id.clone() });
+    }
     let others = found.others.iter().map(|other| ("lost", other.clone()));
     let values = std::iter::once(("shown", shown(found))).chain(others);
     let cells = |(index, (word, form)): (usize, (&str, ValueForm))| {
