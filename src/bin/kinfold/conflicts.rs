@@ -209,7 +209,11 @@ fn tell(settled: &ResolvedForm, output: &Output) -> Result<(), Failure> {
         return output.json(settled);
     }
     let done = output.paint(Tone::Good, "settled");
-    output.line(format!("{done} {} values; `kinfold conflicts log` keeps what was decided", settled.resolved))
+    let values = match settled.resolved {
+        1 => "1 value".to_owned(),
+        count => format!("{count} values"),
+    };
+    output.line(format!("{done} {values}; `kinfold conflicts log` keeps what was decided"))
 }
 
 async fn decisions(
