@@ -36,6 +36,7 @@ mod pair;
 mod pairing;
 mod past;
 mod peers;
+mod refusals;
 mod revoked;
 mod rpc;
 mod schema;
