@@ -1,7 +1,7 @@
 //! What is kept of facts, runs and conversations, and what is passed over.
 
 use kinfold::model::{Payload, Surface};
-use kinfold::node::{Choice, NewOp, NodeError, Space, StateAt};
+use kinfold::node::{Choice, NewOp, NewTurn, NodeError, Space, StateAt};
 use serde_json::{Value, json};
 
 use crate::kin::{Caller, Home};
@@ -110,11 +110,16 @@ async fn the_past_shows_what_its_policy_showed() {
     for key in ["1", "2", "3"] {
         space.put("skill", key, json!({"supersedes": if key == "3" { "1" } else { "none" }})).await.unwrap();
     }
+    for said in ["a", "b", "c"] {
+        space.record_turn(NewTurn::user("talk", said).unwrap()).await.unwrap();
+    }
     let before = space.positions().unwrap();
     let last = Payload::from_value(&json!({"last_n": 1})).unwrap();
-    space.set_policy(&Surface::Skill, Some(last)).await.unwrap();
+    space.set_policy(&Surface::Skill, Some(last.clone())).await.unwrap();
+    space.set_policy(&Surface::Conversation, Some(last)).await.unwrap();
     let trimmed = space.positions().unwrap();
     space.set_policy(&Surface::Skill, None).await.unwrap();
+    space.set_policy(&Surface::Conversation, None).await.unwrap();
 
     let keys_at = |state: &StateAt| {
         let rows = state.list_all(&Surface::Skill, None, 9).unwrap();
@@ -123,10 +128,14 @@ async fn the_past_shows_what_its_policy_showed() {
     let state = space.state_at(before).await.unwrap();
     assert_eq!(keys_at(&state), ["1", "2", "3"]);
     assert!(!state.get(&Surface::Skill, "1").unwrap().unwrap().is_dropped);
+    assert_eq!(state.resume("talk", 9).unwrap().omitted_count, 0);
     let state = space.state_at(trimmed).await.unwrap();
     assert_eq!(keys_at(&state), ["3"]);
     let stub = state.get(&Surface::Skill, "1").unwrap().unwrap();
     assert_eq!((stub.is_dropped, stub.superseded_by), (true, vec!["3".to_owned()]));
+    assert_eq!(state.transcript("talk", None, 9).unwrap().len(), 1);
+    assert_eq!(state.resume("talk", 9).unwrap().omitted_count, 2);
+    assert_eq!(space.transcript("talk", None, 9).unwrap().len(), 3);
     assert_eq!(keys(&space, &Surface::Skill), ["2", "3"], "the present is not touched by it");
     a.node.stop().await.unwrap();
 }
@@ -224,6 +233,10 @@ fn a_person_sets_a_policy_and_sees_what_it_drops() {
     assert!(home.run(&["export", "skill"]).stdout.contains(r#""key":"old""#));
     let trimmed = home.run(&["frontier"]).expect_code(0).stdout;
     home.run(&["policy", "clear", "trajectory"]).expect_code(0);
+    home.run(&["policy", "clear", "trajectory"]).expect_code(1).says("everything of it is kept already");
+    home.run(&["policy", "clear", "nowhere"]).expect_code(1).says("unknown surface");
+    let all = home.run(&["list", "skill", "--superseded"]).expect_code(0).stdout;
+    assert!(all.contains("superseded by new"), "{all}");
     home.run(&["get", "trajectory", "1", "--at", trimmed.trim()]).expect_code(1).says("was dropped");
     let then = home.json(&["list", "skill", "--superseded", "--at", trimmed.trim()]);
     assert_eq!(then["page"]["rows"].as_array().unwrap().len(), 2);

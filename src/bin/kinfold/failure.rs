@@ -50,6 +50,8 @@ pub enum Failure {
     NoSuchValue { wanted: String },
     #[error("no conversation {id:?}")]
     NoConversation { id: String },
+    #[error("{surface} has no policy: everything of it is kept already")]
+    NoPolicy { surface: String },
     #[error("{id:?} in {surface} was dropped by the surface's retention policy")]
     Dropped { surface: String, id: String },
     #[error("{path:?} cannot be read")]
@@ -212,6 +214,7 @@ impl Failure {
             Self::NoConflict { .. } => "`kinfold conflicts` lists the open ones".into(),
             Self::NoSuchValue { .. } => "`kinfold conflicts show` numbers the values".into(),
             Self::NoConversation { .. } => "`kinfold transcript` lists the conversations".into(),
+            Self::NoPolicy { .. } => "`kinfold policy list` shows those there are".into(),
             Self::Dropped { surface, .. } => {
                 format!("`kinfold policy list` shows it; `kinfold policy clear {surface}` keeps everything")
             }

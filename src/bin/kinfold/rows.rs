@@ -173,9 +173,8 @@ pub fn show_page(page: &ListForm, site: &Site, surface: &str, output: &Output) -
         output.table(["stream", "time", "device", "payload"], page.events.iter().map(event).collect())?;
     } else {
         let row = |form: &RowForm| {
-            let conflict = if form.open { "conflict" } else { "" };
             let by = short_device(&form.device_id);
-            [form.id.clone(), time(form.time_ms), by, conflict.into(), excerpt(form.payload.get())]
+            [form.id.clone(), time(form.time_ms), by, marks(form), excerpt(form.payload.get())]
         };
         output.table(["id", "time", "device", "", "payload"], page.rows.iter().map(row).collect())?;
     }
@@ -183,6 +182,16 @@ pub fn show_page(page: &ListForm, site: &Site, surface: &str, output: &Output) -
         output.note(format!("more: `kinfold list {surface}{} --after '{next}'`", site.flag()));
     }
     Ok(())
+}
+
+/// What sets a row apart from others of its page.
+fn marks(form: &RowForm) -> String {
+    let conflict = form.open.then(|| "conflict".to_owned());
+    let superseded = form.superseded_by.first().map(|by| match form.superseded_by.len() {
+        1 => format!("superseded by {by}"),
+        count => format!("superseded by {by} and {} more", count - 1),
+    });
+    conflict.into_iter().chain(superseded).collect::<Vec<_>>().join(", ")
 }
 
 pub fn tell(appended: &AppendedForm, output: &Output) -> Result<(), Failure> {
