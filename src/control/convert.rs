@@ -96,7 +96,7 @@ impl From<Row> for RowForm {
         Self {
             surface: row.surface.to_string(),
             id: row.key,
-            deleted: shown.deleted,
+            deleted: shown.deleted && !row.is_dropped,
             payload: shown.payload,
             device_id: shown.device_id,
             incarnation: shown.incarnation,
