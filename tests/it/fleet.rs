@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use kinfold::sim::rng::Rng;
 
 use crate::kin::{self, Home};
-use crate::lan::{Lan, Running, converge, say};
+use crate::lan::{Lan, Running, converge, is_available, say};
 
 #[test]
 fn of_three_devices_one_runs_each_job_whatever_dies() {
@@ -101,7 +101,7 @@ impl Trouble<'_> {
         let mut kind = 0;
         while began.elapsed() < length {
             let index = rng.index(3);
-            self.befall(kind % 4, index);
+            self.befall(kind % 5, index);
             kind += 1;
             std::thread::sleep(Duration::from_millis(rng.between(500, 1_500)));
         }
@@ -121,7 +121,13 @@ impl Trouble<'_> {
                 std::thread::sleep(Duration::from_secs(3));
                 kin::signal(pid, "CONT");
             }
-            2 => {
+            4 if is_available("nft") => {
+                say(format_args!("fleet: packets of {index} are dropped for 3 s"));
+                self.lan.cut_off(index, true);
+                std::thread::sleep(Duration::from_secs(3));
+                self.lan.cut_off(index, false);
+            }
+            2 | 4 => {
                 say(format_args!("fleet: {index} is cut off for 3 s"));
                 self.lan.link(index, "down");
                 std::thread::sleep(Duration::from_secs(3));

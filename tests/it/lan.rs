@@ -394,6 +394,18 @@ impl Lan {
         }
     }
 
+    /// Lets nothing in or out of a device any more, and says so to nobody; or ends that.
+    pub fn cut_off(&self, index: usize, is_cut: bool) {
+        let rules = if is_cut {
+            "table inet cut { chain into { type filter hook input priority 0; policy drop; iif lo accept; }; \
+             chain out { type filter hook output priority 0; policy drop; oif lo accept; }; }"
+        } else {
+            "delete table inet cut"
+        };
+        let status = Command::new("ip").args(["netns", "exec", &self.device(index), "nft", rules]).status();
+        assert!(status.expect("nft was there").success());
+    }
+
     fn is_multicast_dropped(&self) -> bool {
         let list = ["netns", "exec", &self.device(0), "nft", "list", "ruleset"];
         let rules = Command::new("ip").args(list).output().expect("nft was there");
@@ -437,7 +449,7 @@ fn may_make_namespaces() -> bool {
     })
 }
 
-fn is_available(program: &str) -> bool {
+pub fn is_available(program: &str) -> bool {
     let answer = Command::new(program).arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
     let answer = answer.inspect_err(|error| say(format_args!("skipped: `{program}` cannot be run: {error}")));
     answer.is_ok()
