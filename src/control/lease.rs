@@ -272,7 +272,9 @@ pub(super) const fn lease_hint(error: &CoordinatorError) -> Option<&'static str>
              `kinfold revoke` it first",
         ),
         LeaseRefused::Quarantined => Some(
-            "`kinfold lease move-host DEVICE --lost` on another device names a host that is not in doubt",
+            "`kinfold lease move-host DEVICE --lost` on another device names a host that is not in doubt; \
+             where this is the only device, the same line here, with its own name, says that no other copy \
+             of it runs",
         ),
         LeaseRefused::NotHolder => Some("a lease is held by a running daemon: a restarted one acquires anew"),
         _ => None,

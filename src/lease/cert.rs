@@ -390,6 +390,14 @@ impl Proposal {
     }
 }
 
+impl Proposal {
+    /// Whether there is nobody to confirm it but its driver, who has lost a host: a restored home that is
+    /// the only device. It holds by the word of the person who says that no other copy of it runs.
+    pub fn is_sole(&self) -> bool {
+        self.kind == CertKind::Lost && matches!(&self.voters[..], [voter] if voter.device == self.driver)
+    }
+}
+
 impl Certificate {
     /// The certificate's hash: `BLAKE3("kinfold lease cert v1" ‖ proposal hash ‖ table digest, zero for none)`.
     ///
@@ -513,7 +521,11 @@ impl Certificate {
                     && sealed.is_some_and(|vote| vote.table == self.table)
                     && self.proposal.voter(&prev.host) == Some(prev.instance)
             }
-            CertKind::Lost | CertKind::First => self.table.is_none() && sealed.is_none(),
+            CertKind::Lost => {
+                let is_other_home = self.proposal.voter(&prev.host) != Some(prev.instance);
+                self.table.is_none() && (sealed.is_none() || self.proposal.is_sole() && is_other_home)
+            }
+            CertKind::First => self.table.is_none() && sealed.is_none(),
         };
         let is_only = self.votes.iter().all(|vote| vote.device == prev.host || vote.table.is_none());
         if is_sound && is_only { Ok(()) } else { Err(CertError::Seal { host: prev.host }) }

@@ -114,13 +114,14 @@ impl Chain {
         self.certs.get(cert).map(|link| link.head)
     }
 
-    /// Whether a certificate of the adopted chain names this home, and was made without its device's vote.
+    /// Whether a certificate of the adopted chain names this home, and was made without its device's vote,
+    /// or by the only device there is.
     ///
     /// Such a home may vote: whatever an earlier one of that device promised is settled.
     pub fn vouches_for(&self, device: &DeviceId, instance: HostInstance) -> bool {
         self.path.iter().filter_map(|hash| self.certs.get(hash)).any(|link| {
             link.cert.proposal.voter(device) == Some(instance)
-                && link.cert.votes.iter().all(|vote| vote.device != *device)
+                && (link.cert.votes.iter().all(|vote| vote.device != *device) || link.cert.proposal.is_sole())
         })
     }
 

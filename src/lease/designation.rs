@@ -218,7 +218,10 @@ impl Designation {
             DesignationInput::Certificate(cert) => self.admit(&cert, &mut effects),
             DesignationInput::Installed(cert) => self.installed(cert),
             DesignationInput::Seen(seen) => {
-                if self.newest_state().seen < Some(seen) {
+                if self.is_in_doubt {
+                    // A state that is written says that the promises in it are this home's.
+                    self.state.seen = self.state.seen.max(Some(seen));
+                } else if self.newest_state().seen < Some(seen) {
                     let state = DesignationState { seen: Some(seen), ..self.newest_state().clone() };
                     self.persist(state, None, &mut effects);
                 }
@@ -298,7 +301,8 @@ impl Designation {
         if self.has_failed {
             return Err(DesignateRefused::StorageFailed);
         }
-        if self.is_in_doubt {
+        let is_sole = kind == CertKind::Lost && self.voters.iter().all(|voter| voter.device == self.device);
+        if self.is_in_doubt && !is_sole {
             return Err(DesignateRefused::InDoubt);
         }
         if self.voters.len() > VOTERS_MAX {
@@ -364,7 +368,7 @@ impl Designation {
 
     fn may_vote(&self, proposal: &Proposal) -> Result<(), Unable> {
         let head = self.chain.head();
-        if self.is_in_doubt || self.has_failed {
+        if self.is_in_doubt && !proposal.is_sole() || self.has_failed {
             return Err(Unable::InDoubt);
         }
         if proposal.space != self.space || proposal.prev != head.cert || proposal.check(&head).is_err() {

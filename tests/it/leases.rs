@@ -288,6 +288,30 @@ async fn a_host_is_put_back(spoil: impl Fn(&Home)) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_restored_device_that_is_alone_hosts_again_once_its_person_says_so() {
+    let home = Home::init("a");
+    let node = home.open().await;
+    let first = node.personal().acquire_lease(&agent("job"), Ttl::DEFAULT).await.unwrap();
+    close(node).await;
+    fs::remove_file(home.path().join("store.mark")).unwrap();
+
+    let node = home.open().await;
+    let space = node.personal();
+    let refused = space.acquire_lease(&agent("job"), Ttl::DEFAULT).await.unwrap_err();
+    let replaced = space.replace_lease_host(node.device()).await.unwrap();
+
+    assert_eq!(refused, LeaseRefused::Quarantined);
+    assert_eq!((replaced.host, replaced.head.term), (node.device(), 1));
+    until_host(&node, |host| host.phase == Phase::Settling && !host.is_in_doubt).await;
+    // Nothing is granted before everything the lost copy gave has run out, by a restart neither.
+    close(node).await;
+    let node = home.open().await;
+    let settling = node.personal().acquire_lease(&agent("job"), Ttl::DEFAULT).await.unwrap_err();
+    assert!(matches!(settling, LeaseRefused::Settling { .. }), "{settling} after {}", first.epoch());
+    close(node).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_admins_that_name_two_hosts_at_once_end_with_one() {
     let homes = [Home::init("a"), Home::init("b"), Home::init("c")];
     let (at_a, at_b) = together(&homes[..2]).await;

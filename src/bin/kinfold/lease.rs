@@ -112,11 +112,25 @@ async fn moved(
     let host: LeaseHostForm = target.call(Method::LeaseHost, &site.params()).await?;
     if to.lost && host.is_member {
         let name = called(&roster, &host.host);
-        output.note(format!(
-            "{name} hosts the leases. If it is not lost but only away, two holders of one lease are kept \
-             apart by their fencing tokens alone."
-        ));
-        confirm(&format!("calling {name} lost"), &name, to.yes, output).await?;
+        let (what, asked) = if to.device == host.host || to.device == name {
+            (
+                format!(
+                    "this home of {name} was restored or copied. If another copy of it still runs, two holders \
+                     of one lease are kept apart by their fencing tokens alone."
+                ),
+                format!("calling every other copy of {name} lost"),
+            )
+        } else {
+            (
+                format!(
+                    "{name} hosts the leases. If it is not lost but only away, two holders of one lease are kept \
+                     apart by their fencing tokens alone."
+                ),
+                format!("calling {name} lost"),
+            )
+        };
+        output.note(what);
+        confirm(&asked, &name, to.yes, output).await?;
     }
     if target.is_own() {
         target.start_network().await?;

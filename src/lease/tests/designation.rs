@@ -117,8 +117,38 @@ fn a_restored_home_votes_again_once_a_certificate_without_its_vote_names_it() {
     let mut other = Member::restored(5, Rules::ALL);
     other.step(DesignationInput::Certificate(with(&[2, 3, 5])));
     assert!(other.designation.is_in_doubt(), "its own vote is no proof of anything");
+    // What it hears meanwhile is no promise of its own, and not written as if it were.
+    member.step(DesignationInput::Seen(epoch(7)));
+    assert!(member.writes.is_empty());
+    assert_eq!(member.designation.state().seen, Some(epoch(7)));
     member.step(DesignationInput::Certificate(with(&[2, 3, 4])));
     member.sync();
     assert!(!member.designation.is_in_doubt());
     assert_eq!(member.designation.state().instance, HostInstance::new(5));
+}
+
+/// There is nobody to ask: a person says that no other copy of it runs.
+#[test]
+fn a_restored_home_that_is_alone_hosts_again_by_its_persons_word() {
+    let mut member = Member::restored(1, Rules::ALL);
+    member.start(device(1), CertKind::Lost);
+    assert_eq!(member.refused.pop(), Some(DesignateRefused::InDoubt), "there are others");
+    let own = Voter { device: device(1), instance: HostInstance::new(5) };
+    member.step(DesignationInput::Voters(vec![own]));
+    member.start(device(1), CertKind::Planned);
+    assert_eq!(member.refused.pop(), Some(DesignateRefused::InDoubt), "nobody seals what it may have given");
+
+    member.start(device(1), CertKind::Lost);
+    member.sync();
+    let (to, hash) = member.votes.remove(0);
+    assert_eq!(to, device(1));
+    let signature = Signatures::simulated(&device(1), &Proposal::confirmed_hash(hash, None));
+    let vote = Vote { device: device(1), table: None, signature };
+    member.hear(1, DesignationMessage::Confirm { hash, vote });
+    let cert = member.commits.remove(0);
+    let head = cert.check(&first(), Rules::ALL, Signatures::Simulated).unwrap();
+    member.step(DesignationInput::Certificate(cert));
+
+    assert_eq!((head.host, head.instance, head.term), (device(1), HostInstance::new(5), 1));
+    assert!(!member.designation.is_in_doubt());
 }
