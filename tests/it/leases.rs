@@ -304,6 +304,7 @@ async fn a_restored_device_that_is_alone_hosts_again_once_its_person_says_so() {
     assert_eq!((replaced.host, replaced.head.term), (node.device(), 1));
     until_host(&node, |host| host.phase == Phase::Settling && !host.is_in_doubt).await;
     // Nothing is granted before everything the lost copy gave has run out, by a restart neither.
+    drop(space);
     close(node).await;
     let node = home.open().await;
     let settling = node.personal().acquire_lease(&agent("job"), Ttl::DEFAULT).await.unwrap_err();
