@@ -1,8 +1,8 @@
 //! Noticing that the machine slept or that its addresses changed, and what follows from it.
 //!
 //! Connections look alive for their idle timeout, and a probe of theirs may be seconds away. So every
-//! connection is made to send something; those that then hear nothing are closed, and everybody who is
-//! not connected is dialled at once.
+//! connection is made to send something, once what was in flight before has been read; those that then
+//! hear nothing are closed, and everybody who is not connected is dialled at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -33,14 +33,13 @@ pub(super) async fn run(shared: Arc<Shared>) {
                 let _ = shared.words.try_send(Word::StartOver);
                 shared.around.emit(NetEvent::Woke).await;
                 for link in shared.peers.links() {
-                    link.nudge(shared.config.receive_window_bytes);
                     suspects.add(link, Instant::now());
                 }
             }
             () = tokio::time::sleep_until(next) => {}
             () = shared.cancel.cancelled() => return,
         }
-        suspects.close_silent(Instant::now());
+        suspects.look(Instant::now(), shared.config.receive_window_bytes);
         if look_at <= Instant::now() {
             look_at = Instant::now() + LOOK_EVERY;
             if let Some(why) = watch.look(moment(&shared)) {
@@ -51,34 +50,44 @@ pub(super) async fn run(shared: Arc<Shared>) {
     }
 }
 
-/// Connections that have been made to send something and have not answered.
+/// Connections that are to answer, or else are taken to be dead.
 #[derive(Default)]
 struct Suspects(BTreeMap<ConnId, Suspect>);
 
 struct Suspect {
     link: Link,
-    received_bytes: u64,
+    /// What it had received when it was asked; `None` before it is asked.
+    asked_at_bytes: Option<u64>,
     due: Instant,
 }
 
 impl Suspects {
     fn add(&mut self, link: Link, now: Instant) {
-        let received_bytes = link.stats().received_bytes;
-        self.0.entry(link.conn()).or_insert(Suspect { link, received_bytes, due: now + ANSWER_WITHIN });
+        let suspect = Suspect { link, asked_at_bytes: None, due: now + STALE_FOR };
+        self.0.entry(suspect.link.conn()).or_insert(suspect);
     }
 
     fn next_due(&self) -> Option<Instant> {
         self.0.values().map(|suspect| suspect.due).min()
     }
 
-    fn close_silent(&mut self, now: Instant) {
+    /// Asks those that are to be asked, and closes those that have not answered.
+    fn look(&mut self, now: Instant, receive_window_bytes: u32) {
         self.0.retain(|_, suspect| {
-            let is_due = suspect.due <= now;
-            if is_due && suspect.link.stats().received_bytes == suspect.received_bytes {
+            if now < suspect.due {
+                return true;
+            }
+            let received_bytes = suspect.link.stats().received_bytes;
+            let Some(asked_at_bytes) = suspect.asked_at_bytes else {
+                suspect.link.nudge(receive_window_bytes);
+                (suspect.asked_at_bytes, suspect.due) = (Some(received_bytes), now + ANSWER_WITHIN);
+                return true;
+            };
+            if received_bytes == asked_at_bytes {
                 // Nothing is wrong with the peer: another connection follows.
                 suspect.link.end(CloseReason::TimedOut, CloseCode::Duplicate, "");
             }
-            !is_due
+            false
         });
     }
 }
@@ -151,6 +160,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How far the clocks part before the machine is taken to have slept.
 const SLEPT: Duration = Duration::from_secs(3);
+
+/// What lies in the socket from before is read within this; it is no answer to anything.
+const STALE_FOR: Duration = Duration::from_millis(100);
 
 /// A connection that hears nothing for this long after it was made to ask is dead: the round trips of
 /// satellites are half of it.
