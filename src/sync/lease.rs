@@ -139,7 +139,9 @@ impl Engine {
             return self.emit(Effect::Failed { token, why });
         }
         let head = state.roster.lease_head();
-        if head.host == to && kind == CertKind::Planned && state.home_of(&to) == head.instance {
+        // Another home of the host, as after a restore, hosts nothing yet.
+        let home = if to == own { state.lease_home } else { state.home_of(&to) };
+        if head.host == to && kind == CertKind::Planned && home == head.instance {
             return self.emit(Effect::Done { token });
         }
         if let Some(leases) = self.leases_mut(space) {

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use kinfold::coordinator::{HeldLease, Uptime};
 use kinfold::lease::{
-    Answer, DaemonInstance, Head, LeaseRefused, Local, Phase, Reply, ReqNo, Request, Ttl, Verb,
+    Answer, DaemonInstance, DesignateRefused, Head, LeaseRefused, Local, Phase, Reply, ReqNo, Request, Ttl,
+    Verb,
 };
 use kinfold::model::{AgentId, CertHash, LeaseEpoch};
 use kinfold::net::{AskError, Topic};
@@ -298,9 +299,12 @@ async fn a_restored_device_that_is_alone_hosts_again_once_its_person_says_so() {
     let node = home.open().await;
     let space = node.personal();
     let refused = space.acquire_lease(&agent("job"), Ttl::DEFAULT).await.unwrap_err();
+    let moved = space.move_lease_host(node.device()).await.unwrap_err();
     let replaced = space.replace_lease_host(node.device()).await.unwrap();
 
     assert_eq!(refused, LeaseRefused::Quarantined);
+    let NodeError::Refused(RequestError::Host(moved)) = moved else { panic!("{moved}") };
+    assert_eq!(moved, DesignateRefused::InDoubt);
     assert_eq!((replaced.host, replaced.head.term), (node.device(), 1));
     until_host(&node, |host| host.phase == Phase::Settling && !host.is_in_doubt).await;
     // Nothing is granted before everything the lost copy gave has run out, by a restart neither.

@@ -112,25 +112,17 @@ async fn moved(
     let host: LeaseHostForm = target.call(Method::LeaseHost, &site.params()).await?;
     if to.lost && host.is_member {
         let name = called(&roster, &host.host);
-        let (what, asked) = if to.device == host.host || to.device == name {
-            (
-                format!(
-                    "this home of {name} was restored or copied. If another copy of it still runs, two holders \
-                     of one lease are kept apart by their fencing tokens alone."
-                ),
-                format!("calling every other copy of {name} lost"),
-            )
+        let is_copy = host.in_doubt && (to.device == host.host || to.device == name);
+        let (doubt, lost) = if is_copy {
+            let doubt =
+                format!("this home of {name} was restored or copied. If another copy of it still runs");
+            (doubt, format!("every other copy of {name}"))
         } else {
-            (
-                format!(
-                    "{name} hosts the leases. If it is not lost but only away, two holders of one lease are kept \
-                     apart by their fencing tokens alone."
-                ),
-                format!("calling {name} lost"),
-            )
+            (format!("{name} hosts the leases. If it is not lost but only away"), name.clone())
         };
-        output.note(what);
-        confirm(&asked, &name, to.yes, output).await?;
+        output
+            .note(format!("{doubt}, two holders of one lease are kept apart by their fencing tokens alone."));
+        confirm(&format!("calling {lost} lost"), &name, to.yes, output).await?;
     }
     if target.is_own() {
         target.start_network().await?;
