@@ -4,6 +4,7 @@
 //! it is withdrawn when the connection that asked for it ends. `pair.join` tells `pair.progress`
 //! while it runs and answers at the end.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ pub struct InviteParams {
     pub role: Option<RoleParam>,
     /// How long it runs; ten minutes where absent, which is also the most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ttl_ms: Option<u64>,
+    pub ttl_ms: Option<NonZeroU64>,
 }
 
 /// An open invite.
@@ -240,7 +241,7 @@ pub(super) async fn invite(
     let scope = params.scope.to_scope()?;
     let role = params.role.map_or_else(|| default_role(&scope), Role::from);
     let most = crate::crypto::pairing::TTL;
-    let ttl = params.ttl_ms.map_or(most, Duration::from_millis).min(most);
+    let ttl = params.ttl_ms.map_or(most, |ttl| Duration::from_millis(ttl.get())).min(most);
     let invite = node.space(&scope).await?.invite_for(role, ttl).await?;
     let form = InviteForm {
         code: invite.code().to_text().to_string(),

@@ -142,6 +142,7 @@ fn devices_and_files(place: &str) -> Vec<Case> {
         ("roster.rename", json!({"device": "a", "name": ""}), "BadName"),
         ("roster.rename", json!({"device": "a", "name": long_name}), "BadName"),
         ("pair.invite", json!({"role": "king"}), "InvalidParams"),
+        ("pair.invite", json!({"ttl_ms": 0}), "InvalidParams"),
         ("pair.join", json!({"code_or_uri": long_text()}), "BadCode"),
         ("pair.join", json!({"code_or_uri": "ABC-DEF-GHJ", "peer": "x"}), "PeerAddress"),
         ("pair.join", json!({"code_or_uri": "ABC-DEF-GHJ", "name": long_name}), "BadName"),
