@@ -1,7 +1,7 @@
 //! The stored form of a state: a run of chunks, so that opening a home need not replay every op.
 //!
 //! Equal sets of ops give equal bytes. Chunks are sealed by whoever stores them; still, nothing in
-//! one is trusted to be well-formed. A chunk is `KFI3` ‖ its number from 0, u32 BE ‖ records, and is
+//! one is trusted to be well-formed. A chunk is `KFI4` ‖ its number from 0, u32 BE ‖ records, and is
 //! at most [`CHUNK_BYTES_MAX`] long. No record crosses a chunk.
 //!
 //! | record | fields |
@@ -114,7 +114,7 @@ impl SnapshotError {
     }
 }
 
-const MAGIC: &[u8; 4] = b"KFI3";
+const MAGIC: &[u8; 4] = b"KFI4";
 
 const START: u8 = 1;
 const LOG: u8 = 2;
