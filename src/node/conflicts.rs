@@ -254,6 +254,10 @@ impl Space {
 impl Reader {
     /// A row whose conflict is open, without the losers that were looked at.
     fn open_conflict(&self, surface: &Surface, key: &str) -> Result<Option<Row>, NodeError> {
+        self.steadily(|| self.open_conflict_now(surface, key))
+    }
+
+    fn open_conflict_now(&self, surface: &Surface, key: &str) -> Result<Option<Row>, NodeError> {
         let chain = self.chain();
         let open = self.look(|state| {
             let row = state.conflict(surface, key, &*chain)?;
@@ -271,6 +275,15 @@ impl Reader {
     }
 
     fn decisions(
+        &self,
+        of: Option<(&Surface, &str)>,
+        after: Option<(Hlc, Dot)>,
+        limit: usize,
+    ) -> Result<Vec<Decision>, NodeError> {
+        self.steadily(|| self.decisions_now(of, after, limit))
+    }
+
+    fn decisions_now(
         &self,
         of: Option<(&Surface, &str)>,
         after: Option<(Hlc, Dot)>,

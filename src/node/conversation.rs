@@ -208,6 +208,10 @@ impl Reader {
     }
 
     pub(super) fn resume(&self, conversation: &str, turns: usize) -> Result<Resumed, NodeError> {
+        self.steadily(|| self.resume_now(conversation, turns))
+    }
+
+    fn resume_now(&self, conversation: &str, turns: usize) -> Result<Resumed, NodeError> {
         let dropped = self.trimmed(&Surface::Conversation, conversation)?.map_or(0, |(count, _)| count);
         let last = |state: &State| {
             let count = state.event_count(&Surface::Conversation, conversation);

@@ -161,8 +161,8 @@ impl Follower {
     async fn turn_page(&mut self) -> Result<(), NodeError> {
         let Some(through) = self.through.clone() else { return Ok(()) };
         let (index, blocks) = (self.space.index(), Arc::clone(self.space.node.blocks()));
-        let from = self.bookmark.frontier.clone();
-        let reading = tokio::task::spawn_blocking(move || read_between(&index, &blocks, &from, &through));
+        let bookmark = self.bookmark.clone();
+        let reading = tokio::task::spawn_blocking(move || read_between(&index, &blocks, &bookmark, &through));
         let page = reading.await.map_err(|_| NodeError::Stopped)??;
         if page.is_empty() {
             self.through = None;
@@ -192,6 +192,20 @@ async fn cut(space: &Space) -> Result<Cut, NodeError> {
 
 /// The next ops between two frontiers in total order; none where all are read.
 fn read_between(
+    index: &Index,
+    blocks: &Arc<Blocks>,
+    bookmark: &Bookmark,
+    through: &BTreeMap<LogId, Seq>,
+) -> Result<VecDeque<(Dot, Option<Change>)>, NodeError> {
+    index.steadily(|| {
+        if index.read()?.truncations().get() != bookmark.truncations {
+            return Err(NodeError::BookmarkStale);
+        }
+        page_between(index, blocks, &bookmark.frontier, through)
+    })
+}
+
+fn page_between(
     index: &Index,
     blocks: &Arc<Blocks>,
     from: &BTreeMap<LogId, Seq>,

@@ -28,6 +28,8 @@ pub(super) struct Index {
     chain: RwLock<Arc<Chain>>,
     /// Rises with every change of the state.
     revision: AtomicU64,
+    /// Rises before the end of a log is dropped.
+    cuts: AtomicU64,
     dropped: Mutex<BTreeMap<Surface, Dropped>>,
 }
 
@@ -66,6 +68,7 @@ impl Index {
             frontier: RwLock::new(frontier),
             chain: RwLock::default(),
             revision: AtomicU64::new(0),
+            cuts: AtomicU64::new(0),
             dropped: Mutex::default(),
         }
     }
@@ -166,8 +169,21 @@ impl Index {
     /// They wait until it is folded anew.
     pub fn close_to_readers(&self) {
         let mut stage = self.stage();
+        self.cuts.fetch_add(1, Ordering::AcqRel);
         if matches!(*stage, Stage::Ready) {
             *stage = Stage::Loading;
+        }
+    }
+
+    /// Reads the state and then what it points at; once more where the end of a log was dropped
+    /// meanwhile, so that other ops, or none, may stand there.
+    pub fn steadily<T>(&self, read: impl Fn() -> Result<T, NodeError>) -> Result<T, NodeError> {
+        loop {
+            let cuts = self.cuts.load(Ordering::Acquire);
+            let result = read();
+            if self.cuts.load(Ordering::Acquire) == cuts {
+                return result;
+            }
         }
     }
 
@@ -467,5 +483,22 @@ mod tests {
         assert_eq!(applied(), 4);
         index.fold(&[first, overlapping]);
         assert_eq!(applied(), 6, "what is folded is skipped");
+    }
+
+    #[test]
+    fn what_is_read_while_ops_are_dropped_is_read_again() {
+        let index = Index::new(SPACE, Frontier::new());
+        let reads = std::cell::Cell::new(0);
+        let read = index.steadily(|| {
+            reads.set(reads.get() + 1);
+            if reads.get() == 1 {
+                index.close_to_readers();
+                return Err(NodeError::UnknownOp);
+            }
+            Ok(reads.get())
+        });
+        assert_eq!(read.unwrap(), 2);
+        let error = index.steadily(|| Err::<(), _>(NodeError::UnknownOp));
+        assert!(matches!(error, Err(NodeError::UnknownOp)), "what fails by itself is told");
     }
 }

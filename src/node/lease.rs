@@ -130,18 +130,20 @@ impl Space {
     /// The op that says that a run has happened, as this device knows it.
     fn committed(&self, agent: &AgentId, run: &RunId) -> Result<Option<OpId>, NodeError> {
         let index = self.index();
-        // Whether it happened does not depend on who may give tokens.
-        let Some(view) = index.read()?.run_state(agent.as_str(), run.as_str(), &NoChain) else {
-            return Ok(None);
-        };
-        if view.status != RunStatus::Committed {
-            return Ok(None);
-        }
-        let head = view.shown().head;
-        let Some(at) = self.node.blocks().op(&index.space, &head.place)? else {
-            return Err(NodeError::OpMissing { dot: head.place });
-        };
-        Ok(Some(OpId::of(&index.space, at.dot, at.hlc, at.kind, at.flags, &at.body)))
+        index.steadily(|| {
+            // Whether it happened does not depend on who may give tokens.
+            let Some(view) = index.read()?.run_state(agent.as_str(), run.as_str(), &NoChain) else {
+                return Ok(None);
+            };
+            if view.status != RunStatus::Committed {
+                return Ok(None);
+            }
+            let head = view.shown().head;
+            let Some(at) = self.node.blocks().op(&index.space, &head.place)? else {
+                return Err(NodeError::OpMissing { dot: head.place });
+            };
+            Ok(Some(OpId::of(&index.space, at.dot, at.hlc, at.kind, at.flags, &at.body)))
+        })
     }
 }
 

@@ -67,8 +67,20 @@ impl Reader {
         }
     }
 
+    /// Looks at the state and opens blocks, both at one history: see [`Index::steadily`].
+    pub(super) fn steadily<T>(&self, read: impl Fn() -> Result<T, NodeError>) -> Result<T, NodeError> {
+        match &self.source {
+            Source::Present(index) => index.steadily(read),
+            Source::Past { .. } => read(),
+        }
+    }
+
     /// One row; `None` where nothing is shown.
     pub fn row(&self, surface: &Surface, key: &str) -> Result<Option<Row>, NodeError> {
+        self.steadily(|| self.row_now(surface, key))
+    }
+
+    fn row_now(&self, surface: &Surface, key: &str) -> Result<Option<Row>, NodeError> {
         let found = self.look(|state| {
             let row = state.row(surface, key).filter(RowView::is_live)?;
             let is_open = state.is_open(surface, key, &row);
@@ -85,6 +97,16 @@ impl Reader {
 
     /// Live rows in key order, without those that a policy drops.
     pub fn rows(
+        &self,
+        surface: &Surface,
+        after: Option<&str>,
+        limit: usize,
+        filter: RowFilter,
+    ) -> Result<Vec<Row>, NodeError> {
+        self.steadily(|| self.rows_now(surface, after, limit, filter))
+    }
+
+    fn rows_now(
         &self,
         surface: &Surface,
         after: Option<&str>,
@@ -113,9 +135,11 @@ impl Reader {
     /// Rows that hold more than one value, and nobody has settled it.
     pub fn conflicts(&self, after: Option<(&Surface, &str)>, limit: usize) -> Result<Vec<Row>, NodeError> {
         let chain = self.chain();
-        let listed = self.look(|state| state.conflicts(after, limit, &*chain))?;
         let row = |conflict: &Conflict| self.row_of(&conflict.surface, &conflict.key, &conflict.row, true);
-        listed.iter().map(row).collect()
+        self.steadily(|| {
+            let listed = self.look(|state| state.conflicts(after, limit, &*chain))?;
+            listed.iter().map(row).collect()
+        })
     }
 
     /// The streams of an event surface, in order.
@@ -126,6 +150,16 @@ impl Reader {
 
     /// Events of a stream in total order.
     pub fn events(
+        &self,
+        surface: &Surface,
+        stream: &str,
+        after: Option<(Hlc, Dot)>,
+        limit: usize,
+    ) -> Result<Vec<StreamEvent>, NodeError> {
+        self.steadily(|| self.events_now(surface, stream, after, limit))
+    }
+
+    fn events_now(
         &self,
         surface: &Surface,
         stream: &str,
@@ -152,15 +186,19 @@ impl Reader {
     /// What became of a run.
     pub fn run(&self, agent: &AgentId, run: &RunId) -> Result<Option<Run>, NodeError> {
         let chain = self.chain();
-        let view = self.look(|state| state.run_state(agent.as_str(), run.as_str(), &*chain))?;
-        view.map(|view| self.run_of(view)).transpose()
+        self.steadily(|| {
+            let view = self.look(|state| state.run_state(agent.as_str(), run.as_str(), &*chain))?;
+            view.map(|view| self.run_of(view)).transpose()
+        })
     }
 
     /// Runs of an agent in the order of their names.
     pub fn runs(&self, agent: &AgentId, after: Option<&str>, limit: usize) -> Result<Vec<Run>, NodeError> {
         let chain = self.chain();
-        let views = self.look(|state| state.ledger(agent.as_str(), &*chain, after, limit))?;
-        views.into_iter().map(|view| self.run_of(view)).collect()
+        self.steadily(|| {
+            let views = self.look(|state| state.ledger(agent.as_str(), &*chain, after, limit))?;
+            views.into_iter().map(|view| self.run_of(view)).collect()
+        })
     }
 
     /// The surfaces that hold something, with the number of their live rows or events.

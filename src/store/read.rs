@@ -6,7 +6,7 @@ use redb::ReadableDatabase;
 use super::disk::guarded;
 use super::error::{Part, StoreError};
 use super::tables::{BATCHES, DRAFTS, LogIx};
-use super::{Store, read_lock};
+use super::{Store, lock_mutex, read_lock};
 use crate::crypto::{BatchHeader, SealedBatch};
 use crate::model::{LogId, Seq, SpaceId, Tip, TipHash};
 use crate::sync::DraftGroup;
@@ -31,6 +31,17 @@ impl Store {
     /// [`StoreError::Damaged`] names the batch that is not what was written; [`StoreError::Io`]
     /// and its like from the disk.
     pub fn run(
+        &self,
+        space: &SpaceId,
+        log: &LogId,
+        after: Seq,
+        through: Seq,
+        bytes_max: usize,
+    ) -> Result<Option<Run>, StoreError> {
+        self.steadily(space, || self.run_now(space, log, after, through, bytes_max))
+    }
+
+    fn run_now(
         &self,
         space: &SpaceId,
         log: &LogId,
@@ -69,6 +80,15 @@ impl Store {
     /// # Errors
     /// [`StoreError::Damaged`], [`StoreError::Io`] and its like.
     pub fn batch_at(
+        &self,
+        space: &SpaceId,
+        log: &LogId,
+        seq: Seq,
+    ) -> Result<Option<SealedBatch>, StoreError> {
+        self.steadily(space, || self.batch_at_now(space, log, seq))
+    }
+
+    fn batch_at_now(
         &self,
         space: &SpaceId,
         log: &LogId,
@@ -123,6 +143,27 @@ impl Store {
             self.0.vaults.open_drafts(space, log, first, sealed.value()).map(Some)
         })?;
         Ok(group.filter(|group| seq <= group.last()))
+    }
+
+    /// Reads a log up to where it ends; once more where the tables have lost what lay before that
+    /// end because it was dropped meanwhile.
+    fn steadily<T>(
+        &self,
+        space: &SpaceId,
+        read: impl Fn() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        loop {
+            let truncations = self.truncations(space);
+            let result = read();
+            if !matches!(&result, Err(StoreError::Damaged { what: Part::Batch { .. }, .. })) {
+                return result;
+            }
+            // Tables change before the index that readers ask first: both are of one commit after this.
+            drop(lock_mutex(&self.0.doubt));
+            if self.truncations(space) == truncations {
+                return result;
+            }
+        }
     }
 
     /// The number of a log and where its sealed part ends.
@@ -268,8 +309,11 @@ impl RunWalk<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
     use crate::store::testing::{Author, reopen, store, whole_run};
+    use crate::sync::Write;
 
     #[test]
     fn what_was_committed_reads_back_after_opening_again() {
@@ -340,5 +384,35 @@ mod tests {
 
     fn author_batches(author: &mut Author) -> Vec<SealedBatch> {
         author.batches(1, 4)
+    }
+
+    #[test]
+    fn whoever_reads_while_ends_are_dropped_hears_of_no_damage() {
+        let mut author = Author::new(1);
+        let (store, _) = store(&mut author);
+        let batches = author.batches(4, 4);
+        let (space, log, last) = (author.space, author.log, author.tip().seq);
+        let write = author.write(batches);
+        let drop_all = Write::Truncate { space, log, to: Tip::NONE };
+        let is_over = AtomicBool::new(false);
+
+        std::thread::scope(|scope| {
+            let reading = scope.spawn(|| {
+                let mut counts = [0_u64; 2];
+                while !is_over.load(Ordering::Acquire) {
+                    let run = store.run(&space, &log, Seq::ZERO, last, usize::MAX).unwrap();
+                    counts[0] += u64::from(run.is_some());
+                    counts[1] += u64::from(store.batch_at(&space, &log, last).unwrap().is_some());
+                }
+                counts
+            });
+            for _ in 0..500 {
+                author.commit(&store, vec![write.clone()]);
+                author.commit(&store, vec![drop_all.clone()]);
+            }
+            is_over.store(true, Ordering::Release);
+            let counts = reading.join().unwrap();
+            assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
+        });
     }
 }
