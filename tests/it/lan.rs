@@ -233,7 +233,7 @@ fn assert_says(told: &Value, name: &str, state: &str, words: &str) {
 }
 
 /// Two devices of one person.
-fn pair() -> (Home, Home) {
+pub fn pair() -> (Home, Home) {
     let homes = [Home::init("one"), Home::init("two")];
     kin::pair(&homes[0], &homes[1]);
     let [a, b] = homes;
@@ -242,15 +242,20 @@ fn pair() -> (Home, Home) {
 
 /// Waits until every device holds what every other holds, and compares what that folds to.
 pub fn converge(homes: &[&Home]) {
+    converge_within(homes, "30s");
+}
+
+/// As [`converge`], where the network is slow by intent.
+pub fn converge_within(homes: &[&Home], timeout: &str) {
     let others = (homes.len() - 1).to_string();
     for home in homes {
-        home.run(&["wait", "--on", &others, "--timeout", "30s"]).expect_code(0);
+        home.run(&["wait", "--on", &others, "--timeout", timeout]).expect_code(0);
     }
     let roots: Vec<Value> = homes.iter().map(|home| home.json(&["status"])["state_hash"].clone()).collect();
     assert!(roots.windows(2).all(|pair| pair[0] == pair[1]), "{roots:?}");
 }
 
-fn value(home: &Home, name: &str) -> Value {
+pub fn value(home: &Home, name: &str) -> Value {
     home.json(&["get", "registry:note", name])["payload"].clone()
 }
 
@@ -271,7 +276,7 @@ impl Running {
     }
 
     /// Waits until the log holds these words.
-    fn says(&self, words: &str) {
+    pub fn says(&self, words: &str) {
         while !self.log.recv_timeout(PATIENCE).expect(words).contains(words) {}
     }
 }
@@ -354,15 +359,15 @@ impl Lan {
         kin::run(self.inside(index, home).args(arguments), b"")
     }
 
-    fn address(index: usize) -> String {
+    pub fn address(index: usize) -> String {
         format!("192.168.77.{}", index + 1)
     }
 
-    fn switch(&self) -> String {
+    pub fn switch(&self) -> String {
         format!("{}-switch", self.name)
     }
 
-    fn device(&self, index: usize) -> String {
+    pub fn device(&self, index: usize) -> String {
         format!("{}-{index}", self.name)
     }
 
@@ -383,15 +388,30 @@ impl Lan {
     }
 
     /// Filters what every device hears by one rule, in place of those before.
-    fn filter(&self, rule: &str) {
-        let rules = format!(
-            "flush ruleset; table inet test {{ chain heard {{ type filter hook input priority 0; {rule}; }}; }}"
+    pub fn filter(&self, rule: &str) {
+        (0..self.device_count).for_each(|index| self.filter_at(index, rule));
+    }
+
+    /// Filters what one device hears by one rule, in place of those before.
+    pub fn filter_at(&self, index: usize, rule: &str) {
+        self.nft(
+            index,
+            &format!("table inet test {{ chain heard {{ type filter hook input priority 0; {rule}; }}; }}"),
         );
-        for index in 0..self.device_count {
-            let device = self.device(index);
-            let status = Command::new("ip").args(["netns", "exec", &device, "nft", &rules]).status();
-            assert!(status.expect("nft was there").success());
-        }
+    }
+
+    /// Replaces the rules of a device.
+    pub fn nft(&self, index: usize, rules: &str) {
+        let rules = format!("flush ruleset; {rules}");
+        let status = Command::new("ip").args(["netns", "exec", &self.device(index), "nft", &rules]).status();
+        assert!(status.expect("nft was there").success());
+    }
+
+    /// The rules of a device, with what they counted.
+    pub fn rules(&self, index: usize) -> String {
+        let list = ["netns", "exec", &self.device(index), "nft", "list", "ruleset"];
+        let rules = Command::new("ip").args(list).output().expect("nft was there");
+        String::from_utf8_lossy(&rules.stdout).into_owned()
     }
 
     /// Lets nothing in or out of a device any more, and says so to nobody; or ends that.
@@ -407,9 +427,7 @@ impl Lan {
     }
 
     fn is_multicast_dropped(&self) -> bool {
-        let list = ["netns", "exec", &self.device(0), "nft", "list", "ruleset"];
-        let rules = Command::new("ip").args(list).output().expect("nft was there");
-        let rules = String::from_utf8_lossy(&rules.stdout).into_owned();
+        let rules = self.rules(0);
         rules.contains("udp dport 5353 counter") && !rules.contains("packets 0 ")
     }
 }
@@ -424,7 +442,7 @@ impl Drop for Lan {
 }
 
 #[track_caller]
-fn ip(arguments: &str) {
+pub fn ip(arguments: &str) {
     let output = Command::new("ip").args(arguments.split(' ')).output().expect("ip was there");
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }

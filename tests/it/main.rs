@@ -44,4 +44,6 @@ mod settling;
 mod socket;
 mod talk;
 mod typed;
+#[cfg(target_os = "linux")]
+mod weather;
 mod websocket;
