@@ -7,11 +7,12 @@ use serde_json::value::RawValue;
 use super::dropbox::DropboxForm;
 use super::error::{ControlError, blame_text};
 use super::forms::*;
+use super::lease::phase_text;
 use super::params::{AppendParams, BookmarkForm, RoleParam, ScopeParam};
 use crate::model::{DeviceId, Dot, Hlc, Incarnation, LogId, Payload, Scope, Seq, Surface, Tier};
 use crate::node::{
-    Appended, Bookmark, Change, DeviceStatus, Figure, HealthReason, Metric, NewOp, NodeError, Round, Row,
-    RowValue, SafeToSleep, Sample, Status, StreamEvent,
+    Appended, Bookmark, Change, DeviceStatus, Figure, HealthReason, LeaseHostStatus, Metric, NewOp,
+    NodeError, Round, Row, RowValue, SafeToSleep, Sample, Status, StreamEvent,
 };
 use crate::roster::Role;
 
@@ -236,6 +237,7 @@ impl From<Status> for StatusForm {
             peers: peer_forms(&status.devices),
             forks_healed: status.forks_healed.iter().map(DeviceId::to_string).collect(),
             dropboxes: status.dropboxes.iter().map(DropboxForm::from).collect(),
+            lease_host: status.lease_host.as_ref().map(lease_host_form),
             health: health_form(&status.health),
         }
     }
@@ -274,6 +276,17 @@ pub fn peer_forms(devices: &[DeviceStatus]) -> Vec<PeerForm> {
         }),
     };
     others.map(form).collect()
+}
+
+fn lease_host_form(host: &LeaseHostStatus) -> LeaseHostStatusForm {
+    LeaseHostStatusForm {
+        device_id: host.host.to_string(),
+        name: host.name.clone(),
+        is_member: host.is_member,
+        reachable: host.is_reachable,
+        phase: phase_text(host.phase).to_owned(),
+        in_doubt: host.is_in_doubt,
+    }
 }
 
 /// Health in its form: what threatens data is unhealthy, the rest is degraded.
@@ -376,6 +389,24 @@ fn reason_form(reason: &HealthReason) -> ReasonForm {
             "EpochContested",
             "the key was renewed twice at once; waiting for an admin to renew the key".to_owned(),
             "connect to an admin of the space, or run `kinfold rotate` on one; writing goes on",
+            None,
+        ),
+        HealthReason::LeaseHostRemoved { host } => form(
+            "LeaseHostRemoved",
+            format!("{} hosts the leases and was removed, so nobody gets one", host.short()),
+            "name another host with `kinfold lease move-host DEVICE`; everything but leases goes on",
+            Some(host),
+        ),
+        HealthReason::LeasesQuarantined => form(
+            "LeasesQuarantined",
+            "this device hosts the leases, but was restored or copied, so nobody gets one".to_owned(),
+            "name a host with `kinfold lease move-host DEVICE --lost`; everything but leases goes on",
+            None,
+        ),
+        HealthReason::LeaseStorageFailed => form(
+            "LeaseStorageFailed",
+            "this device hosts the leases, and a write of theirs failed, so nobody gets one".to_owned(),
+            "make room or repair the disk, then start the node again",
             None,
         ),
     }
@@ -567,5 +598,20 @@ mod tests {
         assert!(told.reasons[1].message.contains("runs twice"));
         assert!(told.reasons[2].message.contains("waiting for an admin to renew the key"));
         assert_eq!(health_form(&[HealthReason::EpochContested]).state, "degraded");
+    }
+
+    #[test]
+    fn what_keeps_everybody_from_a_lease_says_what_to_do() {
+        let host = DeviceId::from_bytes([7; 32]);
+        for (reason, words) in [
+            (HealthReason::LeaseHostRemoved { host }, "move-host DEVICE`"),
+            (HealthReason::LeasesQuarantined, "move-host DEVICE --lost`"),
+            (HealthReason::LeaseStorageFailed, "start the node again"),
+        ] {
+            let told = health_form(&[reason]);
+
+            assert_eq!(told.state, "degraded");
+            assert!(told.reasons[0].hint.contains(words), "{told:?}");
+        }
     }
 }

@@ -319,8 +319,29 @@ pub struct StatusForm {
     pub forks_healed: Vec<String>,
     /// The drop boxes of the space. What lies in one is on no device yet.
     pub dropboxes: Vec<DropboxForm>,
+    /// Who hosts the leases; null where this device is no longer one of the space.
+    #[serde(default)]
+    pub lease_host: Option<LeaseHostStatusForm>,
     /// How it is.
     pub health: HealthForm,
+}
+
+/// Who hosts the leases of a space.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct LeaseHostStatusForm {
+    /// The device.
+    pub device_id: String,
+    /// Its name, where this device can read it.
+    pub name: Option<String>,
+    /// Whether it is still a device of the space.
+    pub is_member: bool,
+    /// Whether it can be asked now.
+    pub reachable: bool,
+    /// What the register of the device that answers is doing, as in `lease.host`.
+    pub phase: String,
+    /// Whether the device that answers may neither host nor vote, because its home was restored or
+    /// copied.
+    pub in_doubt: bool,
 }
 
 /// A device of the roster.

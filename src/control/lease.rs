@@ -232,7 +232,7 @@ fn host_form(node: &Node, scope: ScopeParam, host: &LeaseHost) -> LeaseHostForm 
     }
 }
 
-const fn phase_text(phase: Phase) -> &'static str {
+pub(super) const fn phase_text(phase: Phase) -> &'static str {
     match phase {
         Phase::Absent => "absent",
         Phase::Installing => "installing",

@@ -54,6 +54,6 @@ pub use settings::Reloaded;
 pub use space::Space;
 pub use typed::{Typed, TypedChange, TypedFollower};
 pub use types::{
-    Appended, Change, ConnectionRefusal, Custody, DeviceStatus, HealthReason, Intent, NewOp, Round, Row,
-    RowValue, SafeToSleep, Status, StreamEvent,
+    Appended, Change, ConnectionRefusal, Custody, DeviceStatus, HealthReason, Intent, LeaseHostStatus, NewOp,
+    Round, Row, RowValue, SafeToSleep, Status, StreamEvent,
 };

@@ -3,8 +3,9 @@
 use std::sync::PoisonError;
 
 use super::core::Core;
-use super::types::{ConnectionRefusal, DeviceStatus, HealthReason, SafeToSleep, Status};
+use super::types::{ConnectionRefusal, DeviceStatus, HealthReason, LeaseHostStatus, SafeToSleep, Status};
 use crate::clock;
+use crate::lease::Phase;
 use crate::model::{DeviceId, SpaceId};
 use crate::roster::{Epoch, Member, Role};
 use crate::sync::{PeerView, SpaceView};
@@ -28,6 +29,7 @@ impl Core {
         let mut devices: Vec<DeviceStatus> =
             view.roster.members().map(|member| self.device_status(&view, &peers, member)).collect();
         devices.sort_by_key(|device| (!device.is_self, device.name.clone(), device.device));
+        let lease_host = self.lease_host_status(&view);
         let stats: Vec<_> = self.links.values().map(crate::net::Link::stats).collect();
         Some(Status {
             device: own,
@@ -53,7 +55,8 @@ impl Core {
             received_bytes: stats.iter().map(|stats| stats.received_bytes).sum(),
             devices,
             forks_healed: self.engine.healed_forks(space).into_iter().collect(),
-            health: self.health(&view, &peers, counts.unknown),
+            health: self.health(&view, &peers, lease_host.as_ref(), counts.unknown),
+            lease_host,
             dropboxes: Vec::new(),
             is_loading,
         })
@@ -112,11 +115,31 @@ impl Core {
         }
     }
 
+    /// Who hosts the leases, and whether this device can ask it.
+    fn lease_host_status(&self, view: &SpaceView<'_>) -> Option<LeaseHostStatus> {
+        let leases = self.engine.lease_view(view.space)?;
+        let host = leases.head.host;
+        Some(LeaseHostStatus {
+            host,
+            name: self.name_of(view, &host),
+            is_member: leases.has_host,
+            is_reachable: host == self.engine.device() || self.route_to(&host).is_some(),
+            phase: leases.phase,
+            is_in_doubt: leases.is_in_doubt,
+        })
+    }
+
     fn name_of(&self, view: &SpaceView<'_>, device: &DeviceId) -> Option<String> {
         view.roster.name_of(device, |key_id| self.keys.key(key_id))
     }
 
-    fn health(&self, view: &SpaceView<'_>, peers: &[PeerView], unknown: u64) -> Vec<HealthReason> {
+    fn health(
+        &self,
+        view: &SpaceView<'_>,
+        peers: &[PeerView],
+        lease_host: Option<&LeaseHostStatus>,
+        unknown: u64,
+    ) -> Vec<HealthReason> {
         let mut health = Vec::new();
         let own = self.engine.device();
         if let Some(removed) = view.roster.removal_of(&own).filter(|removed| removed.by != own) {
@@ -166,7 +189,27 @@ impl Core {
         if let Some(why) = &self.discovery_down {
             health.push(HealthReason::DiscoveryDown { why: why.clone() });
         }
+        health.extend(lease_host.and_then(lease_reason));
         health
+    }
+}
+
+/// What keeps everybody from a lease. That the host sleeps is no such thing: it comes back by itself.
+fn lease_reason(host: &LeaseHostStatus) -> Option<HealthReason> {
+    if !host.is_member {
+        return Some(HealthReason::LeaseHostRemoved { host: host.host });
+    }
+    match host.phase {
+        Phase::Quarantined => Some(HealthReason::LeasesQuarantined),
+        Phase::StorageFailed => Some(HealthReason::LeaseStorageFailed),
+        Phase::Absent
+        | Phase::Installing
+        | Phase::Recovering
+        | Phase::Serving
+        | Phase::Settling
+        | Phase::Sealing
+        | Phase::Sealed
+        | Phase::Deposed => None,
     }
 }
 

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::dropbox::DropboxStatus;
+use crate::lease::Phase;
 use crate::model::{
     AgentId, Blame, CertHash, DeviceId, Dot, Hlc, IntentStatus, LeaseEpoch, OpId, Payload, Positions, Root,
     RunId, Scope, SpaceId, Surface,
@@ -315,6 +316,34 @@ pub enum HealthReason {
     },
     /// Two admins renewed the key of the space at once; nothing is sealed until one renews it again.
     EpochContested,
+    /// The device that hosts the leases was removed from the space: nobody gets a lease.
+    LeaseHostRemoved {
+        /// Which device that was.
+        host: DeviceId,
+    },
+    /// This device hosts the leases and may not, because its home was restored or copied.
+    LeasesQuarantined,
+    /// This device hosts the leases, and a write of theirs failed: nothing is granted until it is
+    /// opened again.
+    LeaseStorageFailed,
+}
+
+/// Who hosts the leases of a space, as this device has it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct LeaseHostStatus {
+    /// The device that hosts.
+    pub host: DeviceId,
+    /// What it is called, where this device can read it.
+    pub name: Option<String>,
+    /// Whether it is still a device of the space.
+    pub is_member: bool,
+    /// Whether it can be asked now.
+    pub is_reachable: bool,
+    /// What the register of this device is doing.
+    pub phase: Phase,
+    /// Whether this home may neither host nor vote, because it was restored or copied.
+    pub is_in_doubt: bool,
 }
 
 /// What a node is and has.
@@ -359,6 +388,8 @@ pub struct Status {
     pub forks_healed: Vec<DeviceId>,
     /// The drop boxes of the space. What lies in one is on no device yet.
     pub dropboxes: Vec<DropboxStatus>,
+    /// Who hosts the leases; `None` where this device is no longer one of the space.
+    pub lease_host: Option<LeaseHostStatus>,
     /// Empty means healthy.
     pub health: Vec<HealthReason>,
     /// Whether the index over the logs is still being read.

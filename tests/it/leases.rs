@@ -14,7 +14,7 @@ use kinfold::lease::{
 };
 use kinfold::model::{AgentId, CertHash, LeaseEpoch};
 use kinfold::net::{AskError, Topic};
-use kinfold::node::{LeaseHost, Node, NodeError};
+use kinfold::node::{HealthReason, LeaseHost, Node, NodeError};
 use kinfold::roster::Role;
 use kinfold::store::fault::FaultDisk;
 use kinfold::sync::RequestError;
@@ -225,10 +225,12 @@ async fn of_two_devices_the_one_that_is_left_hosts_once_the_other_is_revoked() {
     b.revoke(lost).await.unwrap();
     let without = b.lease_host().await.unwrap();
     assert!(!without.is_member && !without.is_reachable);
+    assert_eq!(lease_reasons(&at_b).await, [HealthReason::LeaseHostRemoved { host: lost }]);
     let replaced = b.replace_lease_host(at_b.device()).await.unwrap();
 
     assert_eq!((replaced.host, replaced.head.term), (at_b.device(), 1));
     until_host(&at_b, |host| host.phase == Phase::Settling).await;
+    assert_eq!(lease_reasons(&at_b).await, []);
     // The device that was called lost returns, and nobody lets it in: its tokens are of an old chain.
     let at_a = homes[0].open().await;
     at_a.add_peer(at_b.local_addr().unwrap().to_string()).await.unwrap();
@@ -273,6 +275,7 @@ async fn a_host_is_put_back(spoil: impl Fn(&Home)) {
     meet(&at_b, &at_a).await;
 
     until_host(&at_a, |host| host.phase == Phase::Quarantined).await;
+    assert_eq!(lease_reasons(&at_a).await, [HealthReason::LeasesQuarantined]);
     for space in [at_a.personal(), at_b.personal()] {
         let refused = space.acquire_lease(&agent("any"), Ttl::DEFAULT).await;
         assert_eq!(refused.unwrap_err(), LeaseRefused::Quarantined);
@@ -396,6 +399,7 @@ async fn a_host_whose_disk_fails_gives_nothing_it_did_not_write() {
     disk.fail_writes(None);
     let refused = node.personal().acquire_lease(&agent("second"), Ttl::DEFAULT).await;
     assert_eq!(refused.unwrap_err(), LeaseRefused::StorageFailed, "nobody knows what the disk holds");
+    assert_eq!(lease_reasons(&node).await, [HealthReason::LeaseStorageFailed]);
     node.stop().await.unwrap();
 
     let node = open(&FaultDisk::with_bytes(disk.bytes())).await;
@@ -473,6 +477,12 @@ fn leases_are_taken_and_shown_by_hand_and_every_refusal_says_what_to_do() {
     assert!(shown.stdout.contains("backup") && shown.stdout.contains("this device, serving"), "{shown:?}");
     let host = lap.run(&["lease", "host"]).expect_code(0);
     assert!(host.stdout.contains("desk") && host.stdout.contains("connected"), "{host:?}");
+    for (home, words) in [(desk, "hosted here, serving"), (lap, "hosted by desk\n")] {
+        let status = home.run(&["status"]).expect_code(0);
+        assert!(status.stdout.contains(words), "{words:?}: {status:?}");
+    }
+    let told = &lap.json(&["status"])["lease_host"];
+    assert_eq!((&told["device_id"], &told["reachable"]), (&json!(_desk.device), &json!(true)), "{told}");
 
     lap.run(&["lease", "renew", "backup", "1"]).expect_code(1).says("acquire it first");
     lap.run(&["lease", "release", "backup", "1"]).expect_code(1).says("acquire it first");
@@ -547,6 +557,20 @@ async fn together(homes: &[Home]) -> (Node, Node) {
     invite(&at_a, &at_b, "b", Role::Admin).await;
     meet(&at_b, &at_a).await;
     (at_a, at_b)
+}
+
+/// What a device tells of its health that has to do with leases.
+async fn lease_reasons(node: &Node) -> Vec<HealthReason> {
+    let mut health = node.status().await.unwrap().health;
+    health.retain(|reason| {
+        matches!(
+            reason,
+            HealthReason::LeaseHostRemoved { .. }
+                | HealthReason::LeasesQuarantined
+                | HealthReason::LeaseStorageFailed
+        )
+    });
+    health
 }
 
 /// Waits until the register looks like this from one device.

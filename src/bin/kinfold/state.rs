@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use kinfold::control::Method;
 use kinfold::control::dropbox::DropboxesForm;
-use kinfold::control::forms::{PeerForm, RoundForm, SafeToSleepForm, StatusForm, WaitForm};
+use kinfold::control::forms::{
+    LeaseHostStatusForm, PeerForm, RoundForm, SafeToSleepForm, StatusForm, WaitForm,
+};
 use kinfold::control::params::{NoParams, ScopeParam, WaitParams};
 use serde_json::json;
 use tokio::time::Instant;
@@ -106,6 +108,9 @@ fn show(status: &StatusForm, is_offline: bool, output: &Output) -> Result<(), Fa
     if status.loading {
         output.line(format!("{}the index is still being read; figures will grow", label("loading")))?;
     }
+    if let Some(host) = &status.lease_host {
+        output.line(format!("{}{}", label("leases"), lease_host(host, &status.device_id, output)))?;
+    }
     let tone = match status.health.state.as_str() {
         "healthy" => Tone::Good,
         "degraded" => Tone::Warn,
@@ -128,6 +133,20 @@ fn show(status: &StatusForm, is_offline: bool, output: &Output) -> Result<(), Fa
     }
     output.line("")?;
     crate::dropbox::show(&status.dropboxes, output)
+}
+
+fn lease_host(host: &LeaseHostStatusForm, own: &str, output: &Output) -> String {
+    let name = host.name.clone().unwrap_or_else(|| short_device(&host.device_id));
+    let mut text = match (host.device_id == own, host.is_member, host.reachable) {
+        (_, false, _) => output.paint(Tone::Bad, format!("hosted by {name}, which was removed")),
+        (true, ..) => format!("hosted here, {}", host.phase),
+        (false, true, true) => format!("hosted by {name}"),
+        (false, true, false) => format!("hosted by {name}, not reachable"),
+    };
+    if host.in_doubt {
+        text.push_str(&output.paint(Tone::Warn, "; this home was restored or copied and has no vote"));
+    }
+    text
 }
 
 fn show_peers(peers: &[PeerForm], own_root: &str, output: &Output) -> Result<(), Failure> {
