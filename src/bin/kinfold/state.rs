@@ -139,6 +139,8 @@ fn lease_host(host: &LeaseHostStatusForm, own: &str, output: &Output) -> String 
     let name = host.name.clone().unwrap_or_else(|| short_device(&host.device_id));
     let mut text = match (host.device_id == own, host.is_member, host.reachable) {
         (_, false, _) => output.paint(Tone::Bad, format!("hosted by {name}, which was removed")),
+        // None was ever asked for.
+        (true, ..) if host.phase == "absent" => "hosted here".to_owned(),
         (true, ..) => format!("hosted here, {}", host.phase),
         (false, true, true) => format!("hosted by {name}"),
         (false, true, false) => format!("hosted by {name}, not reachable"),

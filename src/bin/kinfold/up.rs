@@ -95,9 +95,13 @@ async fn serve(
         announce(node, web_address, output)?;
         notify::tell("READY=1");
         let mut told = String::new();
+        let mut version = node.version();
         loop {
             tokio::time::sleep(REDRAW).await;
+            version.mark_unchanged();
             tell(&node.status().await?, line, &mut told, output);
+            // A node that is at rest is not asked. One that has stopped answers so above.
+            let _ = tokio::time::timeout(LOOK_AT_REST, version.changed()).await;
         }
     };
     let outcome = tokio::select! {
@@ -237,8 +241,11 @@ fn status_line(output: &Output) -> Option<ProgressBar> {
     Some(line)
 }
 
-/// Between two looks at the node.
+/// Between two looks at a node that changes.
 const REDRAW: Duration = Duration::from_millis(500);
+
+/// Between two looks at one that does not: drop boxes and clocks are told of by nobody.
+const LOOK_AT_REST: Duration = Duration::from_secs(15);
 
 /// How long stopping may take before the process ends anyway.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
