@@ -30,6 +30,7 @@ mod layers;
 mod lease_run;
 mod leases;
 mod ledger;
+mod lifecycle;
 mod living;
 mod members;
 mod pair;
