@@ -286,6 +286,7 @@ fn lease_host_form(host: &LeaseHostStatus) -> LeaseHostStatusForm {
         reachable: host.is_reachable,
         phase: phase_text(host.phase).to_owned(),
         in_doubt: host.is_in_doubt,
+        used: host.is_used,
     }
 }
 

@@ -342,6 +342,8 @@ pub struct LeaseHostStatusForm {
     /// Whether the device that answers may neither host nor vote, because its home was restored or
     /// copied.
     pub in_doubt: bool,
+    /// Whether the device that answers ever had to do with leases.
+    pub used: bool,
 }
 
 /// A device of the roster.

@@ -126,6 +126,7 @@ impl Core {
             is_reachable: host == self.engine.device() || self.route_to(&host).is_some(),
             phase: leases.phase,
             is_in_doubt: leases.is_in_doubt,
+            is_used: leases.is_used,
         })
     }
 
@@ -200,9 +201,10 @@ fn lease_reason(host: &LeaseHostStatus) -> Option<HealthReason> {
         return Some(HealthReason::LeaseHostRemoved { host: host.host });
     }
     match host.phase {
-        Phase::Quarantined => Some(HealthReason::LeasesQuarantined),
+        Phase::Quarantined if host.is_used => Some(HealthReason::LeasesQuarantined),
         Phase::StorageFailed => Some(HealthReason::LeaseStorageFailed),
-        Phase::Absent
+        Phase::Quarantined
+        | Phase::Absent
         | Phase::Installing
         | Phase::Recovering
         | Phase::Serving

@@ -344,6 +344,9 @@ pub struct LeaseHostStatus {
     pub phase: Phase,
     /// Whether this home may neither host nor vote, because it was restored or copied.
     pub is_in_doubt: bool,
+    /// Whether this device ever had to do with leases of the space. Where it had not, a register in
+    /// quarantine keeps nobody from anything, and is no reason of health.
+    pub is_used: bool,
 }
 
 /// What a node is and has.

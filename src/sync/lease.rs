@@ -60,6 +60,8 @@ pub struct LeaseView {
     pub phase: Phase,
     /// Whether this home may neither host nor vote: it was restored or copied.
     pub is_in_doubt: bool,
+    /// Whether this device ever had to do with leases of the space: asked, answered, voted or saw a token.
+    pub is_used: bool,
     /// The leases held, where this device hosts.
     pub leases: Vec<(AgentId, Standing)>,
     /// The move this device drives: where to, who has confirmed, and how many have to.
@@ -352,7 +354,10 @@ impl Engine {
         let Some(leases) = &state.leases else {
             let phase = if is_other_home { Phase::Quarantined } else { Phase::Absent };
             let is_in_doubt = state.lease_home != HostInstance::FIRST;
-            return Some(LeaseView { head, has_host, phase, is_in_doubt, leases: Vec::new(), driving: None });
+            let is_used =
+                head.kind != CertKind::First || state.lease_stored.as_ref().is_some_and(LoadedLease::is_used);
+            let (leases, driving) = (Vec::new(), None);
+            return Some(LeaseView { head, has_host, phase, is_in_doubt, is_used, leases, driving });
         };
         let driving = leases.designation.driving().map(|(proposal, confirmed)| Driving {
             to: proposal.host,
@@ -365,6 +370,7 @@ impl Engine {
             has_host,
             phase: leases.register.phase(),
             is_in_doubt: leases.designation.is_in_doubt(),
+            is_used: true,
             leases: leases.register.leases().map(|(key, standing)| (key.clone(), standing)).collect(),
             driving,
         })

@@ -141,9 +141,7 @@ fn a_copied_home_that_both_use_loses_nothing_in_three_processes() {
         assert_eq!(rows.len(), expected.len(), "nothing is there twice");
         let status = home.json(&["status"]);
         assert_eq!(status["state_hash"], two.json(&["status"])["state_hash"]);
-        let reasons = status["health"]["reasons"].as_array().expect("a list");
-        // A host that was copied gives no leases until a person names one; what it holds is whole.
-        assert!(reasons.iter().all(|reason| reason["kind"] == "LeasesQuarantined"), "{status}");
+        assert_eq!(status["health"]["reasons"], json!([]), "{status}");
         assert_eq!(status["forks_healed"].as_array().map(Vec::len), Some(1), "{status}");
     }
 }
@@ -253,10 +251,7 @@ async fn agree(nodes: &[&Node], lives: &[&str]) -> usize {
         let status = node.status().await.unwrap();
         assert_eq!(status.conflict_count, 0);
         assert!(
-            // A host that was put back gives no leases until a person names one; what it holds is whole.
-            status.health.iter().all(|reason| {
-                matches!(reason, HealthReason::RunsTwice { .. } | HealthReason::LeasesQuarantined)
-            }),
+            status.health.iter().all(|reason| matches!(reason, HealthReason::RunsTwice { .. })),
             "{:?}",
             status.health
         );

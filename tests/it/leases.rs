@@ -292,6 +292,28 @@ async fn a_host_is_put_back(spoil: impl Fn(&Home)) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_quarantine_that_nobody_notices_is_shown_and_is_a_reason_once_somebody_asks() {
+    let home = Home::init("a");
+    close(home.open().await).await;
+    fs::remove_file(home.path().join("store.mark")).unwrap();
+
+    let node = home.open().await;
+    let shown = node.status().await.unwrap();
+    let host = shown.lease_host.expect("a space has a host");
+    assert_eq!((host.phase, host.is_in_doubt, host.is_used), (Phase::Quarantined, true, false));
+    assert_eq!(shown.health, []);
+    let refused = node.personal().acquire_lease(&agent("job"), Ttl::DEFAULT).await.unwrap_err();
+
+    assert_eq!(refused, LeaseRefused::Quarantined);
+    assert_eq!(lease_reasons(&node).await, [HealthReason::LeasesQuarantined]);
+    close(node).await;
+    // Nothing was written for the request; the home is as good as it was.
+    let node = home.open().await;
+    assert_eq!(lease_reasons(&node).await, []);
+    close(node).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_restored_device_that_is_alone_hosts_again_once_its_person_says_so() {
     let home = Home::init("a");
     let node = home.open().await;
