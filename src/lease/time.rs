@@ -36,12 +36,12 @@ impl Ttl {
     }
 
     /// A time to live as a peer or a disk says it, within its bounds or not: the register refuses it.
-    pub(super) const fn from_raw(millis: u32) -> Self {
+    pub(crate) const fn from_raw(millis: u32) -> Self {
         Self(millis)
     }
 
     /// Whether it lies within its bounds.
-    pub(super) fn is_sound(self) -> bool {
+    pub(crate) fn is_sound(self) -> bool {
         Self::MIN <= self && self <= Self::MAX
     }
 

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use self::answer::Bucket;
+pub use self::answer::REQUESTS_PER_SECOND;
 use self::stage::{Remembered, Stage};
 use super::cert::{CertKind, Head, ProposalHash, TableDigest};
 use super::refused::LeaseRefused;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{Kind, Summary};
-use crate::lease::{Answer, Holder, LeaseRefused, Verb};
-use crate::model::{CertHash, LeaseEpoch};
+use crate::lease::{Answer, Holder, HostState, LeaseRefused, Reply, Verb};
+use crate::model::{CertHash, DeviceId, LeaseEpoch};
 
 /// Everything the checkers look at. Times are true microseconds.
 #[derive(Clone, Debug)]
@@ -21,6 +21,99 @@ pub struct History {
     pub certificates: BTreeMap<u32, Vec<CertHash>>,
     /// Starts of devices.
     pub lives: u64,
+    /// Every yes of a host, whether it arrived or not.
+    pub replies: Vec<HostReply>,
+    /// Every vote that was sent.
+    pub votes: Vec<CastVote>,
+    /// What registers held, after each write.
+    pub tables: Vec<Table>,
+    /// When a crowded register took a request, and of whom.
+    pub taken: Vec<(u64, DeviceId)>,
+}
+
+/// A host's yes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HostReply {
+    /// When the request was sent first.
+    pub sent: u64,
+    /// When the answer left.
+    pub at: u64,
+    /// Which device said it, and in which of its lives.
+    pub host: (DeviceId, u64),
+    /// Under which certificate.
+    pub cert: CertHash,
+    /// Which key.
+    pub key: usize,
+    /// Whom to.
+    pub by: Holder,
+    /// What was asked.
+    pub asked: Verb,
+    /// What was said.
+    pub answer: Answer,
+    /// Whether a loss of power at that moment would have left the host with the certificate and the
+    /// token it named.
+    pub is_durable: bool,
+}
+
+impl HostReply {
+    /// `disk` is what is durable of the host's register at that moment.
+    pub(super) fn of(
+        (sent, at): (u64, u64),
+        host: (DeviceId, u64),
+        (key, by, asked): (usize, Holder, Verb),
+        reply: &Reply,
+        disk: &Option<HostState>,
+    ) -> Self {
+        let answer = *reply.answer.as_ref().expect("it is a yes");
+        let named = match answer {
+            Answer::Granted { epoch } | Answer::Renewed { epoch } | Answer::Released { epoch } => Some(epoch),
+            Answer::Current { standing } => standing.map(|standing| standing.epoch),
+        };
+        let is_durable = disk.as_ref().is_some_and(|state| {
+            let head = &state.head;
+            let greatest = LeaseEpoch::of(head.term, head.next_n.map_or(u32::MAX, |next| next - 1));
+            head.cert == reply.cert
+                && (named.is_none_or(|named| named.term() < head.term) || named <= greatest)
+        });
+        Self { sent, at, host, cert: reply.cert, key, by, asked, answer, is_durable }
+    }
+}
+
+/// A vote for a certificate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CastVote {
+    /// When it was sent.
+    pub at: u64,
+    /// Whether its promise was durable then.
+    pub is_durable: bool,
+    /// Whether it came of a restored home that no certificate names.
+    pub is_in_doubt: bool,
+}
+
+/// What a register holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Table {
+    /// Since when.
+    pub at: u64,
+    /// Keys.
+    pub key_count: usize,
+    /// The most leases of one device.
+    pub held_max: usize,
+    /// Whether every time to live is within its bounds.
+    pub is_ttl_sound: bool,
+}
+
+impl Table {
+    pub(super) fn of(at: u64, state: &HostState) -> Self {
+        let mut held: BTreeMap<DeviceId, usize> = BTreeMap::new();
+        let mut is_ttl_sound = true;
+        for (holder, ttl) in state.entries.values().filter_map(crate::lease::Entry::held) {
+            *held.entry(holder.device).or_default() += 1;
+            is_ttl_sound &= ttl.is_sound();
+        }
+        let held_max = held.values().copied().max().unwrap_or(0);
+        Self { at, key_count: state.entries.len(), held_max, is_ttl_sound }
+    }
 }
 
 /// One request, from its first send to the reply that its daemon took.
@@ -74,6 +167,8 @@ pub struct Act {
     pub at: u64,
     /// Whether the fence had let it pass; otherwise the local clock alone had.
     pub is_fenced: bool,
+    /// Whether its device had slept since the lease was granted or renewed, and knew that.
+    pub is_unrenewed: bool,
 }
 
 impl History {
@@ -86,6 +181,10 @@ impl History {
             acts: Vec::new(),
             certificates: BTreeMap::new(),
             lives: 0,
+            replies: Vec::new(),
+            votes: Vec::new(),
+            tables: Vec::new(),
+            taken: Vec::new(),
         }
     }
 

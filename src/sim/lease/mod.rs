@@ -2,12 +2,15 @@
 //!
 //! One number decides everything: devices, drifting clocks, a network that loses, copies and delays,
 //! disks that fail or stop between any two writes, sleep, restored homes, moves of the register,
-//! two admins at once. Every history goes through [`order`] (tokens and beliefs), and through
+//! two admins at once. Every history goes through [`order`] (tokens and beliefs), through [`conduct`]
+//! (what was durable when it was said, bounds) and through
 //! [`linear`] (is there one order of all requests that explains every answer?). [`model`] walks
 //! every state of a small world instead.
 //!
 //! `cargo run --release --example lease_sim -- --histories 5000` runs many.
 
+pub mod conduct;
+mod crowd;
 mod history;
 pub mod linear;
 pub mod model;
@@ -17,7 +20,8 @@ pub mod order;
 mod tests;
 mod world;
 
-pub use history::{Act, Asked, Belief, History, Op, Said};
+pub use conduct::Breach;
+pub use history::{Act, Asked, Belief, CastVote, History, HostReply, Op, Said, Table};
 
 use thiserror::Error;
 
@@ -37,25 +41,29 @@ pub enum Kind {
     Moved,
     /// The register is moved away from a host that is alive behind a partition.
     WronglyLost,
+    /// More daemons ask more than one register serves.
+    Crowded,
 }
 
 impl Kind {
-    /// Every kind.
-    pub const EVERY: [Self; 5] =
+    const COMMON: [Self; 5] =
         [Self::Plain, Self::Restored, Self::RestoredUnseen, Self::Moved, Self::WronglyLost];
 
-    /// Whether one order of all requests is promised: not where two hosts serve at once, nor where one
-    /// was set back without a trace.
+    /// Whether one order of all requests is looked for: not where two hosts serve at once, nor where one
+    /// was set back without a trace, nor in a crowd, whose requests all come one after the other.
     pub const fn is_linear(self) -> bool {
         match self {
             Self::Plain | Self::Restored | Self::Moved => true,
-            Self::RestoredUnseen | Self::WronglyLost => false,
+            Self::RestoredUnseen | Self::WronglyLost | Self::Crowded => false,
         }
     }
 
-    /// The kind that a seed has: each as often.
+    /// The kind that a seed has: one in fifty is a crowd, of the others each is as often.
     pub fn of(seed: u64) -> Self {
-        Self::EVERY[usize::try_from(seed % 5).expect("less than 5")]
+        if seed % 50 == 49 {
+            return Self::Crowded;
+        }
+        Self::COMMON[usize::try_from(seed % 5).expect("less than 5")]
     }
 }
 
@@ -115,6 +123,14 @@ pub enum Violation {
         one: CertHash,
         /// The other.
         other: CertHash,
+    },
+    /// A rule was broken, whether harm came of it or not.
+    #[error("at {at} us: {breach}")]
+    Conduct {
+        /// Which.
+        breach: Breach,
+        /// When, in true microseconds.
+        at: u64,
     },
     /// No order of the requests explains the answers.
     #[error("no order of the {ops} requests for key {key} explains their answers, the first being {near:?}")]
@@ -186,7 +202,10 @@ impl Summary {
 
 /// The history of one seed.
 pub fn history(seed: u64, kind: Kind, rules: Rules) -> History {
-    world::run(seed, kind, rules)
+    match kind {
+        Kind::Crowded => crowd::run(seed, rules),
+        _ => world::run(seed, kind, rules),
+    }
 }
 
 /// Runs one seed through the order check and, if asked and promised, through the search for an order.
@@ -197,6 +216,7 @@ pub fn run(seed: u64, kind: Kind, rules: Rules, depth: Depth) -> Result<Summary,
     let history = history(seed, kind, rules);
     let fail = |violation| Failure { seed, violation };
     order::check(&history).map_err(fail)?;
+    conduct::check(&history).map_err(fail)?;
     let mut summary = history.summary();
     if depth == Depth::Linear && kind.is_linear() {
         let states = linear::check(&history, linear::STATES_MAX).map_err(fail)?;
@@ -209,7 +229,7 @@ pub fn run(seed: u64, kind: Kind, rules: Rules, depth: Depth) -> Result<Summary,
 /// How thoroughly a history is checked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Depth {
-    /// Tokens and beliefs.
+    /// Tokens, beliefs and conduct.
     Order,
     /// And whether one order of all requests explains every answer.
     Linear,

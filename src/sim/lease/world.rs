@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use super::Kind;
-use super::history::{Act, Belief, History, Op};
+use super::history::{Act, Belief, CastVote, History, HostReply, Op, Table};
 use crate::lease::{
     CertKind, Certificate, Chain, Client, ClientEffect, ClientInput, DaemonInstance, Designation,
     DesignationEffect, DesignationInput, DesignationMessage, DesignationState, Holder, Home, HostInstance,
-    HostState, HostWrite, LeaseRefused, Local, Own, Patience, Phase, Post, Proposal, Register,
+    HostState, HostWrite, LeaseRefused, Local, Own, Patience, Phase, Post, Proposal, ProposalHash, Register,
     RegisterEffect, RegisterInput, Reply, ReqNo, Request, Rules, Signatures, Standing, Ttl, Vote, Voter,
     WriteId, fence,
 };
@@ -161,6 +161,10 @@ struct Device {
     designation: Designation,
     clients: Vec<Client>,
     open: BTreeMap<usize, (Belief, u64)>,
+    /// Keys whose leases it has not renewed since it noticed that it slept.
+    woken: BTreeSet<usize>,
+    /// Whether its home was put back, and its mark told.
+    is_restored: bool,
     read_sent: BTreeMap<usize, u64>,
 }
 
@@ -171,7 +175,7 @@ impl World {
         let mut rng = Rng::new(seed ^ 0x6c65_6173_6500);
         let count = if kind == Kind::Plain { rng.between(2, 4) } else { rng.between(3, 4) };
         let length = match kind {
-            Kind::Plain => 90,
+            Kind::Plain | Kind::Crowded => 90,
             Kind::Restored | Kind::RestoredUnseen => 240,
             Kind::Moved | Kind::WronglyLost => 300,
         };
@@ -238,6 +242,8 @@ impl World {
             designation: Designation::open(&now, post, chain, disk.designation),
             clients: Vec::new(),
             open: BTreeMap::new(),
+            woken: BTreeSet::new(),
+            is_restored: false,
             read_sent: BTreeMap::new(),
         }
     }
@@ -303,6 +309,7 @@ impl World {
             Event::Wake { device, life } => {
                 if self.is_life(device, life) && self.rng.happens(500) {
                     for key in 0..self.key_count {
+                        self.devices[device].woken.insert(key);
                         self.client(device, key, ClientInput::Woke);
                     }
                 }
@@ -413,7 +420,8 @@ impl World {
     fn act(&mut self, device: usize, key: usize) {
         let now = self.clock(device);
         if let Local::Valid { epoch, .. } = self.devices[device].clients[key].local(&now) {
-            self.history.acts.push(Act { key, epoch, at: self.now, is_fenced: false });
+            let is_unrenewed = self.devices[device].woken.contains(&key);
+            self.history.acts.push(Act { key, epoch, at: self.now, is_fenced: false, is_unrenewed });
         }
     }
 
@@ -423,7 +431,8 @@ impl World {
         let Some(claimed) = client.grant().map(crate::lease::Grant::epoch) else { return };
         let own = Holder { device: self.devices[device].id, instance: instance(self.devices[device].life) };
         if fence(claimed, own, None, read, &client.local(&now)).may_dispatch() {
-            self.history.acts.push(Act { key, epoch: claimed, at: self.now, is_fenced: true });
+            let is_unrenewed = self.devices[device].woken.contains(&key);
+            self.history.acts.push(Act { key, epoch: claimed, at: self.now, is_fenced: true, is_unrenewed });
         }
     }
 
@@ -480,7 +489,7 @@ impl World {
 
     fn special(&mut self, device: usize) {
         match self.history.kind {
-            Kind::Plain => self.crash(device, SECOND),
+            Kind::Plain | Kind::Crowded => self.crash(device, SECOND),
             Kind::Restored | Kind::RestoredUnseen => self.restore(device),
             Kind::Moved => self.moves(),
             Kind::WronglyLost => self.lose_wrongly(),
@@ -528,6 +537,7 @@ impl World {
         own.is_up = false;
         own.writes.clear();
         own.asleep_until = 0;
+        own.woken.clear();
         for (_, (mut belief, until)) in std::mem::take(&mut own.open) {
             belief.end = until.min(now);
             self.history.beliefs.push(belief);
@@ -547,6 +557,7 @@ impl World {
         self.devices[device].disk = copy;
         if self.history.kind == Kind::Restored {
             self.devices[device].instance = HostInstance::new(self.rng.next() | 1);
+            self.devices[device].is_restored = true;
             // Somebody notices, and moves the register without that home.
             let other = (device + 1) % self.devices.len();
             let kind = CertKind::Lost;
@@ -743,7 +754,11 @@ impl World {
     fn make_durable(&mut self, device: usize, write: &Write) {
         let disk = &mut self.devices[device].disk;
         match write {
-            Write::Host(_, write) => disk.host = Some(HostState::apply(disk.host.take(), write)),
+            Write::Host(_, write) => {
+                let state = HostState::apply(disk.host.take(), write);
+                self.history.tables.push(Table::of(self.now, &state));
+                disk.host = Some(state);
+            }
             Write::Designation(_, state) => disk.designation = Some(state.clone()),
             Write::Certificate(cert) => {
                 if disk.certificates.iter().all(|known| known.hash() != cert.hash()) {
@@ -762,7 +777,10 @@ impl World {
         for effect in self.devices[device].register.step(&now, input) {
             match effect {
                 RegisterEffect::Persist { id, write } => self.write(device, Write::Host(id, write)),
-                RegisterEffect::Reply { to, reply } => self.send_to(device, to, Parcel::Reply(reply)),
+                RegisterEffect::Reply { to, reply } => {
+                    self.note_reply(device, to, &reply);
+                    self.send_to(device, to, Parcel::Reply(reply));
+                }
                 RegisterEffect::Sealed { proposal, digest, .. } => {
                     self.designation(device, DesignationInput::Sealed { proposal, digest });
                 }
@@ -786,6 +804,7 @@ impl World {
                     self.send_to(device, to, Parcel::Designation(message));
                 }
                 DesignationEffect::Vote { to, hash, table } => {
+                    self.note_vote(device, hash);
                     let voter = self.devices[device].id;
                     let signed = Proposal::confirmed_hash(hash, table);
                     let signature = Signatures::simulated(&voter, &signed);
@@ -827,11 +846,13 @@ impl World {
                     self.send_to(device, to, Parcel::Request(request));
                 }
                 ClientEffect::Granted(grant) => {
+                    self.devices[device].woken.remove(&key);
                     let sent = before.map_or(self.now, |at| self.when(device, at));
                     self.believe(device, key, grant.epoch(), sent, grant.valid_until());
                     self.designation(device, DesignationInput::Seen(grant.epoch()));
                 }
                 ClientEffect::Renewed(grant) => {
+                    self.devices[device].woken.remove(&key);
                     let until = self.when(device, grant.valid_until());
                     if let Some((_, end)) = self.devices[device].open.get_mut(&key) {
                         *end = (*end).max(until);
@@ -861,6 +882,28 @@ impl World {
             self.asked.insert(at, self.history.ops.len());
             self.history.ops.push(Op { key, by, asked: request.verb, sent: self.now, said: None });
         }
+    }
+
+    fn note_reply(&mut self, host: usize, to: DeviceId, reply: &Reply) {
+        let by = Holder { device: to, instance: reply.instance };
+        let own = &self.devices[host];
+        let key = (0..self.key_count).find(|key| key_name(*key) == reply.key);
+        let Some(key) = key.filter(|_| reply.answer.is_ok()) else { return };
+        let asker = self.devices.iter().position(|own| own.id == to).expect("only devices ask");
+        let Some(op) = self.asked.get(&(asker, reply.instance.get(), key, reply.req_no)) else { return };
+        let Op { sent, asked, .. } = self.history.ops[*op];
+        let said =
+            HostReply::of((sent, self.now), (own.id, own.life), (key, by, asked), reply, &own.disk.host);
+        self.history.replies.push(said);
+    }
+
+    fn note_vote(&mut self, device: usize, hash: ProposalHash) {
+        let own = &self.devices[device];
+        let promise = own.disk.designation.as_ref().and_then(|state| state.promise.as_ref());
+        let is_durable = promise.is_some_and(|promise| promise.hash() == hash);
+        let is_named = own.designation.chain().vouches_for(&own.id, own.instance);
+        let is_in_doubt = own.is_restored && !is_named;
+        self.history.votes.push(CastVote { at: self.now, is_durable, is_in_doubt });
     }
 
     fn believe(&mut self, device: usize, key: usize, epoch: LeaseEpoch, sent: u64, valid_until: Duration) {
