@@ -222,7 +222,9 @@ impl From<Status> for StatusForm {
             state_hash: status.state_hash.to_string(),
             journal_frontier: status.frontier.iter().map(|(log, seq)| (log.to_string(), *seq)).collect(),
             frontier: status.positions.map(|positions| positions.to_string()),
-            stable_frontier: None,
+            stable_frontier: status
+                .stable
+                .map(|stable| stable.iter().map(|(log, seq)| (log.to_string(), *seq)).collect()),
             base_checkpoint: None,
             ops: status.op_count,
             rows: status.row_count,
@@ -333,7 +335,7 @@ fn reason_form(reason: &HealthReason) -> ReasonForm {
         HealthReason::Diverged { device, ours, theirs } => form(
             "Diverged",
             format!("same ops, another state on {}: {ours} here, {theirs} there", device.short()),
-            "run the same version on both devices; keep both homes and report it",
+            "`kinfold verify` finds the first row that differs; nothing is thrown away meanwhile, so keep both homes",
             Some(device),
         ),
         HealthReason::KeyMissing { batches } => form(

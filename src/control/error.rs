@@ -614,6 +614,7 @@ pub(super) fn node_kind(error: &NodeError) -> &'static str {
         NodeError::PersonalSpace => "PersonalSpace",
         NodeError::NotReachable { .. } => "NotReachable",
         NodeError::StillBehind { .. } => "StillBehind",
+        NodeError::NotCompared { .. } => "NotCompared",
         NodeError::UnknownLog { .. } => "UnknownLog",
         NodeError::BeyondLog { .. } => "BeyondLog",
         NodeError::PastKeyMissing { .. } => "PastKeyMissing",
@@ -651,6 +652,7 @@ pub(super) fn node_hint(error: &NodeError) -> Option<String> {
              `kinfold revoke` keeps what is here"
                 .into(),
         ),
+        NodeError::NotCompared { .. } => Some("try again once `kinfold status` shows it connected and nothing behind".into()),
         NodeError::StillBehind { .. } => Some("try again once `kinfold status` shows nothing ahead".into()),
         NodeError::Refused(RequestError::NotAuthor) => {
             Some("it was removed from the space, or stores without keys; `kinfold status` says which".into())

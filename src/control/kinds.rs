@@ -113,6 +113,7 @@ pub const ERROR_KINDS: &[&str] = &[
     "NotAuthor",
     "NotAuthorized",
     "NotBuiltIn",
+    "NotCompared",
     "NotHolder",
     "NotHost",
     "NotInitialised",

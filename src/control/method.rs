@@ -35,10 +35,11 @@ use super::params::*;
 use super::past::{self, StateAtForm, StateAtParams};
 use super::policy::{self, PoliciesForm, SetPolicyParams};
 use super::roster::{
-    self, CreateSpaceParams, DeviceParams, LeftForm, RenameParams, RenamedForm, RevokedForm, RosterForm,
-    RotatedForm, SpaceForm, SpacesForm,
+    self, ActivityForm, CreateSpaceParams, DeviceParams, LeftForm, RenameParams, RenamedForm, RevokedForm,
+    RosterForm, RotatedForm, SpaceForm, SpacesForm,
 };
 use super::session::Session;
+use super::verify::{self, VerifyForm, VerifyParams};
 use crate::model::nearest::nearest;
 
 macro_rules! methods {
@@ -145,6 +146,9 @@ methods! {
     Intents = "sync.intents" (IntentsParams) -> IntentsForm, node ledger::list;
     /// Folds a state of the past anew, and shows a row, a page or the surfaces of it.
     StateAt = "sync.state_at" (StateAtParams) -> StateAtForm, node past::state_at;
+    /// Holds the state against its rows and against the states of other devices; finds the first row that
+    /// differs.
+    Verify = "sync.verify" (VerifyParams) -> VerifyForm, node verify::verify;
     /// Reads one op by its id or its place, also one that lost.
     Op = "sync.op" (OpParams) -> OpForm, node conflicts::op;
     /// Settles a conflict: with one of its values, a new one, a removal, or an acknowledgement.
@@ -175,6 +179,10 @@ methods! {
     Retire = "roster.retire" (DeviceParams) -> RevokedForm, node roster::retire;
     /// Renames a device.
     Rename = "roster.rename" (RenameParams) -> RenamedForm, node roster::rename;
+    /// Waits for a device no more: it is away for long. It comes back with whatever it writes meanwhile.
+    Dormant = "roster.dormant" (DeviceParams) -> ActivityForm, node roster::dormant;
+    /// Waits for a device again.
+    Active = "roster.active" (DeviceParams) -> ActivityForm, node roster::active;
     /// Renews the key of a space.
     Rotate = "roster.rotate" (ScopeParams) -> RotatedForm, node roster::rotate;
     /// Takes the lease of an agent for this node, where nobody holds it. It is not renewed by itself.

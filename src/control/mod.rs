@@ -35,6 +35,7 @@ pub mod roster;
 #[cfg(unix)]
 pub mod server;
 pub mod session;
+pub mod verify;
 pub mod websocket;
 
 #[cfg(unix)]

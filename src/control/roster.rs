@@ -11,7 +11,7 @@ use super::error::ControlError;
 use super::forms::DeviceForm;
 use super::params::{NoParams, RoleParam, ScopeParam, ScopeParams};
 use crate::model::{DeviceId, Scope};
-use crate::node::{Node, RemovedDevice, Revoked, Space, SpaceInfo};
+use crate::node::{Activity, Node, RemovedDevice, Revoked, Space, SpaceInfo};
 
 /// A space to begin.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -141,6 +141,19 @@ pub struct RenamedForm {
     pub name: String,
 }
 
+/// Whether a device is waited for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ActivityForm {
+    /// The device.
+    pub device_id: String,
+    /// Its name, where this device can read it.
+    pub name: Option<String>,
+    /// Whether nothing waits for it from now on.
+    pub dormant: bool,
+    /// Whether that was otherwise before.
+    pub changed: bool,
+}
+
 /// A key that was renewed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct RotatedForm {
@@ -262,6 +275,25 @@ pub(super) async fn rename(node: &Node, params: RenameParams) -> Result<RenamedF
     let (space, found) = find(node, &DeviceParams { scope, device }).await?;
     space.rename(device_id(&found)?, &name).await?;
     Ok(RenamedForm { device_id: found.device_id, name })
+}
+
+pub(super) async fn dormant(node: &Node, params: DeviceParams) -> Result<ActivityForm, ControlError> {
+    set_activity(node, &params, Activity::Dormant).await
+}
+
+pub(super) async fn active(node: &Node, params: DeviceParams) -> Result<ActivityForm, ControlError> {
+    set_activity(node, &params, Activity::Active).await
+}
+
+async fn set_activity(
+    node: &Node,
+    params: &DeviceParams,
+    activity: Activity,
+) -> Result<ActivityForm, ControlError> {
+    let (space, found) = find(node, params).await?;
+    let changed = space.set_activity(device_id(&found)?, activity).await?;
+    let dormant = activity == Activity::Dormant;
+    Ok(ActivityForm { device_id: found.device_id, name: found.name, dormant, changed })
 }
 
 pub(super) async fn rotate(node: &Node, params: ScopeParams) -> Result<RotatedForm, ControlError> {

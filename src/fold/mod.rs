@@ -37,6 +37,7 @@ mod settled;
 pub mod snapshot;
 mod state;
 mod tables;
+pub mod verify;
 
 pub use query::{Conflict, Counts, Event, Head, ListedRow, RowFilter, RowView, Seen, SurfaceCounts};
 pub use retention::{Policy, PolicyError};

@@ -209,24 +209,29 @@ impl Leaves<'_> {
     }
 
     fn leaf(&self, entry: &Entry) -> [u8; 32] {
-        let is_tombstone = entry.mark == Mark::Tombstone;
-        leaf_under(&self.row, &head_bytes(&self.logs.dot(entry), entry.hlc, is_tombstone))
+        leaf_of(&self.row, entry, self.logs)
     }
+}
+
+/// The leaf of one op of a row.
+pub(super) fn leaf_of(row: &RowHash, entry: &Entry, logs: &Logs) -> [u8; 32] {
+    let is_tombstone = entry.mark == Mark::Tombstone;
+    leaf_under(row, &head_bytes(&logs.dot(entry), entry.hlc, is_tombstone))
 }
 
 /// A number modulo 2^256, least word first.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Sum([u64; 4]);
+pub(super) struct Sum([u64; 4]);
 
 impl Sum {
-    const ZERO: Self = Self([0; 4]);
+    pub(super) const ZERO: Self = Self([0; 4]);
 
-    fn from_bytes(bytes: &[u8; 32]) -> Self {
+    pub(super) fn from_bytes(bytes: &[u8; 32]) -> Self {
         let word = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
         Self([word(24), word(16), word(8), word(0)])
     }
 
-    fn to_bytes(self) -> [u8; 32] {
+    pub(super) fn to_bytes(self) -> [u8; 32] {
         let mut bytes = [0; 32];
         for (chunk, word) in bytes.chunks_exact_mut(8).zip(self.0.iter().rev()) {
             chunk.copy_from_slice(&word.to_be_bytes());
@@ -234,7 +239,7 @@ impl Sum {
         bytes
     }
 
-    fn add(&mut self, other: &Self) {
+    pub(super) fn add(&mut self, other: &Self) {
         let mut carry = false;
         for (word, other) in self.0.iter_mut().zip(other.0) {
             let (sum, first) = word.overflowing_add(other);

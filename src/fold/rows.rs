@@ -79,6 +79,19 @@ impl Registers {
         }
     }
 
+    /// Gives the shown head of a row another stamp; false where there is no such row.
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn spoil(&mut self, key: &str, leaves: &mut Leaves<'_>) -> bool {
+        let Some(row) = self.rows.get_mut(&Key::new(key)) else { return false };
+        let mut heads = row.heads().to_vec();
+        let Some(head) = heads.last_mut() else { return false };
+        leaves.remove(head);
+        head.hlc = crate::model::Hlc::new(head.hlc.get() ^ 1);
+        leaves.add(head);
+        *row = Row::of(heads).expect("it has as many heads as before");
+        true
+    }
+
     pub(super) const fn rows(&self) -> &BTreeMap<Key, Row> {
         &self.rows
     }

@@ -39,6 +39,11 @@ impl Tables {
         self.by_surface.get(surface).map(|at| &self.tables[*at])
     }
 
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn find_mut(&mut self, surface: &Surface) -> Option<&mut Table> {
+        self.by_surface.get(surface).map(|at| &mut self.tables[*at])
+    }
+
     /// Every surface, in the order of their names.
     pub(super) fn by_name(&self) -> impl Iterator<Item = &Table> {
         self.by_name.values().map(|at| &self.tables[*at])

@@ -2,7 +2,7 @@
 //!
 //! | direction | bytes | field |
 //! |---|---|---|
-//! | asking side | 1 | topic: 1 = lease |
+//! | asking side | 1 | topic: 1 = lease, 2 = verify |
 //! | | 4 | length n, big-endian, at most [`ASK_BYTES_MAX`] |
 //! | | n | the question; the stream ends with it |
 //! | answering side | 4 | length m, big-endian, at most [`ASK_BYTES_MAX`] |
@@ -33,18 +33,22 @@ use crate::model::Blame;
 pub enum Topic {
     /// A request to the register of leases.
     Lease,
+    /// A comparison of two states.
+    Verify,
 }
 
 impl Topic {
     const fn to_byte(self) -> u8 {
         match self {
             Self::Lease => 1,
+            Self::Verify => 2,
         }
     }
 
     const fn from_byte(byte: u8) -> Option<Self> {
         match byte {
             1 => Some(Self::Lease),
+            2 => Some(Self::Verify),
             _ => None,
         }
     }
@@ -215,7 +219,7 @@ fn length_of(bytes: &Bytes) -> [u8; 4] {
     u32::try_from(bytes.len()).expect("compared with the limit").to_be_bytes()
 }
 
-/// Greatest question and greatest answer: names, tokens and a few ids.
+/// Greatest question and greatest answer: names, tokens and a few ids or hashes.
 pub const ASK_BYTES_MAX: usize = 4 * 1024;
 
 /// How long a question may take to arrive once its stream is open.

@@ -1,6 +1,7 @@
 //! The loop that owns the engine: what happens goes in, effects come out and are performed.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -44,6 +45,8 @@ pub(super) enum Job {
     Loaded {
         space: SpaceId,
         folded: Box<Folded>,
+        /// What it was built from.
+        from: index::From,
         /// How many ops were folded from the log because no snapshot had them.
         replayed: u64,
     },
@@ -162,6 +165,12 @@ pub(super) struct Core {
     is_carried: bool,
     /// Devices of which two copies were connected at once.
     pub twins: BTreeSet<DeviceId>,
+    /// Questions about states that are being answered beside the loop.
+    pub answering: Arc<AtomicU32>,
+    /// Spaces that were folded anew from their log alone, and how often.
+    refolds: BTreeMap<SpaceId, u64>,
+    /// Spaces to be folded from their log alone.
+    anew: BTreeSet<SpaceId>,
     token_last: u64,
     ops_since_snapshot: u64,
     acks_stored: Duration,
@@ -243,6 +252,9 @@ impl Core {
             reading: BTreeSet::new(),
             is_carried: false,
             twins: BTreeSet::new(),
+            answering: Arc::default(),
+            refolds: BTreeMap::new(),
+            anew: BTreeSet::new(),
             token_last: 0,
             ops_since_snapshot: 0,
             acks_stored: Duration::ZERO,
@@ -328,9 +340,9 @@ impl Core {
                     self.settle();
                     question(self);
                 }
-                Job::Loaded { space, folded, replayed } => {
+                Job::Loaded { space, folded, from, replayed } => {
                     self.ops_since_snapshot += replayed;
-                    self.loaded(space, *folded);
+                    self.loaded(space, *folded, from);
                 }
                 Job::LoadFailed { space, why } => {
                     error!(why = %chain_of(&why), "the state cannot be read from the store");
@@ -494,6 +506,9 @@ impl Core {
             }
             NetEvent::Asked { device, topic: net::Topic::Lease, question, answer, .. } => {
                 self.asked(device, &question, answer);
+            }
+            NetEvent::Asked { device, topic: net::Topic::Verify, question, answer, .. } => {
+                self.verify_asked(device, &question, answer);
             }
             NetEvent::Woke => {
                 // Both ways are tried at once, and what was on its way is found lost at once.
@@ -760,6 +775,9 @@ impl Core {
                 self.heard.insert(device, clock::uptime());
             }
             Notice::PeerDown { .. } => {}
+            Notice::Diverged { device, .. } => {
+                error!(device = %device.short(), "the same ops, and another state on that device; `kinfold verify` finds the row");
+            }
             Notice::Fork { log, .. } => {
                 warn!(device = %log.device.short(), "two histories of one log exist; the proof is kept");
             }
@@ -870,9 +888,10 @@ impl Core {
             return;
         }
         let (store, keys) = (self.store.clone(), self.keys.clone());
-        let load = move || match index::load(&space, &store, &keys, &frontier) {
+        let from = if self.anew.contains(&space) { index::From::Log } else { index::From::Snapshot };
+        let load = move || match index::load(&space, &store, &keys, &frontier, from) {
             Ok((folded, replayed)) => {
-                drop(jobs.blocking_send(Job::Loaded { space, folded: Box::new(folded), replayed }));
+                drop(jobs.blocking_send(Job::Loaded { space, folded: Box::new(folded), from, replayed }));
             }
             Err(why) => drop(jobs.blocking_send(Job::LoadFailed { space, why })),
         };
@@ -882,12 +901,16 @@ impl Core {
         }
     }
 
-    fn loaded(&mut self, space: SpaceId, folded: Folded) {
+    fn loaded(&mut self, space: SpaceId, folded: Folded, from: index::From) {
         self.reading.remove(&space);
         let Some(index) = self.index(&space) else { return };
-        if folded.truncations != self.store.truncations(&space) {
+        let is_wanted_anew = self.anew.contains(&space) && from == index::From::Snapshot;
+        if folded.truncations != self.store.truncations(&space) || is_wanted_anew {
             // The end of a log was dropped while this was read: it has folded ops that are gone.
             return self.read_beside(space);
+        }
+        if self.anew.remove(&space) {
+            *self.refolds.entry(space).or_default() += 1;
         }
         index.install(folded);
         self.catch_up(space);
@@ -922,6 +945,25 @@ impl Core {
     fn refold(&mut self, space: SpaceId) {
         // One that is on its way is compared with what was dropped when it arrives.
         self.read_beside(space);
+    }
+
+    /// Folds a space anew from its log alone, whatever a snapshot says.
+    pub(super) fn read_anew(&mut self, space: SpaceId) {
+        self.anew.insert(space);
+        self.read_beside(space);
+    }
+
+    /// How often a space was folded anew from its log alone.
+    pub(super) fn refold_count(&self, space: SpaceId) -> u64 {
+        self.refolds.get(&space).copied().unwrap_or(0)
+    }
+
+    /// Tells the engine of the state as it is, although nothing was folded.
+    #[cfg(feature = "sim")]
+    pub(super) fn report_again(&mut self, space: SpaceId) -> bool {
+        self.folded.insert(space);
+        self.settle();
+        true
     }
 
     /// Writes the own ops of a space that was left into the one that took its place, under their

@@ -169,6 +169,14 @@ pub enum NodeError {
         /// The device.
         device: crate::model::DeviceId,
     },
+    /// The states of two devices were not compared.
+    #[error("the state here was not compared with that of {}: {why}", .device.short())]
+    NotCompared {
+        /// The other device.
+        device: crate::model::DeviceId,
+        /// Why.
+        why: super::verify::WhyNotCompared,
+    },
     /// A device that is to be retired has ops that have not arrived.
     #[error("{ops} ops of {} are still on their way", .device.short())]
     StillBehind {
@@ -277,6 +285,8 @@ impl NodeError {
             | Self::NotReachable { .. }
             | Self::StillBehind { .. } => Blame::Environment,
             Self::Lease(error) => error.blame(),
+            Self::NotCompared { why, .. } if why.is_passing() => Blame::Environment,
+            Self::NotCompared { .. } => Blame::Peer,
             _ => Blame::Local,
         }
     }

@@ -217,6 +217,12 @@ impl Index {
         (state.applied_all().into_iter().collect(), root, state.counts().unknown)
     }
 
+    /// See [`State::spoil`].
+    #[cfg(feature = "sim")]
+    pub fn spoil(&self, surface: &Surface, key: &str) -> bool {
+        self.write().state.spoil(surface, key)
+    }
+
     /// Folds what lies in the store beyond what is folded: each log up to its end or to a batch whose
     /// key is not held, where the next call goes on. Subscribers are told.
     pub fn catch_up(&self, store: &Store, keys: &KeyRing, through: &Frontier) -> Result<(), StoreError> {
@@ -235,6 +241,15 @@ impl Folded {
     pub fn nothing(space: SpaceId, store: &Store) -> Self {
         Self { state: State::new(space), truncations: store.truncations(&space) }
     }
+}
+
+/// What a state is built from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum From {
+    /// The snapshot, where there is one, and the log behind it.
+    Snapshot,
+    /// The log alone.
+    Log,
 }
 
 /// The state, held for reading.
@@ -262,9 +277,12 @@ pub(super) fn load(
     store: &Store,
     keys: &KeyRing,
     through: &Frontier,
+    from: From,
 ) -> Result<(Folded, u64), StoreError> {
     let mut folded = Folded::nothing(*space, store);
-    if let Some(state) = snapshot(space, store, through) {
+    if from == From::Snapshot
+        && let Some(state) = snapshot(space, store, through)
+    {
         folded.state = state;
     }
     let before = folded.state.counts().ops;
@@ -462,7 +480,7 @@ mod tests {
         assert_eq!(applied(), (6, 4));
         let surface = "registry:note".parse().unwrap();
         assert_eq!(index.peek().rows(&surface, None, 99, RowFilter::Live).len(), 10);
-        let (whole, replayed) = load(&SPACE, &store, &keys, &through).unwrap();
+        let (whole, replayed) = load(&SPACE, &store, &keys, &through, From::Snapshot).unwrap();
         assert_eq!((whole.state.recomputed_root(), replayed), (index.report().1, 10));
     }
 

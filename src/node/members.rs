@@ -85,6 +85,15 @@ pub struct SpaceInfo {
     pub is_leaving: bool,
 }
 
+/// Whether a device is waited for before history is thrown away.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Activity {
+    /// It has been away for long, or will be.
+    Dormant,
+    /// It is in use.
+    Active,
+}
+
 /// A key that was renewed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Rotated {
@@ -102,6 +111,29 @@ impl Space {
     /// itself nor an admin asks.
     pub async fn rename(&self, device: DeviceId, name: &str) -> Result<(), NodeError> {
         self.change(RosterChange::Rename { device, name: name.into() }).await
+    }
+
+    /// Waits for a device no more (it is in a drawer), or waits for it again. Whether that is a change.
+    ///
+    /// What a dormant device has written stays, and it comes back with whatever it writes meanwhile.
+    ///
+    /// # Errors
+    /// [`NodeError::Refused`] where neither the device itself nor an admin asks, or it is none of the
+    /// space; [`NodeError::Stopped`].
+    pub async fn set_activity(&self, device: DeviceId, activity: Activity) -> Result<bool, NodeError> {
+        let space = self.id();
+        let is_dormant = self.node.ask(move |core| {
+            let members = core.engine.space(space)?.roster.members();
+            members.filter(|member| member.device == device).map(|member| member.is_dormant).next()
+        });
+        let change = match activity {
+            Activity::Dormant => RosterChange::Dormant { device },
+            Activity::Active => RosterChange::Active { device },
+        };
+        if is_dormant.await? == Some(activity == Activity::Dormant) {
+            return Ok(false);
+        }
+        self.change(change).await.map(|()| true)
     }
 
     /// Writes under a new key from now on; whoever is away gets it later.

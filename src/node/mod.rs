@@ -32,6 +32,7 @@ mod space;
 mod status;
 mod typed;
 mod types;
+mod verify;
 
 pub use addresses::remembered_addresses;
 pub use bundle::{BundleExported, BundleFailure, BundleImported, BundleProgress, Missing};
@@ -44,7 +45,7 @@ pub use handle::{Node, NodeBuilder};
 pub use hosted::LeaseHost;
 pub use lease::{LeaseGuard, LeaseRequest};
 pub use ledger::{IntentRecorded, RecordedIntent, Run};
-pub use members::{Rotated, SpaceInfo};
+pub use members::{Activity, Rotated, SpaceInfo};
 pub use metrics::{Figure, Metric, MetricKind, Sample, prometheus};
 pub use pairing::{Membership, PairError};
 pub use past::StateAt;
@@ -57,3 +58,4 @@ pub use types::{
     Appended, Change, ConnectionRefusal, Custody, DeviceStatus, HealthReason, Intent, LeaseHostStatus, NewOp,
     Round, Row, RowValue, SafeToSleep, Status, StreamEvent,
 };
+pub use verify::{Against, Audit, Comparison, Difference, Right, WhyNotCompared};

@@ -172,6 +172,20 @@ impl Space {
         tokio::task::spawn_blocking(fold).await.expect("folding does not panic and is not aborted")
     }
 
+    /// What the log folds to at some positions, without anything that was kept.
+    pub(super) async fn fold_anew(&self, positions: Positions) -> Result<State, NodeError> {
+        let (space, held) = (self.clone(), self.positions()?);
+        let fold = move || {
+            let logs = Logs {
+                space: space.id(),
+                store: space.node.store().clone(),
+                keys: space.node.keys().clone(),
+            };
+            logs.fold_to(&positions, &held)
+        };
+        tokio::task::spawn_blocking(fold).await.expect("folding does not panic and is not aborted")
+    }
+
     /// The positions that stand for a moment: of each log the last op that is stamped at or before
     /// it, in Unix milliseconds.
     ///

@@ -8,7 +8,7 @@ use crate::clock;
 use crate::lease::Phase;
 use crate::model::{DeviceId, SpaceId};
 use crate::roster::{Epoch, Member, Role};
-use crate::sync::{PeerView, SpaceView};
+use crate::sync::{Divergence, PeerView, SpaceView};
 
 impl Core {
     /// What the node is and has.
@@ -45,6 +45,10 @@ impl Core {
             state_hash,
             frontier: view.frontier.iter().map(|(log, tip)| (*log, tip.seq.get())).collect(),
             positions,
+            stable: self
+                .engine
+                .stable_frontier(space)
+                .map(|stable| stable.iter().map(|(log, tip)| (*log, tip.seq.get())).collect()),
             op_count: view.frontier.op_count() + view.draft_count,
             row_count: counts.live_rows,
             event_count: counts.events,
@@ -158,7 +162,7 @@ impl Core {
         if let Some(why) = &self.storage_failed {
             health.push(HealthReason::StorageFailed { why: why.clone() });
         }
-        for (device, ours, theirs) in self.engine.diverged(view.space) {
+        for Divergence { device, ours, theirs } in self.engine.diverged(view.space) {
             health.push(HealthReason::Diverged { device, ours, theirs });
         }
         let healed = self.engine.healed_forks(view.space);

@@ -369,6 +369,8 @@ pub struct Status {
     pub frontier: Vec<(crate::model::LogId, u64)>,
     /// How far each log is folded, with which `state_hash` belongs; `None` while loading.
     pub positions: Option<Positions>,
+    /// Per log: how far every active device holds it; `None` before each has said so.
+    pub stable: Option<Vec<(crate::model::LogId, u64)>>,
     /// Ops held.
     pub op_count: u64,
     /// Live rows.

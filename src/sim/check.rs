@@ -73,6 +73,16 @@ pub enum Violation {
         /// The space.
         space: SpaceId,
     },
+    /// What counts as held by every device is not on the disk of one of them.
+    #[error("device {device} counts more as stable in {space:?} than the disk of device {holder} holds")]
+    StableOverDisk {
+        /// Who counts.
+        device: usize,
+        /// The space.
+        space: SpaceId,
+        /// Who lacks it.
+        holder: usize,
+    },
     /// A frontier went back.
     #[error("the frontier of {space:?} on device {device} went back")]
     FrontierRetreated {

@@ -528,6 +528,7 @@ impl Host {
             {
                 return Err(Violation::ForkSeen { device });
             }
+            Notice::Diverged { space, .. } => return Err(Violation::Diverged { device, space }),
             Notice::LogBlocked { .. } if !env.is_hostile => return Err(Violation::LogBlocked { device }),
             Notice::Ack { space, device } => {
                 let ack = life.engine.ack_of(space, &device);

@@ -184,6 +184,7 @@ impl World {
             .filter(|host| !gone.contains(&self.hosts[*host].device()))
             .filter(|host| self.hosts[*host].personal_on_disk() == common)
             .collect();
+        self.stable(&members, &gone)?;
         let host = members[self.rng.index(members.len())];
         let (op_count, conflict_count) = self.shuffled(host)?;
         Ok(Summary {
@@ -198,6 +199,24 @@ impl World {
             virtual_time: self.now,
             settled_after,
         })
+    }
+
+    /// What a member counts as stable lies on the disk of every member; that it is nothing is no harm.
+    fn stable(&self, members: &[usize], gone: &[DeviceId]) -> Result<(), Violation> {
+        for device in members.iter().copied() {
+            let Some(engine) = self.hosts[device].life.as_ref().map(|life| &life.engine) else { continue };
+            let space = engine.personal().expect("what settled has a space");
+            let Some(stable) = engine.stable_frontier(space) else { continue };
+            let holders = self.hosts.iter().filter(|host| {
+                host.personal_on_disk() == Some(space) && !gone.contains(&host.device()) && host.is_member()
+            });
+            for holder in holders {
+                if !holder.disk.frontier(&space).covers_all(&stable) {
+                    return Err(Violation::StableOverDisk { device, space, holder: holder.index });
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Folds what one device holds in other orders of arrival.

@@ -97,6 +97,21 @@ impl Store {
         Truncations(read_lock(&self.0.index).truncations(space))
     }
 
+    /// Removes the snapshot of a space, where there is one: the next start folds its log.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn discard_snapshot(&self, space: &SpaceId) -> io::Result<()> {
+        let (Some(dir), Ok(path)) = (self.0.snapshots.as_deref(), self.snapshot_path(space)) else {
+            return Ok(());
+        };
+        match fs::remove_file(path) {
+            Ok(()) => sync_dir(dir),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Writes a snapshot of a space as it was folded since `truncations`: `produce` passes it chunk by chunk, each up to
     /// [`SNAPSHOT_CHUNK_BYTES_MAX`]. It replaces the one before once it is whole and durable.
     ///

@@ -60,6 +60,7 @@ impl Engine {
             );
             state.acks.insert(own, HeldAck { ack, frontier: state.durable.clone(), is_stored: false });
             self.notice(Notice::Ack { space, device: own });
+            self.compare_roots(space);
         }
         for peer in self.peers.keys().copied().collect::<Vec<_>>() {
             self.send_ack(peer, space, own);
@@ -189,6 +190,7 @@ impl Engine {
         }
         state.acks.insert(device, held);
         self.notice(Notice::Ack { space, device });
+        self.compare_roots(space);
         let at = now.uptime + ACK_GOSSIP_DELAY;
         for (other, connection) in &mut self.peers {
             if Some(*other) != from
@@ -244,29 +246,6 @@ impl Engine {
             Some((*device, held.ack.fields().number, frame))
         })
         .collect()
-    }
-
-    /// Devices whose comparable ack shows another state than this device has: the fold went wrong
-    /// somewhere, and nothing may be thrown away until it is known where.
-    pub fn diverged(&self, space: SpaceId) -> Vec<(DeviceId, Root, Root)> {
-        let own = self.identity.device();
-        let Some(state) = self.spaces.get(&space) else { return Vec::new() };
-        let Some(ours) = state.acks.get(&own).map(|held| held.ack.fields()) else { return Vec::new() };
-        state
-            .acks
-            .iter()
-            .filter(|(device, held)| {
-                let theirs = held.ack.fields();
-                **device != own
-                    && theirs.frontier_digest == ours.frontier_digest
-                    && theirs.roster_digest == ours.roster_digest
-                    && theirs.fold_version == ours.fold_version
-                    && theirs.checkpoint == ours.checkpoint
-                    && (theirs.unknown_count, ours.unknown_count) == (0, 0)
-                    && theirs.root != ours.root
-            })
-            .map(|(device, held)| (*device, ours.root, held.ack.fields().root))
-            .collect()
     }
 }
 

@@ -566,6 +566,13 @@ pub enum Notice {
         /// The device.
         device: DeviceId,
     },
+    /// A device has signed another root than this one for the same history.
+    Diverged {
+        /// The space.
+        space: SpaceId,
+        /// The device.
+        device: DeviceId,
+    },
     /// A connection is gone.
     PeerDown {
         /// The connection.

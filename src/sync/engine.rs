@@ -424,6 +424,8 @@ fn load_space(loaded: LoadedSpace) -> Result<SpaceState, EngineError> {
     state.keys = loaded.keys.into_iter().map(|key| (key.id(), key)).collect();
     (state.author, state.durable) = (author, loaded.frontier);
     (state.acks, state.ack_number, state.proofs) = (acks, ack_number, proofs);
+    // Whoever is told of it asks for it; there is nobody to tell yet.
+    state.compare_roots(&own);
     state.is_removal_told = is_removal_told;
     (state.lease_home, state.lease_stored) = (loaded.lease.home, Some(loaded.lease));
     // What a crash has cut short goes on at the first tick.

@@ -18,6 +18,7 @@ mod lease;
 mod members;
 mod session;
 mod space;
+mod stable;
 pub mod txn;
 mod view;
 
@@ -27,5 +28,6 @@ pub use effect::{
 };
 pub use engine::{Engine, EngineError};
 pub use lease::{Driving, LeaseView};
+pub use stable::Divergence;
 pub use txn::{DraftGroup, Loaded, LoadedLease, LoadedSpace, Txn, TxnId, Write};
 pub use view::{AckView, Carry, Counters, PeerView, SpaceView};

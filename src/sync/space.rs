@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::effect::{Delivered, PeerId, Token};
 use super::keys::Rotation;
 use super::lease::{LeaseThen, Leases};
+use super::stable::Parted;
 use super::txn::LoadedLease;
 use crate::crypto::EpochKey;
 use crate::lease::HostInstance;
@@ -33,6 +34,8 @@ pub(super) struct SpaceState {
     pub folded: Option<Folded>,
     pub acks: BTreeMap<DeviceId, HeldAck>,
     pub ack_number: u64,
+    /// Devices that have signed another root for the same history.
+    pub parted: Parted,
     pub proofs: BTreeMap<LogId, ForkProof>,
     /// When to try again what the store refused.
     pub store_again_at: Option<Duration>,
@@ -132,6 +135,7 @@ impl SpaceState {
             folded: None,
             acks: BTreeMap::new(),
             ack_number: 0,
+            parted: Parted::new(),
             proofs: BTreeMap::new(),
             store_again_at: None,
             skewed_count: 0,

@@ -12,6 +12,7 @@ pub mod codec;
 pub mod message;
 pub mod op;
 pub mod pairing;
+pub mod verify;
 pub mod welcome;
 
 pub use ack::{Ack, AckError, AckFields};
@@ -21,4 +22,8 @@ pub use codec::DecodeError;
 pub use message::{AckFrame, Hello, HostMessage, Message, MessageError, SpaceHello};
 pub use op::{OpProblem, OpView, Original, Pred, REISSUE};
 pub use pairing::{PairFrame, PairFrameError};
+pub use verify::{
+    LeafPath, RowHead, RowName, VerifyAbout, VerifyAnswer, VerifyError, VerifyQuestion, VerifySaid,
+    VerifyUnable,
+};
 pub use welcome::{Welcome, WelcomeError};

@@ -45,6 +45,7 @@ mod settling;
 mod socket;
 mod talk;
 mod typed;
+mod verify;
 #[cfg(target_os = "linux")]
 mod weather;
 mod websocket;

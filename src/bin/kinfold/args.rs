@@ -98,6 +98,8 @@ pub enum Command {
         #[command(subcommand)]
         command: Option<Conflicts>,
     },
+    /// Compares states row by row and finds the first that differs; exit 0: all are the same
+    Verify(Verify),
     /// The devices of a space, and those that were removed
     Devices {
         #[command(subcommand)]
@@ -377,6 +379,18 @@ pub struct SyncArgs {
 }
 
 #[derive(Debug, ClapArgs)]
+pub struct Verify {
+    /// With this device: its id, the first 7 characters of it, or its name [default: all that are connected]
+    pub device: Option<String>,
+    /// Throws the folded state of this device away before, and folds its log again
+    #[arg(long)]
+    pub refold: bool,
+    /// How long to look for a device where no node runs
+    #[arg(long, default_value = "10s", value_parser = duration, value_name = "DURATION")]
+    pub timeout: Duration,
+}
+
+#[derive(Debug, ClapArgs)]
 pub struct Wait {
     /// On how many other devices
     #[arg(long, value_name = "N")]
@@ -543,6 +557,16 @@ pub enum Devices {
     List,
     /// Shows this device's id
     Id,
+    /// Waits for a device no more: it is away for long, and comes back with what it writes meanwhile
+    Dormant(DeviceName),
+    /// Waits for a device again
+    Active(DeviceName),
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct DeviceName {
+    /// Its id, the first 7 characters of it, or its name
+    pub device: String,
 }
 
 #[derive(Debug, ClapArgs)]

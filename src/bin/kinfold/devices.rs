@@ -2,11 +2,11 @@
 
 use kinfold::control::Method;
 use kinfold::control::forms::DeviceForm;
-use kinfold::control::roster::{RemovedForm, RosterForm};
+use kinfold::control::roster::{ActivityForm, DeviceParams, RemovedForm, RosterForm};
 use kinfold::node::Node;
 use serde_json::json;
 
-use crate::args::Devices;
+use crate::args::{DeviceName, Devices};
 use crate::failure::Failure;
 use crate::invite::role_text;
 use crate::output::{Output, Tone, ago, count, short_device, time};
@@ -14,6 +14,8 @@ use crate::target::{Site, Target};
 
 pub async fn run(site: &Site, command: Option<Devices>, output: &Output) -> Result<(), Failure> {
     match command.unwrap_or(Devices::List) {
+        Devices::Dormant(name) => set_activity(site, Method::Dormant, name, output).await,
+        Devices::Active(name) => set_activity(site, Method::Active, name, output).await,
         Devices::Id => tell_id(&Node::device_in(&site.home)?.to_string(), output),
         Devices::List => {
             let target = Target::open(&site.home).await?;
@@ -23,6 +25,22 @@ pub async fn run(site: &Site, command: Option<Devices>, output: &Output) -> Resu
             list(&roster?, is_offline, output)
         }
     }
+}
+
+async fn set_activity(site: &Site, method: Method, name: DeviceName, output: &Output) -> Result<(), Failure> {
+    let target = Target::open(&site.home).await?;
+    let params = DeviceParams { scope: site.scope.clone(), device: name.device };
+    let answer = target.call(method, &params).await;
+    target.close().await?;
+    let answer: ActivityForm = answer?;
+    if output.is_json() {
+        return output.json(&answer);
+    }
+    let short = short_device(&answer.device_id);
+    let name = answer.name.map_or_else(|| short.clone(), |name| format!("{name} ({short})"));
+    let state = if answer.dormant { "dormant: nothing waits for it" } else { "active" };
+    let word = if answer.changed { "is now" } else { "was already" };
+    output.line(format!("{name} {word} {state}"))
 }
 
 /// Works beside a running node too: the identity is a file.

@@ -80,6 +80,12 @@ pub enum Failure {
     NobodyReached { seconds: u64 },
     #[error("{failed} drop boxes could not be used")]
     DropboxesFailed { failed: u32 },
+    #[error("{devices} {} another state for the same ops", if *devices == 1 { "device has" } else { "devices have" })]
+    StatesDiffer { devices: usize },
+    #[error("the state here is not what its rows add up to")]
+    StateUnsound { space: String },
+    #[error("the state here was not compared with that of {device}: {why}")]
+    NotCompared { device: String, why: String, is_passing: bool },
     #[error("not safe yet: {unheld} ops are on no other device")]
     NotSafe { unheld: u64 },
     #[error("{act} cannot be undone, and {typed:?} is not {name:?}; nothing was changed")]
@@ -233,6 +239,16 @@ impl Failure {
             Self::NobodyReached { .. } => {
                 "start the other device, or name its address with `kinfold up --peer`".into()
             }
+            Self::StatesDiffer { .. } => {
+                "nothing is thrown away meanwhile; keep both homes until the row is the same again".into()
+            }
+            Self::StateUnsound { space } => {
+                format!("`kinfold{space} verify --refold` folds the log again; nothing is lost")
+            }
+            Self::NotCompared { is_passing: true, .. } => {
+                "try again once `kinfold status` shows it connected and nothing behind".into()
+            }
+            Self::NotCompared { .. } => return None,
             Self::NotSafe { .. } => "`kinfold wait --on 1` returns when another device has them".into(),
             Self::NameMistyped { name, .. } | Self::NameNotTyped { name, .. } => {
                 format!("add --yes {}", shell_word(name))
@@ -297,6 +313,7 @@ impl Failure {
             Self::Client(_)
             | Self::NobodyReached { .. }
             | Self::NotSafe { .. }
+            | Self::NotCompared { is_passing: true, .. }
             | Self::DropboxesFailed { .. } => EXIT_LATER,
             Self::Pipe => 0,
             Self::NoHome => EXIT_USAGE,

@@ -41,6 +41,7 @@ mod talk;
 mod target;
 mod transfer;
 mod up;
+mod verify;
 mod watch;
 
 use std::process::ExitCode;
@@ -116,6 +117,7 @@ async fn run(args: Args, output: &Output) -> Result<(), Failure> {
         Command::SafeToSleep => state::safe_to_sleep(&site()?, output).await,
         Command::Intent { command } => intents::run(&site()?, command, output).await,
         Command::Policy { command } => policy::run(&site()?, command, output).await,
+        Command::Verify(args) => verify::run(&site()?, args, output).await,
         Command::Conflicts { command } => conflicts::run(&site()?, command, output).await,
         Command::Devices { command } => devices::run(&site()?, command, output).await,
         Command::Rename(rename) => roster::rename(&site()?, rename, output).await,
