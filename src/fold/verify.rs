@@ -52,17 +52,17 @@ pub enum Step {
 /// One side of a comparison: asks until it knows.
 #[derive(Debug)]
 pub struct Walk {
-    cut: [u8; 32],
+    basis: [u8; 32],
     about: VerifyAbout,
     asked: u32,
 }
 
 /// What a state is a function of, as far as two devices must agree on it before their rows are compared.
 ///
-/// `BLAKE3("kinfold cut v1" ‖ frontier digest ‖ roster digest ‖ fold version u32 BE)`.
-pub fn cut_of(frontier_digest: &[u8; 32], roster_digest: &[u8; 32]) -> [u8; 32] {
+/// `BLAKE3("kinfold basis v1" ‖ frontier digest ‖ roster digest ‖ fold version u32 BE)`.
+pub fn basis_of(frontier_digest: &[u8; 32], roster_digest: &[u8; 32]) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(b"kinfold cut v1");
+    hasher.update(b"kinfold basis v1");
     hasher.update(frontier_digest);
     hasher.update(roster_digest);
     hasher.update(&super::FOLD_VERSION.to_be_bytes());
@@ -82,10 +82,10 @@ pub const fn questions_max(leaf_count: u64) -> u32 {
 
 impl Walk {
     /// Begins with every row.
-    pub fn begin(cut: [u8; 32]) -> (Self, VerifyQuestion) {
+    pub fn begin(basis: [u8; 32]) -> (Self, VerifyQuestion) {
         let about = VerifyAbout::Under(LeafPath::root());
-        let question = VerifyQuestion { cut, about: about.clone() };
-        (Self { cut, about, asked: 1 }, question)
+        let question = VerifyQuestion { basis, about: about.clone() };
+        (Self { basis, about, asked: 1 }, question)
     }
 
     /// How many questions it has asked.
@@ -157,7 +157,7 @@ impl Walk {
     fn ask(&mut self, about: VerifyAbout) -> Step {
         self.asked += 1;
         self.about = about.clone();
-        Step::Ask(VerifyQuestion { cut: self.cut, about })
+        Step::Ask(VerifyQuestion { basis: self.basis, about })
     }
 }
 
@@ -369,7 +369,7 @@ mod tests {
         let (mut walk, mut question) = Walk::begin([1; 32]);
         loop {
             let asked = VerifyQuestion::from_bytes(&question.to_bytes()).unwrap();
-            let answer = VerifyAnswer { cut: asked.cut, said: theirs.verify_answer(&asked.about) };
+            let answer = VerifyAnswer { basis: asked.basis, said: theirs.verify_answer(&asked.about) };
             let answer = VerifyAnswer::from_bytes(&answer.to_bytes()).unwrap();
             match walk.answered(ours, &answer.said) {
                 Step::Ask(next) => question = next,

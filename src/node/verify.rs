@@ -15,7 +15,7 @@ use super::core::Core;
 use super::error::NodeError;
 use super::index::Index;
 use super::space::Space;
-use crate::fold::verify::{DifferingRow, Step, Verdict, Walk, cut_of};
+use crate::fold::verify::{DifferingRow, Step, Verdict, Walk, basis_of};
 use crate::model::{DeviceId, Frontier, Root, ScopeTag, SpaceId};
 use crate::net::{self, AskError, Link, Topic};
 use crate::wire::{RowHead, VerifyAnswer, VerifyQuestion, VerifySaid, VerifyUnable};
@@ -113,7 +113,7 @@ impl WhyNotCompared {
 /// This device's side of an attempt.
 struct Side {
     link: Link,
-    cut: [u8; 32],
+    basis: [u8; 32],
     frontier: Frontier,
 }
 
@@ -193,7 +193,7 @@ impl Space {
             Ok(side) => side,
             Err(why) => return Ok(Err(why)),
         };
-        let (mut walk, mut question) = Walk::begin(side.cut);
+        let (mut walk, mut question) = Walk::begin(side.basis);
         loop {
             let asked = Bytes::from([&space.tag().as_bytes()[..], &question.to_bytes()].concat());
             let answer = match side.link.ask(Topic::Verify, asked, ANSWER_WITHIN).await {
@@ -203,7 +203,7 @@ impl Space {
             let Ok(answer) = VerifyAnswer::from_bytes(&answer) else {
                 return Ok(Err(WhyNotCompared::Inconsistent));
             };
-            if answer.cut != side.cut && !matches!(answer.said, VerifySaid::Unable(_)) {
+            if answer.basis != side.basis && !matches!(answer.said, VerifySaid::Unable(_)) {
                 return Ok(Err(WhyNotCompared::Unsettled));
             }
             let (index, frontier) = (self.index(), side.frontier.clone());
@@ -231,7 +231,7 @@ impl Space {
                     Ok(Comparison { device, questions, difference: Some(Difference { row, right }) })
                 }
                 Verdict::Unable(VerifyUnable::Blind) => Err(WhyNotCompared::Blind),
-                Verdict::Unable(VerifyUnable::OtherCut) => Err(WhyNotCompared::Unsettled),
+                Verdict::Unable(VerifyUnable::OtherBasis) => Err(WhyNotCompared::Unsettled),
                 Verdict::Unable(_) => Err(WhyNotCompared::Busy),
                 Verdict::Inconsistent => Err(WhyNotCompared::Inconsistent),
             });
@@ -271,8 +271,8 @@ impl Core {
             return Err(WhyNotCompared::Blind);
         }
         let link = self.route_to(device).ok_or(WhyNotCompared::NotConnected)?;
-        let cut = cut_of(&view.frontier.digest(), &view.roster.digest());
-        Ok(Side { link, cut, frontier: view.frontier.clone() })
+        let basis = basis_of(&view.frontier.digest(), &view.roster.digest());
+        Ok(Side { link, basis, frontier: view.frontier.clone() })
     }
 
     /// A question about the state, `scope tag 16 ‖ question`, of a device that may read it. It is answered
@@ -289,16 +289,16 @@ impl Core {
         if !self.reads(&view.roster.role_of(&from)) {
             return debug!(device = %from.short(), "a question about the state of a device that may not read it");
         }
-        let cut = cut_of(&view.frontier.digest(), &view.roster.digest());
-        let unable = |why| VerifyAnswer { cut, said: VerifySaid::Unable(why) }.to_bytes().into();
+        let basis = basis_of(&view.frontier.digest(), &view.roster.digest());
+        let unable = |why| VerifyAnswer { basis, said: VerifySaid::Unable(why) }.to_bytes().into();
         if !self.reads(&view.roster.role_of(&self.engine.device())) {
             return answer.send(unable(VerifyUnable::Blind));
         }
         let Some(index) = self.index(&space).filter(|index| index.is_ready()) else {
             return answer.send(unable(VerifyUnable::Loading));
         };
-        if question.cut != cut {
-            return answer.send(unable(VerifyUnable::OtherCut));
+        if question.basis != basis {
+            return answer.send(unable(VerifyUnable::OtherBasis));
         }
         let Some(turn) = Turn::take(&self.answering) else {
             return answer.send(unable(VerifyUnable::Busy));
@@ -339,9 +339,9 @@ fn answer_of(index: &Arc<Index>, frontier: &Frontier, question: &VerifyQuestion)
     let said = if is_at_rest {
         state.verify_answer(&question.about)
     } else {
-        VerifySaid::Unable(VerifyUnable::OtherCut)
+        VerifySaid::Unable(VerifyUnable::OtherBasis)
     };
-    VerifyAnswer { cut: question.cut, said }
+    VerifyAnswer { basis: question.basis, said }
 }
 
 /// One of the few questions about states that are answered at once.

@@ -7,7 +7,7 @@
 //! | question | bytes |
 //! |---|---|
 //! | version | 1, is 1 |
-//! | cut 32 | what the asking state is a function of; only states of one cut are compared |
+//! | basis 32 | what the asking state is a function of; only states of one basis are compared |
 //! | kind | 1 |
 //! | 1 `Under` | nibble count u8, one byte for each nibble |
 //! | 2 `Leaf` | leaf 32 |
@@ -15,7 +15,7 @@
 //!
 //! | answer | bytes |
 //! |---|---|
-//! | cut 32 | of the answering state |
+//! | basis 32 | of the answering state |
 //! | kind | 1 |
 //! | 1 `Sums` | 16 sums of 32: of the leaves under each longer path |
 //! | 2 `Leaves` | count u8, leaves of 32, rising |
@@ -120,7 +120,7 @@ pub struct RowHead {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct VerifyQuestion {
     /// What the asking state is a function of.
-    pub cut: [u8; 32],
+    pub basis: [u8; 32],
     /// What is asked.
     pub about: VerifyAbout,
 }
@@ -140,7 +140,7 @@ pub enum VerifyAbout {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct VerifyAnswer {
     /// What the answering state is a function of.
-    pub cut: [u8; 32],
+    pub basis: [u8; 32],
     /// What is said.
     pub said: VerifySaid,
 }
@@ -164,8 +164,8 @@ pub enum VerifySaid {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum VerifyUnable {
-    /// Its state is of another cut, or has ops in it that are not sealed.
-    OtherCut,
+    /// Its state is of another basis, or has ops in it that are not sealed.
+    OtherBasis,
     /// It holds no keys, and so no state.
     Blind,
     /// Its state is still being read.
@@ -178,7 +178,7 @@ impl VerifyQuestion {
     /// The byte form.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = vec![VERSION];
-        bytes.extend_from_slice(&self.cut);
+        bytes.extend_from_slice(&self.basis);
         match &self.about {
             VerifyAbout::Under(path) => {
                 bytes.extend([UNDER, u8::try_from(path.0.len()).expect("a path is bounded")]);
@@ -206,7 +206,7 @@ impl VerifyQuestion {
         if version != VERSION {
             return Err(VerifyError::Unknown { found: version });
         }
-        let cut = reader.array()?;
+        let basis = reader.array()?;
         let about = match reader.u8()? {
             UNDER => {
                 let count = reader.count(PATH_NIBBLES_MAX)?;
@@ -221,14 +221,14 @@ impl VerifyQuestion {
             found => return Err(VerifyError::Unknown { found }),
         };
         reader.end()?;
-        Ok(Self { cut, about })
+        Ok(Self { basis, about })
     }
 }
 
 impl VerifyAnswer {
     /// The byte form.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = self.cut.to_vec();
+        let mut bytes = self.basis.to_vec();
         match &self.said {
             VerifySaid::Sums(sums) => {
                 bytes.push(SUMS);
@@ -256,7 +256,7 @@ impl VerifyAnswer {
     /// Every variant of [`VerifyError`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, VerifyError> {
         let mut reader = Reader(bytes);
-        let cut = reader.array()?;
+        let basis = reader.array()?;
         let said = match reader.u8()? {
             SUMS => {
                 let mut sums = Box::new([[0; 32]; 16]);
@@ -284,14 +284,14 @@ impl VerifyAnswer {
             found => return Err(VerifyError::Unknown { found }),
         };
         reader.end()?;
-        Ok(Self { cut, said })
+        Ok(Self { basis, said })
     }
 }
 
 impl VerifyUnable {
     const fn to_byte(self) -> u8 {
         match self {
-            Self::OtherCut => 1,
+            Self::OtherBasis => 1,
             Self::Blind => 2,
             Self::Loading => 3,
             Self::Busy => 4,
@@ -300,7 +300,7 @@ impl VerifyUnable {
 
     const fn from_byte(byte: u8) -> Result<Self, VerifyError> {
         match byte {
-            1 => Ok(Self::OtherCut),
+            1 => Ok(Self::OtherBasis),
             2 => Ok(Self::Blind),
             3 => Ok(Self::Loading),
             4 => Ok(Self::Busy),
@@ -434,7 +434,7 @@ mod tests {
             VerifyAbout::Leaf([2; 32]),
             VerifyAbout::Row(name()),
         ];
-        about.into_iter().map(|about| VerifyQuestion { cut: [1; 32], about }).collect()
+        about.into_iter().map(|about| VerifyQuestion { basis: [1; 32], about }).collect()
     }
 
     fn answers() -> Vec<VerifyAnswer> {
@@ -445,9 +445,9 @@ mod tests {
             VerifySaid::Row(name(), vec![head(3), head(4)]),
             VerifySaid::Nothing,
         ];
-        let why = [VerifyUnable::OtherCut, VerifyUnable::Blind, VerifyUnable::Loading, VerifyUnable::Busy];
+        let why = [VerifyUnable::OtherBasis, VerifyUnable::Blind, VerifyUnable::Loading, VerifyUnable::Busy];
         said.extend(why.map(VerifySaid::Unable));
-        said.into_iter().map(|said| VerifyAnswer { cut: [9; 32], said }).collect()
+        said.into_iter().map(|said| VerifyAnswer { basis: [9; 32], said }).collect()
     }
 
     fn hex(bytes: &[u8]) -> String {
@@ -502,7 +502,7 @@ mod tests {
             VerifySaid::Row(row, (0..32).map(|n| head(n)).collect()),
         ];
         for said in said {
-            assert!(VerifyAnswer { cut: [0; 32], said }.to_bytes().len() <= 4 * 1024);
+            assert!(VerifyAnswer { basis: [0; 32], said }.to_bytes().len() <= 4 * 1024);
         }
     }
 
