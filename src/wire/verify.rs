@@ -424,7 +424,11 @@ mod tests {
 
     fn head(n: u64) -> RowHead {
         let log = LogId::from_bytes(&[u8::try_from(n).unwrap(); 40]);
-        RowHead { dot: Dot { log, seq: Seq::new(n) }, hlc: Hlc::new(n << 20), is_tombstone: n % 2 == 0 }
+        RowHead {
+            dot: Dot { log, seq: Seq::new(n) },
+            hlc: Hlc::new(n << 20),
+            is_tombstone: n.is_multiple_of(2),
+        }
     }
 
     fn questions() -> Vec<VerifyQuestion> {
@@ -499,7 +503,7 @@ mod tests {
         let row = RowName { surface: "s".repeat(64), key: "k".repeat(NAME_BYTES_MAX) };
         let said = [
             VerifySaid::Leaves((0..64).map(|n| [n; 32]).collect()),
-            VerifySaid::Row(row, (0..32).map(|n| head(n)).collect()),
+            VerifySaid::Row(row, (0..32).map(head).collect()),
         ];
         for said in said {
             assert!(VerifyAnswer { basis: [0; 32], said }.to_bytes().len() <= 4 * 1024);
