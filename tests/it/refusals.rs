@@ -138,6 +138,9 @@ fn devices_and_files(place: &str) -> Vec<Case> {
         ("space.leave", json!({}), "PersonalSpace"),
         ("roster.revoke", json!({"device": "nobody"}), "UnknownDevice"),
         ("roster.retire", json!({"device": long_text()}), "UnknownDevice"),
+        ("roster.dormant", json!({"device": "nobody"}), "UnknownDevice"),
+        ("roster.active", json!({"device": "nobody"}), "UnknownDevice"),
+        ("sync.verify", json!({"device": "nobody"}), "UnknownDevice"),
         ("roster.rename", json!({"device": "nobody", "name": "x"}), "UnknownDevice"),
         ("roster.rename", json!({"device": "a", "name": ""}), "BadName"),
         ("roster.rename", json!({"device": "a", "name": long_name}), "BadName"),
@@ -244,7 +247,9 @@ fn sound(method: &str, file: &str) -> Value {
         "sync.op" => json!({"op_id": "0".repeat(64)}),
         "conflicts.resolve" => json!({"surface": "registry:note", "id": "k", "delete": true}),
         "policy.set" => json!({"surface": "run", "policy": null}),
-        "roster.revoke" | "roster.retire" | "lease.move_host" => json!({"device": "a"}),
+        "roster.revoke" | "roster.retire" | "roster.dormant" | "roster.active" | "lease.move_host" => {
+            json!({"device": "a"})
+        }
         "roster.rename" => json!({"device": "a", "name": "b"}),
         "sync.intents" | "lease.acquire" | "lease.status" => json!({"agent_id": "a"}),
         "lease.renew" | "lease.release" => json!({"agent_id": "a", "epoch": 1}),
