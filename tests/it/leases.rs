@@ -26,7 +26,7 @@ use crate::clones::{Home, close, meet};
 use crate::history::{Chance, seed};
 use crate::kin;
 use crate::pair::{PATIENCE, invite};
-use crate::peers::World;
+use crate::peers::{World, until_status};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_device_holds_a_lease_and_another_is_told_who_and_for_how_long() {
@@ -237,6 +237,26 @@ async fn of_two_devices_the_one_that_is_left_hosts_once_the_other_is_revoked() {
     assert!(!b.lease_host().await.unwrap().is_in_doubt);
     assert!(before.epoch() < LeaseEpoch::of(1, 1).unwrap());
     assert!(at_b.status().await.unwrap().devices.iter().all(|device| device.device != lost));
+    for node in [at_a, at_b] {
+        close(node).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_hears_that_it_is_removed_gives_itself_nothing_any_more() {
+    let homes = [Home::init("a"), Home::init("b")];
+    let (at_a, at_b) = together(&homes).await;
+    let a = at_a.personal();
+    let held = a.acquire_lease(&agent("backup"), Ttl::DEFAULT).await.unwrap();
+
+    at_b.personal().revoke(at_a.device()).await.unwrap();
+    let is_removal = |reason: &HealthReason| matches!(reason, HealthReason::RemovedHere { .. });
+    until_status(&at_a, |status| status.health.iter().any(is_removal)).await;
+
+    let refused = LeaseRefused::NotAuthorized { device: at_a.device() };
+    assert_eq!(a.acquire_lease(&agent("report"), Ttl::DEFAULT).await.unwrap_err(), refused);
+    assert_eq!(a.renew_lease(&agent("backup"), held.epoch(), Ttl::DEFAULT).await.unwrap_err(), refused);
+    assert_eq!(a.current_lease(&agent("backup")).await.unwrap_err(), refused);
     for node in [at_a, at_b] {
         close(node).await;
     }
