@@ -223,4 +223,6 @@ fn the_stable_frontier_waits_for_a_blind_device_and_not_for_a_dormant_one() {
     assert_eq!(first.terminate(), 0);
     let offline = one.run(&["verify", "--refold", "--timeout", "1s"]).expect_code(75);
     assert!(offline.stdout.contains("its rows and its log add up to"), "{offline:?}");
+    let alone = Home::init("alone");
+    alone.run(&["verify", "--refold"]).expect_code(0).says("no other device is in this space yet");
 }

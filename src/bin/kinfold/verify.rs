@@ -1,6 +1,7 @@
 //! `verify`: whether the states of two devices are row by row the same.
 
 use kinfold::control::Method;
+use kinfold::control::forms::StatusForm;
 use kinfold::control::verify::{ComparedForm, DifferingForm, HeadForm, VerifyForm, VerifyParams};
 
 use crate::args::Verify;
@@ -11,9 +12,9 @@ use crate::target::{Site, Target};
 
 pub async fn run(site: &Site, args: Verify, output: &Output) -> Result<(), Failure> {
     let target = Target::open(&site.home).await?;
-    let form = verify(&target, site, &args).await;
+    let verified = verify(&target, site, &args).await;
     target.close().await?;
-    let form: VerifyForm = form?;
+    let (form, is_alone) = verified?;
     if output.is_json() {
         output.json(&form)?;
     } else {
@@ -28,19 +29,26 @@ pub async fn run(site: &Site, args: Verify, output: &Output) -> Result<(), Failu
             why: device.why.clone().unwrap_or_default(),
             is_passing: device.passing,
         }),
+        None if is_alone => {
+            output.note("no other device is in this space yet, so there is none to compare with");
+            Ok(())
+        }
         None if form.devices.is_empty() => Err(Failure::NobodyReached { seconds: args.timeout.as_secs() }),
         None => Ok(()),
     }
 }
 
-async fn verify(target: &Target, site: &Site, args: &Verify) -> Result<VerifyForm, Failure> {
-    target.start_network().await?;
-    if target.is_own() {
+/// What it came to, and whether there is no other device that could be compared with.
+async fn verify(target: &Target, site: &Site, args: &Verify) -> Result<(VerifyForm, bool), Failure> {
+    let status: StatusForm = target.call(Method::Status, &site.params()).await?;
+    let is_alone = status.roster.len() <= 1;
+    if target.is_own() && !is_alone {
+        target.start_network().await?;
         // Where nobody comes, the state here is looked at all the same.
         look_for(target, site, args.timeout, |peer| peer.connected).await?;
     }
     let params = VerifyParams { scope: site.scope.clone(), device: args.device.clone(), refold: args.refold };
-    target.call(Method::Verify, &params).await
+    Ok((target.call(Method::Verify, &params).await?, is_alone))
 }
 
 fn show(form: &VerifyForm, site: &Site, output: &Output) -> Result<(), Failure> {
