@@ -11,8 +11,8 @@ use super::lease::phase_text;
 use super::params::{AppendParams, BookmarkForm, RoleParam, ScopeParam};
 use crate::model::{DeviceId, Dot, Hlc, Incarnation, LogId, Payload, Scope, Seq, Surface, Tier};
 use crate::node::{
-    Appended, Bookmark, Change, DeviceStatus, Figure, HealthReason, LeaseHostStatus, Metric, NewOp,
-    NodeError, Round, Row, RowValue, SafeToSleep, Sample, Status, StreamEvent,
+    Appended, Bookmark, Change, DeviceStatus, Figure, HealthReason, LeaseHostStatus, Lifecycle, Metric,
+    NewOp, NodeError, Round, Row, RowValue, SafeToSleep, Sample, Status, StreamEvent,
 };
 use crate::roster::Role;
 
@@ -190,6 +190,7 @@ impl From<Round> for RoundForm {
             folded: round.folded,
             acked: round.acked,
             peers: round.peers,
+            absent: round.absent.iter().map(DeviceId::to_string).collect(),
             dropboxes: round.dropboxes,
             dropboxes_failed: round.dropboxes_failed,
             dropbox_pushed: round.dropbox_pushed,
@@ -219,6 +220,7 @@ impl From<Status> for StatusForm {
             space: status.space.to_string(),
             scope: scope_param(&status.scope),
             listening: status.listening.map(|address| address.to_string()),
+            lifecycle: lifecycle_form(&status.lifecycle),
             state_hash: status.state_hash.to_string(),
             journal_frontier: status.frontier.iter().map(|(log, seq)| (log.to_string(), *seq)).collect(),
             frontier: status.positions.map(|positions| positions.to_string()),
@@ -280,6 +282,21 @@ pub fn peer_forms(devices: &[DeviceStatus]) -> Vec<PeerForm> {
     others.map(form).collect()
 }
 
+fn lifecycle_form(lifecycle: &Lifecycle) -> LifecycleForm {
+    let state = lifecycle.name().to_owned();
+    match lifecycle {
+        Lifecycle::Failed { why, failures, again_at } => LifecycleForm {
+            state,
+            why: Some(why.clone()),
+            failures: *failures,
+            again_in_ms: again_at.map(|at| millis(at.saturating_sub(crate::clock::uptime()))),
+        },
+        Lifecycle::Stopped | Lifecycle::Starting | Lifecycle::Running | Lifecycle::Stopping => {
+            LifecycleForm { state, ..LifecycleForm::default() }
+        }
+    }
+}
+
 fn lease_host_form(host: &LeaseHostStatus) -> LeaseHostStatusForm {
     LeaseHostStatusForm {
         device_id: host.host.to_string(),
@@ -309,6 +326,13 @@ pub fn health_form(reasons: &[HealthReason]) -> HealthForm {
         _ => "degraded",
     };
     HealthForm { state: state.to_owned(), reasons: reasons.iter().map(reason_form).collect() }
+}
+
+fn times(count: u32) -> String {
+    match count {
+        1 => "once".to_owned(),
+        count => format!("{count} times"),
+    }
 }
 
 fn reason_form(reason: &HealthReason) -> ReasonForm {
@@ -346,7 +370,10 @@ fn reason_form(reason: &HealthReason) -> ReasonForm {
         ),
         HealthReason::ClockSkew { device, ahead_seconds } => form(
             "ClockSkew",
-            format!("this clock is {ahead_seconds} s ahead of {}", device.short()),
+            match ahead_seconds {
+                0.. => format!("this clock is {ahead_seconds} s ahead of {}", device.short()),
+                ..0 => format!("this clock is {} s behind {}", ahead_seconds.unsigned_abs(), device.short()),
+            },
             "set the clock of the device that is wrong; nothing is lost meanwhile",
             Some(device),
         ),
@@ -360,6 +387,12 @@ fn reason_form(reason: &HealthReason) -> ReasonForm {
             "DiscoveryDown",
             format!("devices are not found by themselves: {why}"),
             "name an address with `kinfold up --peer ADDR`",
+            None,
+        ),
+        HealthReason::NetworkFailed { why, failures } => form(
+            "NetworkFailed",
+            format!("no network: {why} (failed {})", times(*failures)),
+            "it is tried again by itself; what is written meanwhile goes out once it is back",
             None,
         ),
         HealthReason::StorageFailed { why } => form(

@@ -235,6 +235,9 @@ pub struct RoundForm {
     pub acked: u64,
     /// Peers that took part.
     pub peers: u32,
+    /// Devices that were named and could not be reached.
+    #[serde(default)]
+    pub absent: Vec<String>,
     /// Drop boxes that were looked at.
     pub dropboxes: u32,
     /// Those of them that could not be used.
@@ -282,6 +285,9 @@ pub struct StatusForm {
     pub scope: ScopeParam,
     /// Where it listens; null while the network is down.
     pub listening: Option<String>,
+    /// What the node is doing with its network.
+    #[serde(default)]
+    pub lifecycle: LifecycleForm,
     /// The hash of the folded state.
     pub state_hash: String,
     /// Per log (`device/incarnation`) how far it is held here.
@@ -324,6 +330,19 @@ pub struct StatusForm {
     pub lease_host: Option<LeaseHostStatusForm>,
     /// How it is.
     pub health: HealthForm,
+}
+
+/// What a node is doing with its network.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct LifecycleForm {
+    /// `stopped`, `starting`, `running`, `failed` or `stopping`.
+    pub state: String,
+    /// Why it failed.
+    pub why: Option<String>,
+    /// How often in a row it failed.
+    pub failures: u32,
+    /// When the network is tried again by itself; null where it is not.
+    pub again_in_ms: Option<u64>,
 }
 
 /// Who hosts the leases of a space.

@@ -11,6 +11,7 @@ mod cert;
 mod close;
 mod connection;
 mod dial;
+mod ending;
 mod endpoint;
 mod frame;
 mod interfaces;
@@ -43,6 +44,7 @@ pub use ask::{ASK_BYTES_MAX, Answer, AskError, Topic};
 pub use beacon::BeaconSpace;
 pub use cert::{PeerRefused, certificate, device};
 pub use close::{CloseCode, CloseReason, DialError};
+pub use ending::NetFailure;
 pub use frame::Violation;
 pub use interfaces::{InterfaceRules, Loopback, SKIPPED};
 pub use link::{ConnId, Link, LinkError, LinkStats, ORDERS_MAX, PushOrder};
@@ -53,6 +55,7 @@ use crate::crypto::identity::Identity;
 use crate::model::{Blame, DeviceId, LogId, Seq, SpaceId};
 use connection::{Outcome, Surroundings};
 use dial::Report;
+use ending::Endings;
 use endpoint::{Bound, Door, Entry, Transports};
 use mdns::Word;
 use peers::Peers;
@@ -391,21 +394,30 @@ impl Net {
             reports,
             words,
             wakes: watch::Sender::new(0),
+            endings: Endings::new(cancel.clone()),
             tasks: TaskTracker::new(),
             drivers,
             cancel: cancel.clone(),
             conn_next: AtomicU64::new(1),
         });
-        shared.tasks.spawn(accept(Arc::clone(&shared)));
-        shared.tasks.spawn(dial::run(Arc::clone(&shared), report_reader));
-        shared.tasks.spawn(mdns::run(Arc::clone(&shared), word_reader));
-        shared.tasks.spawn(wake::run(Arc::clone(&shared)));
+        shared.keep(ending::ENDPOINT, accept(Arc::clone(&shared)));
+        shared.keep("dialling", dial::run(Arc::clone(&shared), report_reader));
+        if shared.config.mdns != Mdns::Off {
+            shared.keep("discovery", mdns::run(Arc::clone(&shared), word_reader));
+        }
+        shared.keep("watch", wake::run(Arc::clone(&shared)));
         Ok(Self { shared, _cancel_on_drop: cancel.drop_guard() })
     }
 
     /// Where this node listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.shared.local
+    }
+
+    /// Tells why the network has ended by itself, once it has. It is to be stopped then, and may be
+    /// started anew.
+    pub fn failure(&self) -> watch::Receiver<Option<NetFailure>> {
+        self.shared.endings.told()
     }
 
     /// Dials: all addresses in a staggered race, the first finished handshake wins.
@@ -463,16 +475,18 @@ impl Net {
     }
 
     /// Closes every connection with [`CloseCode::Goodbye`] and ends every task, within two seconds.
+    /// How many tasks had not ended by then: they are told to, and end with their next step. Connections
+    /// that drain are none of them: they send nothing, and keep the port until they have ended.
     ///
     /// The port is free afterwards, provided that no [`Link`] is left.
-    pub async fn stop(self) {
+    pub async fn stop(self) -> usize {
         for link in self.shared.peers.links() {
             link.close(CloseCode::Goodbye, "");
         }
         self.shared.cancel.cancel();
         self.shared.endpoint.close(CloseCode::Goodbye.into(), b"");
-        self.shared.tasks.close();
-        let drivers = self.shared.drivers.clone();
+        let (tasks, drivers) = (self.shared.tasks.clone(), self.shared.drivers.clone());
+        tasks.close();
         drivers.close();
         let stopped = async {
             self.shared.tasks.wait().await;
@@ -481,9 +495,18 @@ impl Net {
             drop(self);
             drivers.wait().await;
         };
-        if tokio::time::timeout(STOP_TIMEOUT, stopped).await.is_err() {
-            debug!("network tasks outlived the stop");
+        if tokio::time::timeout(STOP_TIMEOUT, stopped).await.is_ok() {
+            return 0;
         }
+        // A connection that was young when it was closed may drain for longer; it says nothing any more.
+        debug!(tasks = tasks.len(), draining = drivers.len(), "not everything ended with the network");
+        tasks.len()
+    }
+
+    /// Ends the endpoint as the system does when it takes the socket away.
+    #[cfg(test)]
+    pub(crate) fn lose_socket(&self) {
+        self.shared.endpoint.close(CloseCode::Goodbye.into(), b"");
     }
 }
 
@@ -503,6 +526,7 @@ struct Shared {
     words: mpsc::Sender<Word>,
     /// Counts how often the machine woke.
     wakes: watch::Sender<u64>,
+    endings: Endings,
     tasks: TaskTracker,
     drivers: TaskTracker,
     cancel: CancellationToken,
@@ -510,6 +534,11 @@ struct Shared {
 }
 
 impl Shared {
+    /// Runs a task that lives as long as the network: where it ends before, so has the network.
+    fn keep(&self, part: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(self.endings.watch(part, task));
+    }
+
     /// Runs a connection from its handshake to its end.
     async fn enter(&self, connection: quinn::Connection, device: DeviceId) -> Outcome {
         let conn = ConnId::new(self.conn_next.fetch_add(1, Ordering::Relaxed));

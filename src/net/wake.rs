@@ -14,6 +14,7 @@ use tracing::info;
 
 use super::close::{CloseCode, CloseReason};
 use super::dial::Report;
+use super::ending::NetFailure;
 use super::link::{ConnId, Link};
 use super::mdns::Word;
 use super::{NetEvent, Shared};
@@ -42,6 +43,12 @@ pub(super) async fn run(shared: Arc<Shared>) {
         suspects.look(Instant::now(), shared.config.receive_window_bytes);
         if look_at <= Instant::now() {
             look_at = Instant::now() + LOOK_EVERY;
+            // A socket that was taken away tells nobody who only reads, and what is sent from then on
+            // leaves by another port, which others take for a stranger's.
+            if shared.endpoint.local_addr().ok() != Some(shared.local) {
+                shared.endings.tell(NetFailure::SocketLost);
+                return shared.cancel.cancelled().await;
+            }
             if let Some(why) = watch.look(moment(&shared)) {
                 info!(?why, "looking for everybody anew");
                 shared.wakes.send_modify(|count| *count += 1);

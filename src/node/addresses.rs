@@ -57,6 +57,13 @@ impl Addresses {
         }
     }
 
+    /// Forgets places where nobody was met for a month.
+    pub fn forget_old(&mut self, now: Wall) {
+        if self.book.forget_old(now) {
+            self.save();
+        }
+    }
+
     /// Every device with where to dial it, the last place first.
     pub fn all(&self) -> Vec<(DeviceId, Vec<SocketAddr>)> {
         let place = |kept: &Kept| kept.place.address(zone_index);
@@ -135,6 +142,16 @@ impl AddressBook {
             known.truncate(PLACES_MAX);
         }
         is_news
+    }
+
+    fn forget_old(&mut self, now: Wall) -> bool {
+        let places = |book: &Self| book.0.values().map(Vec::len).sum::<usize>();
+        let before = places(self);
+        for known in self.0.values_mut() {
+            known.retain(|kept| !is_old(kept.seen, now));
+        }
+        self.0.retain(|_, known| !known.is_empty());
+        places(self) != before
     }
 
     fn retain(&mut self, may_connect: impl Fn(&DeviceId) -> bool) -> bool {
@@ -273,6 +290,20 @@ mod tests {
             )
         );
         assert_eq!(AddressBook::parse(&text, DAY_1), book);
+    }
+
+    #[test]
+    fn places_of_long_ago_are_forgotten_and_devices_with_them() {
+        let mut book = AddressBook::default();
+        book.learn(device(1), place("10.0.0.1:7"), DAY_1);
+        book.learn(device(1), place("10.0.0.2:7"), later(KEPT_MS));
+        book.learn(device(2), place("10.0.0.3:7"), DAY_1);
+
+        assert!(!book.forget_old(later(KEPT_MS)));
+        assert!(book.forget_old(later(KEPT_MS + 1)));
+
+        assert_eq!(book.0.len(), 1);
+        assert_eq!(book.0[&device(1)].len(), 1);
     }
 
     #[test]

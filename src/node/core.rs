@@ -1,8 +1,10 @@
 //! The loop that owns the engine: what happens goes in, effects come out and are performed.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::PathBuf;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +18,7 @@ use super::ledger::{Guard, IntentRecorded, guard};
 use super::metrics::Tally;
 use super::settings::Rounds;
 use super::types::{Appended, Intent, NewOp};
+use super::upkeep::PeerMemory;
 use crate::clock;
 use crate::crypto::EpochKey;
 use crate::fold::{Objection, State};
@@ -134,8 +137,8 @@ pub(super) struct Core {
     pub indexes: Indexes,
     pub personal: Arc<RwLock<SpaceId>>,
     pub links: BTreeMap<PeerId, Link>,
-    pub heard: BTreeMap<DeviceId, Duration>,
-    pub refusals: BTreeMap<DeviceId, Refused>,
+    pub memory: PeerMemory,
+    pub home: PathBuf,
     pub net: Arc<RwLock<Option<Net>>>,
     pub pins: Pins,
     pub addresses: Addresses,
@@ -161,10 +164,10 @@ pub(super) struct Core {
     carries: VecDeque<(SpaceId, SpaceId)>,
     /// Spaces whose index is being built beside.
     reading: BTreeSet<SpaceId>,
+    /// The threads that do so.
+    loaders: Vec<JoinHandle<()>>,
     /// Set when everything of a space that was left has arrived.
     is_carried: bool,
-    /// Devices of which two copies were connected at once.
-    pub twins: BTreeSet<DeviceId>,
     /// Questions about states that are being answered beside the loop.
     pub answering: Arc<AtomicU32>,
     /// Spaces that were folded anew from their log alone, and how often.
@@ -174,6 +177,8 @@ pub(super) struct Core {
     token_last: u64,
     ops_since_snapshot: u64,
     acks_stored: Duration,
+    /// When this node last tidied up.
+    pub tidied: Duration,
 }
 
 /// The last connection to a device that one side ended for what the other did.
@@ -198,6 +203,7 @@ pub(super) struct Holdings {
 
 /// What a [`Core`] begins with.
 pub(super) struct Parts {
+    pub home: PathBuf,
     pub engine: Engine,
     pub store: Store,
     pub blocks: Arc<Blocks>,
@@ -225,8 +231,8 @@ impl Core {
             indexes: parts.indexes,
             personal: parts.personal,
             links: BTreeMap::new(),
-            heard: BTreeMap::new(),
-            refusals: BTreeMap::new(),
+            memory: PeerMemory::default(),
+            home: parts.home,
             net: parts.net,
             pins: parts.pins,
             addresses: parts.addresses,
@@ -250,14 +256,15 @@ impl Core {
             folded: BTreeSet::new(),
             carries: VecDeque::new(),
             reading: BTreeSet::new(),
+            loaders: Vec::new(),
             is_carried: false,
-            twins: BTreeSet::new(),
             answering: Arc::default(),
             refolds: BTreeMap::new(),
             anew: BTreeSet::new(),
             token_last: 0,
             ops_since_snapshot: 0,
             acks_stored: Duration::ZERO,
+            tidied: clock::uptime(),
         }
     }
 
@@ -283,6 +290,7 @@ impl Core {
                     () = tokio::time::sleep(deadline) => {
                         self.inputs.push_back(Input::Tick);
                         self.round_if_due();
+                        self.tidy_if_due();
                         self.turn(None, None)
                     }
                 };
@@ -292,6 +300,12 @@ impl Core {
             }
         });
         self.end();
+        // Whoever still reads has the store open, and nobody takes what it brings any more.
+        self.jobs.close();
+        for loader in self.loaders.drain(..) {
+            // A panic in it has been reported by its thread.
+            let _ = loader.join();
+        }
         if let Some(reply) = reply {
             // The caller may have given up waiting.
             let _ = reply.send(());
@@ -501,7 +515,7 @@ impl Core {
                     let stats = link.stats();
                     self.tally.ended(device, stats.sent_bytes, stats.received_bytes);
                 }
-                self.heard.insert(device, clock::uptime());
+                self.memory.heard.insert(device, clock::uptime());
                 self.inputs.push_back(Input::Closed { peer: peer_id(conn) });
             }
             NetEvent::Asked { device, topic: net::Topic::Lease, question, answer, .. } => {
@@ -513,7 +527,7 @@ impl Core {
             NetEvent::Woke => {
                 // Both ways are tried at once, and what was on its way is found lost at once.
                 let token = self.token(Waiting::Nobody);
-                self.inputs.push_back(Input::Round { token });
+                self.inputs.push_back(Input::Round { with: Vec::new(), token });
             }
             NetEvent::DialFailed { error, .. } => {
                 self.tally.dial_failed(error.blame());
@@ -772,7 +786,7 @@ impl Core {
             }
             Notice::Begun { space, left } => self.begun(space, left),
             Notice::PeerUp { device, .. } | Notice::Ack { device, .. } => {
-                self.heard.insert(device, clock::uptime());
+                self.memory.heard.insert(device, clock::uptime());
             }
             Notice::PeerDown { .. } => {}
             Notice::Diverged { device, .. } => {
@@ -815,7 +829,7 @@ impl Core {
             }
             Notice::CloneSeen { device } => {
                 warn!(device = %device.short(), "a device runs twice: its home was copied");
-                self.twins.insert(device);
+                self.memory.twins.insert(device, clock::uptime());
             }
             Notice::RecordRefused { why, .. } => {
                 error!(why = %chain_of(&*why), "a roster record of this device was refused");
@@ -895,9 +909,15 @@ impl Core {
             }
             Err(why) => drop(jobs.blocking_send(Job::LoadFailed { space, why })),
         };
-        if let Err(error) = std::thread::Builder::new().name("kinfold-load".into()).spawn(load) {
-            self.reading.remove(&space);
-            error!(%error, "the index cannot be built");
+        match std::thread::Builder::new().name("kinfold-load".into()).spawn(load) {
+            Ok(loader) => {
+                self.loaders.retain(|loader| !loader.is_finished());
+                self.loaders.push(loader);
+            }
+            Err(error) => {
+                self.reading.remove(&space);
+                error!(%error, "the index cannot be built");
+            }
         }
     }
 
@@ -1052,7 +1072,7 @@ impl Core {
     }
 
     fn refused(&mut self, device: DeviceId, why: String, blame: Blame) {
-        self.refusals.insert(device, Refused { why, blame, at: clock::uptime() });
+        self.memory.refusals.insert(device, Refused { why, blame, at: clock::uptime() });
     }
 
     fn with_link(&mut self, peer: PeerId, send: impl FnOnce(&Link) -> Result<(), net::LinkError>) {
@@ -1061,6 +1081,26 @@ impl Core {
             // It resumes from its frontier once it keeps up again.
             link.close(CloseCode::TooSlow, "the queue to this device is full");
         }
+    }
+
+    /// Those of these devices that no connection leads to; they are dialled where they were last, unless
+    /// that was done before.
+    pub fn not_connected(&self, mut devices: Vec<DeviceId>, is_dialled: bool) -> Vec<DeviceId> {
+        devices.retain(|device| self.route_to(device).is_none());
+        if !is_dialled && let Some(net) = &*self.net.read().unwrap_or_else(PoisonError::into_inner) {
+            for (device, addresses) in self.addresses.all() {
+                if devices.contains(&device) {
+                    net.dial(addresses, Some(device));
+                }
+            }
+            net.redial();
+        }
+        devices
+    }
+
+    /// Something of the node has changed that the loop does not see.
+    pub fn touch(&mut self) {
+        self.version.send_modify(|version| *version += 1);
     }
 
     /// The network has started: it learns who may connect, and where they were last.
@@ -1131,7 +1171,7 @@ impl Core {
     fn round_if_due(&mut self) {
         if !self.links.is_empty() && self.rounds.is_due(clock::uptime(), self.rounds_every) {
             let token = self.token(Waiting::Nobody);
-            self.inputs.push_back(Input::Round { token });
+            self.inputs.push_back(Input::Round { with: Vec::new(), token });
         }
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::AbortHandle;
 use tracing::warn;
 
 use super::addresses::Addresses;
@@ -17,6 +18,7 @@ use super::error::NodeError;
 use super::home;
 use super::hosted::LeaseDesk;
 use super::index::Index;
+use super::lifecycle::{EngineGuard, Lifecycle, Stopped};
 use super::marker::{self, Past};
 use super::pairing::Pairing;
 use super::settings::{InForce, net_config};
@@ -40,7 +42,7 @@ use crate::sync::{Counters, Delivered, Delivery, Effect, Engine, Input, Loaded, 
 pub struct Node(Arc<Inner>);
 
 pub(super) struct Inner {
-    runtime: NetRuntime,
+    pub(super) runtime: NetRuntime,
     home: PathBuf,
     device: DeviceId,
     identity: Arc<Identity>,
@@ -52,10 +54,11 @@ pub(super) struct Inner {
     indexes: Indexes,
     personal: Arc<RwLock<SpaceId>>,
     jobs: mpsc::Sender<Job>,
-    events: mpsc::Sender<NetEvent>,
-    net: Arc<RwLock<Option<Net>>>,
-    lifecycle: tokio::sync::Mutex<Lifecycle>,
-    pins: Pins,
+    pub(super) events: mpsc::Sender<NetEvent>,
+    pub(super) net: Arc<RwLock<Option<Net>>>,
+    pub(super) lifecycle: watch::Sender<Lifecycle>,
+    pub(super) held: tokio::sync::Mutex<Held>,
+    pub(super) pins: Pins,
     version: watch::Receiver<u64>,
     recent: RecentOps,
     pairing: Pairing,
@@ -66,13 +69,21 @@ pub(super) struct Inner {
 
 /// The network's own threads: an application's blocking task does not stall a handshake, and each
 /// thread is ready before its first one.
-struct NetRuntime(Option<Runtime>);
+pub(super) struct NetRuntime(Option<Runtime>);
 
 impl NetRuntime {
     fn new() -> std::io::Result<Self> {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         builder.worker_threads(NET_THREADS).thread_name("kinfold-net").on_thread_start(crate::net::warm_up);
         builder.enable_all().build().map(|runtime| Self(Some(runtime)))
+    }
+
+    /// Runs a task there; `None` only while it is dropped.
+    pub(super) fn spawn<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> Option<tokio::task::JoinHandle<T>> {
+        self.0.as_ref().map(|runtime| runtime.spawn(task))
     }
 }
 
@@ -86,10 +97,14 @@ impl Drop for NetRuntime {
 }
 
 /// What starting and stopping go through one at a time.
-struct Lifecycle {
-    core: Option<JoinHandle<()>>,
+pub(super) struct Held {
+    pub(super) core: Option<JoinHandle<()>>,
     lock: Option<HomeLock>,
-    watchers: Watchers,
+    pub(super) watchers: Watchers,
+    /// Where it listened last.
+    pub(super) port: Option<u16>,
+    /// Who notices that the network has ended.
+    pub(super) attendant: Option<AbortHandle>,
 }
 
 /// How a node is to be opened.
@@ -252,65 +267,96 @@ impl Node {
     /// # Errors
     /// [`NodeError::Net`], [`NodeError::Stopped`].
     pub async fn start(&self) -> Result<(), NodeError> {
-        let mut lifecycle = self.0.lifecycle.lock().await;
-        if lifecycle.core.is_none() {
+        let mut held = self.0.held.lock().await;
+        if held.core.is_none() {
             return Err(NodeError::Stopped);
         }
         if self.local_addr().is_some() {
             return Ok(());
         }
-        let config = self.0.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let source: Arc<dyn BatchSource> = Arc::new(StoreSource(self.0.store.clone()));
-        let identity = Arc::clone(&self.0.identity);
-        let starting = Net::start(identity, config, self.0.pins.clone(), source, self.0.events.clone());
-        let started = self.0.runtime.0.as_ref().map(|runtime| runtime.spawn(starting));
-        let net = started.ok_or(NodeError::Stopped)?.await.map_err(|_| NodeError::Stopped)??;
-        *self.0.net.write().unwrap_or_else(PoisonError::into_inner) = Some(net);
-        self.ask(Core::announce).await?;
-        self.watch(&mut lifecycle);
-        drop(lifecycle);
-        Ok(())
+        self.start_now(&mut held).await
     }
 
-    /// Stops the network and closes the home, within a few seconds. Stopping twice does nothing.
+    /// Stops the network and closes the home, within ten seconds: what has not ended by then is counted
+    /// and left. Stopping twice does nothing.
     ///
     /// # Errors
     /// None today; a later version may report what could not be finished.
-    pub async fn stop(&self) -> Result<(), NodeError> {
-        let mut lifecycle = self.0.lifecycle.lock().await;
-        lifecycle.watchers.stop();
+    pub async fn stop(&self) -> Result<Stopped, NodeError> {
+        Ok(self.stop_within(ENGINE_ENDS_WITHIN).await)
+    }
+
+    /// Stops, and waits for the engine for so long.
+    pub(super) async fn stop_within(&self, engine_ends_within: Duration) -> Stopped {
+        let mut held = self.0.held.lock().await;
+        if let Some(attendant) = held.attendant.take() {
+            attendant.abort();
+        }
+        if held.core.is_none() {
+            return Stopped::default();
+        }
+        // The engine is not asked for anything more: it may be what does not answer.
+        self.0.lifecycle.send_replace(Lifecycle::Stopping);
+        let mut stopped = Stopped { tasks_left: held.watchers.stop().await, ..Stopped::default() };
         if self.local_addr().is_some() {
             // Whoever wakes up next finds what was written last.
             let _ = tokio::time::timeout(LAST_PUSH_WITHIN, self.leave_what_is_new()).await;
         }
         let net = self.0.net.write().unwrap_or_else(PoisonError::into_inner).take();
-        if let (Some(net), Some(runtime)) = (net, &self.0.runtime.0) {
-            // It ends by itself within two seconds; a panic in it has been reported by its thread.
-            let _ = runtime.spawn(net.stop()).await;
+        if let Some(stopping) = net.and_then(|net| self.0.runtime.spawn(net.stop())) {
+            // A panic in it has been reported by its thread.
+            stopped.tasks_left += stopping.await.unwrap_or_default();
         }
-        if let Some(core) = lifecycle.core.take() {
+        if let Some(core) = held.core.take() {
+            stopped.engine_left = !self.end_engine(core, held.lock.take(), engine_ends_within).await;
+        }
+        if stopped.left() > 0 {
+            warn!(
+                tasks = stopped.tasks_left,
+                engine = stopped.engine_left,
+                "not everything has ended in time"
+            );
+        }
+        self.0.lifecycle.send_replace(Lifecycle::Stopped);
+        stopped
+    }
+
+    /// Has the engine write what it has and end; whether it has in time. The home is given back by
+    /// whoever waits to the end, so nobody else opens it before.
+    async fn end_engine(&self, core: JoinHandle<()>, lock: Option<HomeLock>, within: Duration) -> bool {
+        let (told, ended) = oneshot::channel();
+        let jobs = self.0.jobs.clone();
+        let end = move || {
             let (reply, stopped) = oneshot::channel();
-            if self.0.jobs.send(Job::Stop { reply }).await.is_ok() {
+            if jobs.blocking_send(Job::Stop { reply }).is_ok() {
                 // The loop answers last of all; if it is gone already, that is what was asked for.
-                let _ = stopped.await;
+                let _ = stopped.blocking_recv();
             }
-            let _ = tokio::task::spawn_blocking(move || core.join()).await;
+            let _ = core.join();
+            drop(lock);
+            let _ = told.send(());
+        };
+        // A thread and no task: the end of a runtime would wait for it without bound.
+        match std::thread::Builder::new().name("kinfold-end".into()).spawn(end) {
+            Ok(_) => tokio::time::timeout(within, ended).await.is_ok(),
+            Err(error) => {
+                warn!(%error, "no thread to wait for the engine; it ends with the last handle");
+                false
+            }
         }
-        lifecycle.lock = None;
-        Ok(())
     }
 
     /// Looks after the drop boxes there are now, where the node is started.
     pub(super) async fn watch_drop_boxes(&self) {
-        let mut lifecycle = self.0.lifecycle.lock().await;
+        let mut held = self.0.held.lock().await;
         if self.local_addr().is_some() {
-            self.watch(&mut lifecycle);
+            self.watch(&mut held);
         }
     }
 
-    fn watch(&self, lifecycle: &mut Lifecycle) {
+    pub(super) fn watch(&self, held: &mut Held) {
         if let Some(runtime) = &self.0.runtime.0 {
-            lifecycle.watchers.watch(self, self.0.drop_boxes.list(), runtime.handle());
+            held.watchers.watch(self, self.0.drop_boxes.list(), runtime.handle());
         }
     }
 
@@ -333,13 +379,65 @@ impl Node {
     /// # Errors
     /// [`NodeError::NotStarted`], [`NodeError::Stopped`].
     pub async fn sync(&self) -> Result<Round, NodeError> {
-        if self.local_addr().is_none() {
-            return Err(NodeError::NotStarted);
-        }
+        self.must_be_started()?;
         let before = self.counters().await?;
         let left = self.sync_drop_boxes().await;
+        let round = self.round(Vec::new(), before).await?;
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        Ok(Round {
+            dropboxes: count(left.len()),
+            dropboxes_failed: count(left.iter().filter(|moved| moved.is_failed).count()),
+            dropbox_pushed: left.iter().map(|moved| moved.pushed_ops).sum(),
+            dropbox_pulled: left.iter().map(|moved| moved.pulled_ops).sum(),
+            ..round
+        })
+    }
+
+    /// One round with these devices and nobody else. Those that are not connected are dialled where they
+    /// were last, and waited for during five seconds; the answer names who did not come.
+    ///
+    /// What is counted is what moved meanwhile, with whomever it was.
+    ///
+    /// # Errors
+    /// [`NodeError::NotStarted`], [`NodeError::Stopped`].
+    pub async fn sync_with(&self, devices: &[DeviceId]) -> Result<Round, NodeError> {
+        self.must_be_started()?;
+        let before = self.counters().await?;
+        let absent = self.reach(devices).await?;
+        let present: Vec<DeviceId> =
+            devices.iter().copied().filter(|device| !absent.contains(device)).collect();
+        if present.is_empty() {
+            // An empty list would mean everybody.
+            return Ok(Round { absent, state_hash: Some(self.personal().root()), ..Round::default() });
+        }
+        Ok(Round { absent, ..self.round(present, before).await? })
+    }
+
+    fn must_be_started(&self) -> Result<(), NodeError> {
+        if self.local_addr().is_none() { Err(NodeError::NotStarted) } else { Ok(()) }
+    }
+
+    /// Dials those of these devices that are not connected. Who is not after a while.
+    async fn reach(&self, devices: &[DeviceId]) -> Result<Vec<DeviceId>, NodeError> {
+        let mut version = self.0.version.clone();
+        let until = tokio::time::Instant::now() + REACH_WITHIN;
+        let mut is_dialled = false;
+        loop {
+            version.mark_unchanged();
+            let wanted = devices.to_vec();
+            let absent = self.ask(move |core| core.not_connected(wanted, is_dialled)).await?;
+            is_dialled = true;
+            let is_late = tokio::time::timeout_at(until, version.changed());
+            if absent.is_empty() || is_late.await.is_err() {
+                return Ok(absent);
+            }
+        }
+    }
+
+    async fn round(&self, with: Vec<DeviceId>, before: Counters) -> Result<Round, NodeError> {
         let (reply, mut done) = oneshot::channel();
-        let request = Box::new(|token| Input::Round { token });
+        let named = with.clone();
+        let request = Box::new(|token| Input::Round { with: named, token });
         self.0.jobs.send(Job::Request { request, reply }).await.map_err(|_| NodeError::Stopped)?;
         let mut after = before;
         loop {
@@ -354,24 +452,20 @@ impl Node {
                 break;
             }
         }
-        let peers =
-            self.ask(|core| core.engine.peers().iter().filter(|peer| peer.is_greeted).count()).await?;
+        let took_part = move |core: &mut Core| {
+            let peers = core.engine.peers();
+            let is_meant = |device: &DeviceId| with.is_empty() || with.contains(device);
+            peers.iter().filter(|peer| peer.is_greeted && is_meant(&peer.device)).count()
+        };
+        let peers = self.ask(took_part).await?;
         Ok(Round {
             pushed: after.pushed_ops - before.pushed_ops,
             push_deduped: after.duplicate_ops - before.duplicate_ops,
             folded: after.received_ops - before.received_ops,
             acked: after.ack_count - before.ack_count,
             peers: u32::try_from(peers).unwrap_or(u32::MAX),
-            dropboxes: u32::try_from(left.len()).unwrap_or(u32::MAX),
-            dropboxes_failed: left
-                .iter()
-                .filter(|moved| moved.is_failed)
-                .count()
-                .try_into()
-                .unwrap_or(u32::MAX),
-            dropbox_pushed: left.iter().map(|moved| moved.pushed_ops).sum(),
-            dropbox_pulled: left.iter().map(|moved| moved.pulled_ops).sum(),
             state_hash: Some(self.personal().root()),
+            ..Round::default()
         })
     }
 
@@ -465,6 +559,28 @@ impl Node {
 
     pub(super) fn upgrade(node: &Weak<Inner>) -> Option<Self> {
         node.upgrade().map(Self)
+    }
+
+    pub(super) fn inner(&self) -> &Inner {
+        &self.0
+    }
+
+    /// Listens elsewhere from the next start on.
+    #[cfg(test)]
+    pub(super) fn set_listen(&self, address: SocketAddr) {
+        self.0.config.lock().unwrap_or_else(PoisonError::into_inner).listen = address;
+    }
+
+    /// Loses the network as the system takes a socket away.
+    #[cfg(test)]
+    pub(super) fn lose_socket(&self) {
+        let net = self.0.net.read().unwrap_or_else(PoisonError::into_inner);
+        net.as_ref().expect("the network runs").lose_socket();
+    }
+
+    /// What the network reads batches from.
+    pub(super) fn batch_source(&self) -> impl BatchSource {
+        StoreSource(self.0.store.clone())
     }
 
     pub(super) fn store(&self) -> &Store {
@@ -637,6 +753,7 @@ fn open(builder: NodeBuilder) -> Result<Node, NodeError> {
     let (version_writer, version) = watch::channel(0);
     let recent = RecentOps::default();
     let parts = Parts {
+        home: home.clone(),
         engine,
         store: store.clone(),
         blocks: Arc::clone(&blocks),
@@ -663,9 +780,15 @@ fn open(builder: NodeBuilder) -> Result<Node, NodeError> {
     let desk = Arc::new(LeaseDesk::new(device, DaemonInstance::new(life), jobs.downgrade()));
     let store_leases = cells
         .map(|cells| -> Arc<dyn LeaseCoordinator> { Arc::new(StoreCoordinator::new(cells, desk.holder())) });
+    let lifecycle = watch::Sender::new(Lifecycle::Stopped);
+    let guard = EngineGuard(lifecycle.clone());
+    let run = move || {
+        let _guard = guard;
+        Core::new(parts).run();
+    };
     let core = std::thread::Builder::new()
         .name("kinfold-core".into())
-        .spawn(move || Core::new(parts).run())
+        .spawn(run)
         .map_err(|source| NodeError::HomeFile { path: home.clone(), source })?;
     Ok(Node(Arc::new(Inner {
         runtime,
@@ -682,10 +805,13 @@ fn open(builder: NodeBuilder) -> Result<Node, NodeError> {
         jobs,
         events,
         net,
-        lifecycle: tokio::sync::Mutex::new(Lifecycle {
+        lifecycle,
+        held: tokio::sync::Mutex::new(Held {
             core: Some(core),
             lock: Some(lock),
             watchers: Watchers::default(),
+            port: None,
+            attendant: None,
         }),
         pins,
         version,
@@ -731,11 +857,17 @@ impl BatchSource for StoreSource {
     }
 }
 
+/// How long a stopping node waits for the engine, which writes a snapshot of the index last.
+const ENGINE_ENDS_WITHIN: Duration = Duration::from_secs(5);
+
 /// How long a stopping node goes on to leave what is new in its drop boxes.
 const LAST_PUSH_WITHIN: Duration = Duration::from_secs(2);
 
 /// One thread receives while the other sends.
 const NET_THREADS: usize = 2;
+
+/// How long a device that is named is waited for: as long as a handshake may take.
+const REACH_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long nothing must move before a round counts as over.
 const ROUND_STALLED: Duration = Duration::from_secs(2);

@@ -9,9 +9,10 @@ use super::error::NodeError;
 use super::follow::{Bookmark, Follower};
 use super::handle::Node;
 use super::index::Index;
+use super::lifecycle::Lifecycle;
 use super::policy::check_policy;
 use super::read::Reader;
-use super::types::{Appended, Change, Custody, NewOp, Row, SafeToSleep, Status, StreamEvent};
+use super::types::{Appended, Change, Custody, HealthReason, NewOp, Row, SafeToSleep, Status, StreamEvent};
 use crate::fold::RowFilter;
 use crate::model::limits::KEY_BYTES_MAX;
 use crate::model::{DeviceId, Dot, Frontier, Hlc, Payload, Root, SpaceId, Surface, Tier};
@@ -57,6 +58,10 @@ impl Space {
         let mut status = asked.await?.ok_or(NodeError::Stopped)?;
         status.dropboxes = self.dropboxes(&status.scope);
         status.health.extend(super::dropbox::reasons(&status.dropboxes));
+        status.lifecycle = self.node.lifecycle().borrow().clone();
+        if let Lifecycle::Failed { why, failures, .. } = &status.lifecycle {
+            status.health.push(HealthReason::NetworkFailed { why: why.clone(), failures: *failures });
+        }
         Ok(status)
     }
 

@@ -36,6 +36,7 @@ impl Core {
             name: self.name_of(&view, &own).unwrap_or_default(),
             space,
             scope: view.scope.clone(),
+            lifecycle: super::lifecycle::Lifecycle::default(),
             listening: self
                 .net
                 .read()
@@ -95,7 +96,7 @@ impl Core {
         let is_self = device == self.engine.device();
         let peer = peers.iter().find(|peer| peer.device == device && peer.is_greeted);
         let connected = peer.and_then(|peer| self.links.get(&peer.peer)).map(crate::net::Link::remote);
-        let heard = peer.map(|peer| peer.last_heard).max(self.heard.get(&device).copied());
+        let heard = peer.map(|peer| peer.last_heard).max(self.memory.heard.get(&device).copied());
         let ack = self.engine.ack_of(view.space, &device);
         let announced = self.engine.announced(view.space, &device);
         let ahead = |frontier: &crate::model::Frontier| frontier.ops_beyond(view.frontier);
@@ -111,7 +112,7 @@ impl Core {
             behind_by: ack.map(|ack| view.frontier.ops_beyond(ack.frontier) + view.draft_count),
             ahead_by: if is_self { 0 } else { ahead_by },
             root: ack.map(|ack| ack.root),
-            last_refusal: self.refusals.get(&device).map(|refused| ConnectionRefusal {
+            last_refusal: self.memory.refusals.get(&device).map(|refused| ConnectionRefusal {
                 why: refused.why.clone(),
                 blame: refused.blame,
                 since: clock::uptime().saturating_sub(refused.at),
@@ -169,7 +170,7 @@ impl Core {
         for device in self.engine.forked_devices(view.space).difference(&healed) {
             health.push(HealthReason::Fork { device: *device });
         }
-        health.extend(self.twins.iter().map(|device| HealthReason::RunsTwice { device: *device }));
+        health.extend(self.memory.twins.keys().map(|device| HealthReason::RunsTwice { device: *device }));
         for (log, why) in self.engine.blocked_logs(view.space) {
             health.push(HealthReason::LogBlocked { device: log.device, why: why.to_owned() });
         }

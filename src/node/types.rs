@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::dropbox::DropboxStatus;
+use super::lifecycle::Lifecycle;
 use crate::lease::Phase;
 use crate::model::{
     AgentId, Blame, CertHash, DeviceId, Dot, Hlc, IntentStatus, LeaseEpoch, OpId, Payload, Positions, Root,
@@ -172,7 +173,7 @@ impl Custody {
 }
 
 /// One round with every reachable peer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct Round {
     /// Ops sent.
@@ -185,6 +186,8 @@ pub struct Round {
     pub acked: u64,
     /// Peers that took part.
     pub peers: u32,
+    /// Devices that were named and could not be reached.
+    pub absent: Vec<DeviceId>,
     /// Drop boxes that were looked at.
     pub dropboxes: u32,
     /// Those of them that could not be used.
@@ -284,6 +287,13 @@ pub enum HealthReason {
         /// Why, for people.
         why: String,
     },
+    /// The network was lost or cannot be had: nothing is exchanged until it is back.
+    NetworkFailed {
+        /// Why, for people.
+        why: String,
+        /// How often in a row.
+        failures: u32,
+    },
     /// The store refused a write.
     StorageFailed {
         /// Why, for people.
@@ -363,6 +373,8 @@ pub struct Status {
     pub scope: Scope,
     /// Where it listens, while the network is up.
     pub listening: Option<SocketAddr>,
+    /// What the node is doing with its network.
+    pub lifecycle: Lifecycle,
     /// The hash of the folded state.
     pub state_hash: Root,
     /// Per log: what is held (sealed and drafts).

@@ -610,7 +610,7 @@ impl Host {
                 }
                 Request::Round => {
                     life.waiting.insert(token, Waiting::Round);
-                    life.inputs.push_back(Input::Round { token });
+                    life.inputs.push_back(Input::Round { with: Vec::new(), token });
                 }
             }
         }

@@ -252,8 +252,10 @@ pub enum Input {
         /// Who waits.
         token: Token,
     },
-    /// One round with every peer: everybody says what they have.
+    /// One round: each of these devices says what it has, and every connected one where none is named.
     Round {
+        /// Whom with.
+        with: Vec<DeviceId>,
         /// Who waits.
         token: Token,
     },

@@ -156,7 +156,7 @@ impl Engine {
             }
             Input::LeaseSeen { space, epoch } => self.lease_seen(now, space, epoch),
             Input::MoveLeaseHost { space, to, kind, token } => self.move_host(now, space, to, kind, token),
-            Input::Round { token } => self.round(token),
+            Input::Round { with, token } => self.round(&with, token),
             Input::Seal { space } => self.seal_drafts(space),
             Input::Doubt => self.doubt(),
             Input::Tick => self.tick(now),

@@ -661,11 +661,14 @@ impl Engine {
         }
     }
 
-    /// Begins a round: everybody is asked, and it ends when everybody has answered and nothing is
-    /// under way.
-    pub(super) fn round(&mut self, token: Token) {
+    /// Begins a round: everybody of these is asked, and it ends when everybody has answered and nothing
+    /// is under way. No names mean every connected device.
+    pub(super) fn round(&mut self, with: &[DeviceId], token: Token) {
         let mut asked = BTreeMap::new();
-        for peer in self.peers.iter().filter(|(_, p)| p.is_greeted).map(|(id, _)| *id).collect::<Vec<_>>() {
+        let takes_part = |peer: &Peer| peer.is_greeted && (with.is_empty() || with.contains(&peer.device));
+        let peers: Vec<PeerId> =
+            self.peers.iter().filter(|(_, peer)| takes_part(peer)).map(|(id, _)| *id).collect();
+        for peer in peers {
             let nonce = self.number();
             asked.insert(peer, nonce);
             for space in self.sessions_of(peer) {

@@ -151,7 +151,7 @@ impl Target {
     pub async fn close(self) -> Result<(), Failure> {
         match self.place {
             Place::Running(_) => Ok(()),
-            Place::Own(session) => Ok(session.node().stop().await?),
+            Place::Own(session) => Ok(session.node().stop().await.map(drop)?),
         }
     }
 }

@@ -66,8 +66,14 @@ pub async fn run(home: &Path, up: Up, log: Option<&str>, output: &Output) -> Res
         line.finish_and_clear();
     }
     outcome?;
-    stopped?;
-    if output.is_json() { output.json(&json!({ "stopped": true })) } else { output.line("stopped") }
+    let left = stopped?.left();
+    if output.is_json() {
+        return output.json(&json!({ "stopped": true, "not_waited_for": left }));
+    }
+    if left > 0 {
+        output.note(format!("{left} tasks had not ended in time and were not waited for"));
+    }
+    output.line("stopped")
 }
 
 async fn serve(

@@ -26,8 +26,12 @@ impl Watchers {
 
     /// Ends them. A round that is cut off leaves nothing by half: an object is whole or not there, and
     /// what was taken is durable or will be taken again.
-    pub fn stop(&mut self) {
+    /// How many had not ended within a second.
+    pub async fn stop(&mut self) -> usize {
         self.0.abort_all();
+        let ended = async { while self.0.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(END_WITHIN, ended).await;
+        self.0.len()
     }
 }
 
@@ -67,6 +71,9 @@ pub(super) async fn is_due(node: &Node, dropbox: &DropBox) -> bool {
     let Ok(space) = node.space(&dropbox.scope).await else { return false };
     node.mark_of(space.id()).await.is_ok_and(|mark| mark != settled)
 }
+
+/// A round that is cut off ends with its next step, which may be one of a slow folder.
+const END_WITHIN: Duration = Duration::from_secs(1);
 
 /// How long writes are collected before they are left in a drop box.
 const PUSH_AFTER: Duration = Duration::from_secs(2);
