@@ -51,8 +51,12 @@ pub(super) async fn status(node: &Node, params: ScopeParams) -> Result<StatusFor
     Ok(space(node, &params.scope).await?.status().await?.into())
 }
 
-pub(super) async fn pump(node: &Node, NoParams {}: NoParams) -> Result<RoundForm, ControlError> {
-    Ok(node.sync().await?.into())
+pub(super) async fn pump(node: &Node, params: PumpParams) -> Result<RoundForm, ControlError> {
+    if params.peers.is_empty() {
+        return Ok(node.sync().await?.into());
+    }
+    let devices = super::roster::named(node, &params.scope, &params.peers).await?;
+    Ok(node.sync_with(&devices).await?.into())
 }
 
 pub(super) async fn safe_to_sleep(node: &Node, params: ScopeParams) -> Result<SafeToSleepForm, ControlError> {

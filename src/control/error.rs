@@ -17,7 +17,7 @@ use super::kinds::is_temporary;
 use super::lease::{lease_fields, lease_hint};
 use super::method::Method;
 use super::pairing::{pair_hint, pair_kind};
-use super::roster::{CandidateForm, listed, scope_text};
+use super::roster::{CandidateForm, listed, scope_text, unknown_hint};
 use crate::config::ConfigError;
 use crate::coordinator::CoordinatorError;
 use crate::crypto::pairing::CodeError;
@@ -190,6 +190,17 @@ pub enum ControlError {
         /// The devices there are.
         candidates: Vec<CandidateForm>,
     },
+    /// More devices are named than a space may have.
+    #[error("{found} devices are named, and a round has at most {limit}")]
+    TooManyPeers {
+        /// Devices named.
+        found: usize,
+        /// The most.
+        limit: usize,
+    },
+    /// A round is to be made with the device that makes it.
+    #[error("this device is one end of every round, and not the other one")]
+    OwnPeer,
     /// Several devices of the space are called that.
     #[error("{found:?} names {} devices", candidates.len())]
     AmbiguousDevice {
@@ -260,6 +271,8 @@ impl ControlError {
             Self::HalfARow => "HalfARow",
             Self::BadPlace { .. } => "BadPlace",
             Self::OpNotNamed => "OpNotNamed",
+            Self::TooManyPeers { .. } => "TooManyPeers",
+            Self::OwnPeer => "OwnPeer",
             Self::TooManySubscriptions { .. } => "TooManySubscriptions",
             Self::UnknownDevice { .. } => "UnknownDevice",
             Self::AmbiguousDevice { .. } => "AmbiguousDevice",
@@ -306,7 +319,8 @@ impl ControlError {
             Self::Payload(PayloadError::DuplicateKey { .. }) => {
                 Some("keep one of the two members, readers would disagree about the value".into())
             }
-            Self::UnknownDevice { candidates, .. } => Some(format!("there are: {}", listed(candidates))),
+            Self::UnknownDevice { found, candidates } => Some(unknown_hint(found, candidates)),
+            Self::OwnPeer => Some("name another device: `kinfold devices` lists them".into()),
             Self::AmbiguousDevice { candidates, .. } => {
                 Some(format!("say which by the id in brackets: {}", listed(candidates)))
             }
@@ -360,6 +374,7 @@ impl ControlError {
                 field("limit", (*limit).into());
             }
             Self::TooManyOps { found, limit }
+            | Self::TooManyPeers { found, limit }
             | Self::PageLimit { found, limit }
             | Self::Payload(PayloadError::TooLong { found, limit }) => {
                 field("found", (*found).into());

@@ -112,8 +112,8 @@ methods! {
     AppendMany = "sync.append_many" (AppendManyParams) -> AppendManyForm, node dispatch::append_many;
     /// Removes a row of a registry surface.
     Delete = "sync.delete" (RowParams) -> AppendedForm, node dispatch::delete;
-    /// Makes one round with every connected peer now.
-    Pump = "sync.pump" (NoParams) -> RoundForm, node dispatch::pump;
+    /// Makes one round now, with every connected peer or with those that are named.
+    Pump = "sync.pump" (PumpParams) -> RoundForm, node dispatch::pump;
     /// Reads one row or fact; null where there is none.
     Get = "sync.get" (RowParams) -> Option<RowForm>, node dispatch::get;
     /// Reads a page of rows or events.

@@ -123,6 +123,20 @@ pub struct ScopeParams {
     pub scope: ScopeParam,
 }
 
+/// Whom to make a round with.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PumpParams {
+    /// Which space the names are of.
+    #[serde(default, skip_serializing_if = "ScopeParam::is_personal")]
+    pub scope: ScopeParam,
+    /// Devices, each by its id, at least four characters of that, or its exact name. Where it is absent or
+    /// empty, every connected device and every drop box takes part.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = crate::model::limits::PEERS_MAX))]
+    pub peers: Vec<String>,
+}
+
 /// What to be told of.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

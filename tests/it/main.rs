@@ -39,6 +39,7 @@ mod past;
 mod peers;
 mod refusals;
 mod revoked;
+mod rounds;
 mod rpc;
 mod schema;
 mod settling;

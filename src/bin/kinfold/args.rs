@@ -373,6 +373,9 @@ pub struct StatusArgs {
 
 #[derive(Debug, ClapArgs)]
 pub struct SyncArgs {
+    /// Only with these: each by its name, its id, or at least four characters the id begins with
+    #[arg(value_name = "DEVICE")]
+    pub devices: Vec<String>,
     /// How long to look for a device where no node runs
     #[arg(long, default_value = "10s", value_parser = duration, value_name = "DURATION")]
     pub timeout: Duration,

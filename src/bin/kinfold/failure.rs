@@ -78,6 +78,8 @@ pub enum Failure {
     NotRunning,
     #[error("no other device was reached within {seconds} s")]
     NobodyReached { seconds: u64 },
+    #[error("not reached: {devices}")]
+    NotReached { devices: String },
     #[error("{failed} drop boxes could not be used")]
     DropboxesFailed { failed: u32 },
     #[error("{devices} {} another state for the same ops", if *devices == 1 { "device has" } else { "devices have" })]
@@ -236,6 +238,10 @@ impl Failure {
                 "the run stays begun in the ledger; whoever holds the lease next may run it again".into()
             }
             Self::NotRunning => "start it with `kinfold up`, in another terminal or as a service".into(),
+            Self::NotReached { .. } => {
+                "`kinfold status` shows when each was last heard of, and `kinfold doctor` why it is not"
+                    .into()
+            }
             Self::NobodyReached { .. } => {
                 "start the other device, or name its address with `kinfold up --peer`".into()
             }
@@ -312,6 +318,7 @@ impl Failure {
             Self::Refused(error) if error.is_temporary() => EXIT_LATER,
             Self::Client(_)
             | Self::NobodyReached { .. }
+            | Self::NotReached { .. }
             | Self::NotSafe { .. }
             | Self::NotCompared { is_passing: true, .. }
             | Self::DropboxesFailed { .. } => EXIT_LATER,

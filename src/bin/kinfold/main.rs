@@ -32,6 +32,7 @@ mod output;
 mod pages;
 mod past;
 mod policy;
+mod progress;
 mod roster;
 mod rows;
 mod service;

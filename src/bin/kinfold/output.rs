@@ -15,6 +15,7 @@ use crate::failure::Failure;
 pub struct Output {
     is_json: bool,
     has_colour: bool,
+    is_live: bool,
 }
 
 impl Output {
@@ -22,8 +23,8 @@ impl Output {
     pub fn new(is_json: bool) -> Self {
         let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let is_dumb = std::env::var_os("TERM").is_some_and(|value| value == "dumb");
-        let has_colour = !is_json && !refused && !is_dumb && io::stdout().is_terminal();
-        Self { is_json, has_colour }
+        let is_live = !is_json && !is_dumb && io::stdout().is_terminal();
+        Self { is_json, has_colour: is_live && !refused, is_live }
     }
 
     /// Whether programs read it.
@@ -33,7 +34,7 @@ impl Output {
 
     /// Whether standard output is a terminal that may be redrawn.
     pub const fn is_live(&self) -> bool {
-        self.has_colour
+        self.is_live
     }
 
     /// Writes a line to standard output.
@@ -90,8 +91,9 @@ impl Output {
             return ProgressBar::hidden();
         }
         let bar = ProgressBar::new(total);
-        let template =
-            format!("{{msg:14}} {{wide_bar}} {{human_pos}}/{{human_len}} {unit} {{per_sec:>14}} {{elapsed}}");
+        let template = format!(
+            "{{msg:14}} {{wide_bar}} {{human_pos}}/{{human_len}} {unit} {{per_sec:>14}} {{eta:>4}} left"
+        );
         bar.set_style(ProgressStyle::with_template(&template).expect("the template is well formed"));
         bar
     }

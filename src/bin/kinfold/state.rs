@@ -2,19 +2,21 @@
 
 use std::time::Duration;
 
-use kinfold::control::Method;
 use kinfold::control::dropbox::DropboxesForm;
 use kinfold::control::forms::{
     LeaseHostStatusForm, PeerForm, RoundForm, SafeToSleepForm, StatusForm, WaitForm,
 };
-use kinfold::control::params::{NoParams, ScopeParam, WaitParams};
+use kinfold::control::params::{NoParams, PumpParams, ScopeParam, WaitParams};
+use kinfold::control::roster::RosterForm;
+use kinfold::control::{Method, RpcError};
 use serde_json::json;
 use tokio::time::Instant;
 
 use crate::args::{StatusArgs, SyncArgs, Wait};
 use crate::failure::Failure;
-use crate::history::History;
+use crate::history::{History, Sample, bars};
 use crate::output::{Output, Tone, ago, count, short_device, short_hash, time};
+use crate::progress::until_answered;
 use crate::target::{Interrupt, Site, Target};
 
 pub async fn status(site: &Site, args: StatusArgs, output: &Output) -> Result<(), Failure> {
@@ -43,7 +45,7 @@ async fn watch(target: &Target, site: &Site, output: &Output) -> Result<(), Fail
         let status: StatusForm = target.call(Method::Status, &site.params()).await?;
         // Everything but the clocks that always run.
         let now = format!("{}{}{:?}", status.state_hash, status.ops, progress(&status));
-        history.push(kinfold::clock::uptime(), status.ops);
+        history.push(sample(&status));
         if output.is_live() {
             // Drawn at once where the terminal knows how, which keeps it from flickering; other
             // terminals pass over it. Drawn anew each time, it fits whatever size there is.
@@ -63,17 +65,29 @@ async fn watch(target: &Target, site: &Site, output: &Output) -> Result<(), Fail
     }
 }
 
-fn show_history(history: &History, status: &StatusForm, output: &Output) -> Result<(), Failure> {
-    let missing = status.peers.iter().map(|peer| peer.ahead_by).max().unwrap_or(0);
-    let label = output.paint(Tone::Quiet, format!("{:<10}", "arriving"));
-    let mut text = format!("\n{label}{} {} ops/s", history.bars(), count(history.rate()));
-    if missing > 0 {
-        text.push_str(&format!(", {} to come", count(missing)));
-        if let Some(left) = history.left(missing) {
-            text.push_str(&format!(", about {}", humantime::format_duration(left)));
-        }
+fn sample(status: &StatusForm) -> Sample {
+    let peers = || status.peers.iter();
+    Sample {
+        at: kinfold::clock::uptime(),
+        ops: status.ops,
+        to_come: peers().map(|peer| peer.ahead_by).max().unwrap_or(0),
+        // What sleeps lacks more and more; that is no lag.
+        to_go: peers().filter(|peer| peer.connected).filter_map(|peer| peer.behind_by).max().unwrap_or(0),
     }
-    output.line(text)
+}
+
+/// Rate and lag over the last minute, one below the other.
+fn show_history(history: &History, status: &StatusForm, output: &Output) -> Result<(), Failure> {
+    let now = sample(status);
+    let line = |name: &str, figures: &[u64], text: String| {
+        output.line(format!("{}{} {text}", output.paint(Tone::Quiet, format!("{name:<10}")), bars(figures)))
+    };
+    output.line("")?;
+    line("arriving", &history.rates(), format!("{} ops/s", count(history.rate())))?;
+    let left = history.left(now.to_come).filter(|_| now.to_come > 0);
+    let left = left.map(|left| format!(", about {}", humantime::format_duration(left))).unwrap_or_default();
+    line("to come", &history.to_come(), format!("{} ops{left}", count(now.to_come)))?;
+    line("to go", &history.to_go(), format!("{} ops", count(now.to_go)))
 }
 
 fn progress(status: &StatusForm) -> Vec<(bool, Option<u64>, u64)> {
@@ -90,7 +104,15 @@ fn show(status: &StatusForm, is_offline: bool, output: &Output) -> Result<(), Fa
     let network = match (&status.listening, is_offline) {
         (Some(address), _) => address.clone(),
         (None, true) => "no node runs here; `kinfold up` starts one".into(),
-        (None, false) => "down".into(),
+        (None, false) => match (status.lifecycle.state.as_str(), status.lifecycle.again_in_ms) {
+            ("failed", Some(pause)) => {
+                format!(
+                    "down; tried again in {}",
+                    humantime::format_duration(Duration::from_secs(pause.div_ceil(1_000)))
+                )
+            }
+            (state, _) => state.to_owned(),
+        },
     };
     output.line(format!("{}{network}", label("network")))?;
     if let ScopeParam::Org(name) = &status.scope {
@@ -179,12 +201,25 @@ fn show_peers(peers: &[PeerForm], own_root: &str, output: &Output) -> Result<(),
 
 pub async fn sync(site: &Site, args: SyncArgs, output: &Output) -> Result<(), Failure> {
     let target = Target::open(&site.home).await?;
-    let round = one_round(&target, site, args.timeout).await;
+    let round = one_round(&target, site, args, output).await;
     target.close().await?;
     let round: RoundForm = round?;
     if output.is_json() {
-        return output.json(&round);
+        output.json(&round)?;
+    } else {
+        show_round(&round, output)?;
     }
+    if !round.absent.is_empty() {
+        let devices: Vec<String> = round.absent.iter().map(|device| short_device(device)).collect();
+        return Err(Failure::NotReached { devices: devices.join(", ") });
+    }
+    if round.dropboxes_failed > 0 && !output.is_json() {
+        return Err(Failure::DropboxesFailed { failed: round.dropboxes_failed });
+    }
+    Ok(())
+}
+
+fn show_round(round: &RoundForm, output: &Output) -> Result<(), Failure> {
     let root = round.state_hash.as_deref().map_or("unknown", short_hash);
     let (pushed, folded) = (count(round.pushed), count(round.folded));
     output.line(format!("{} devices, {pushed} ops sent, {folded} received, root {root}", round.peers))?;
@@ -192,26 +227,56 @@ pub async fn sync(site: &Site, args: SyncArgs, output: &Output) -> Result<(), Fa
         let (left, taken) = (count(round.dropbox_pushed), count(round.dropbox_pulled));
         output.line(format!("{} drop boxes, {left} ops left there, {taken} taken", round.dropboxes))?;
     }
-    if round.dropboxes_failed > 0 {
-        return Err(Failure::DropboxesFailed { failed: round.dropboxes_failed });
-    }
-    if round.peers == 0 && round.dropboxes == 0 {
+    if round.peers == 0 && round.dropboxes == 0 && round.absent.is_empty() {
         output.note("hint: no other device is reachable; `kinfold status` shows when each was last heard of");
     }
     Ok(())
 }
 
 /// A node opened for this round first has to find somebody.
-async fn one_round(target: &Target, site: &Site, patience: Duration) -> Result<RoundForm, Failure> {
+async fn one_round(
+    target: &Target,
+    site: &Site,
+    args: SyncArgs,
+    output: &Output,
+) -> Result<RoundForm, Failure> {
+    let named = if args.devices.is_empty() {
+        Vec::new()
+    } else {
+        let roster: RosterForm = target.call(Method::Roster, &site.params()).await?;
+        roster.find_peers(&args.devices).map_err(RpcError::from)?
+    };
     target.start_network().await?;
-    let form: DropboxesForm = target.call(Method::Dropboxes, &NoParams {}).await?;
-    // Whoever has left something in a drop box is seldom awake too.
-    let patience = if form.dropboxes.is_empty() { patience } else { patience.min(LOOK_BESIDE) };
-    let is_somebody = !target.is_own() || look_for(target, site, patience, |peer| peer.connected).await?;
-    if !is_somebody && form.dropboxes.is_empty() {
-        return Err(Failure::NobodyReached { seconds: patience.as_secs() });
+    let params = PumpParams { scope: site.scope.clone(), peers: named.clone() };
+    if target.is_own() && !look_for_all(target, site, &named, args.timeout).await? {
+        return Err(Failure::NobodyReached { seconds: args.timeout.as_secs() });
     }
-    target.call(Method::Pump, &NoParams {}).await
+    until_answered(target, site, &params, target.call(Method::Pump, &params), output).await
+}
+
+/// Whether there is somebody to make a round with: those that are named, or else anybody, where a drop
+/// box counts too.
+async fn look_for_all(
+    target: &Target,
+    site: &Site,
+    named: &[String],
+    patience: Duration,
+) -> Result<bool, Failure> {
+    if named.is_empty() {
+        let form: DropboxesForm = target.call(Method::Dropboxes, &NoParams {}).await?;
+        let has_place = !form.dropboxes.is_empty();
+        // Whoever has left something in a drop box is seldom awake too.
+        let patience = if has_place { patience.min(LOOK_BESIDE) } else { patience };
+        return Ok(look_for(target, site, patience, |peer| peer.connected).await? || has_place);
+    }
+    let until = Instant::now() + patience;
+    let mut is_any = false;
+    for device in named {
+        let rest = until.saturating_duration_since(Instant::now());
+        let is_it = |peer: &PeerForm| peer.connected && peer.device_id == *device;
+        is_any |= look_for(target, site, rest, is_it).await?;
+    }
+    Ok(is_any)
 }
 
 /// Waits for a device of the space such as is looked for; false where none came in time.
