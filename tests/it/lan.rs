@@ -215,14 +215,14 @@ fn a_doctor_tells_why_a_device_that_was_met_is_not_reached() {
 }
 
 /// Runs the doctor on a device: its exit code, and what it says.
-fn doctor(lan: &Lan, index: usize, home: &Home) -> (i32, Value) {
+pub fn doctor(lan: &Lan, index: usize, home: &Home) -> (i32, Value) {
     let ended = lan.run(index, home, &["--json", "doctor"]);
     let told = serde_json::from_str(&ended.stdout).unwrap_or_else(|error| panic!("{error}: {ended:?}"));
     (ended.code, told)
 }
 
 #[track_caller]
-fn assert_says(told: &Value, name: &str, state: &str, words: &str) {
+pub fn assert_says(told: &Value, name: &str, state: &str, words: &str) {
     let checks = told["checks"].as_array().expect("a list");
     let is_it = |check: &Value| {
         check["name"] == name

@@ -14,6 +14,7 @@ mod clones;
 mod conversation;
 mod corpus;
 mod crash;
+mod doctor;
 mod dropbox;
 mod epochs;
 #[cfg(target_os = "linux")]
