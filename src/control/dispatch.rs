@@ -52,6 +52,8 @@ pub(super) async fn status(node: &Node, params: ScopeParams) -> Result<StatusFor
 }
 
 pub(super) async fn pump(node: &Node, params: PumpParams) -> Result<RoundForm, ControlError> {
+    // One that is not there is refused, whoever is named.
+    space(node, &params.scope).await?;
     if params.peers.is_empty() {
         return Ok(node.sync().await?.into());
     }

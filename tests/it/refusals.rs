@@ -44,6 +44,8 @@ fn rows() -> Vec<Case> {
         ("sync.list", json!({"surface": "routing", "after": "x"}), "BadCursor"),
         ("sync.list", json!({"surface": note, "limit": 1_001}), "PageLimit"),
         ("sync.subscribe", json!({"surface": long_text()}), "UnknownSurface"),
+        ("sync.pump", json!({"peers": ["nobody"]}), "UnknownDevice"),
+        ("sync.pump", json!({"peers": vec!["a"; 1_000]}), "TooManyPeers"),
         ("sync.wait", json!({"on": 1, "op_id": "x"}), "BadId"),
         ("sync.wait", json!({"on": 1, "op_id": nothing}), "UnknownOp"),
         ("sync.wait", json!({"on": u32::MAX, "timeout_ms": 0}), "TimedOut"),
