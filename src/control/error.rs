@@ -28,7 +28,7 @@ use crate::model::{
     Tier,
 };
 use crate::net::pairing::LinkProblem;
-use crate::node::{BundleFailure, DropboxFailure, NodeError, PairError};
+use crate::node::{BundleFailure, DropboxFailure, NodeError, PairError, WhyNoCheckpoint};
 use crate::roster::RosterError;
 use crate::store::LockError;
 use crate::sync::{JoinError, RequestError};
@@ -630,6 +630,7 @@ pub(super) fn node_kind(error: &NodeError) -> &'static str {
         NodeError::NotReachable { .. } => "NotReachable",
         NodeError::StillBehind { .. } => "StillBehind",
         NodeError::NotCompared { .. } => "NotCompared",
+        NodeError::NoCheckpoint { .. } => "NoCheckpoint",
         NodeError::UnknownLog { .. } => "UnknownLog",
         NodeError::BeyondLog { .. } => "BeyondLog",
         NodeError::PastKeyMissing { .. } => "PastKeyMissing",
@@ -667,6 +668,7 @@ pub(super) fn node_hint(error: &NodeError) -> Option<String> {
              `kinfold revoke` keeps what is here"
                 .into(),
         ),
+        NodeError::NoCheckpoint { why } => checkpoint_hint(why),
         NodeError::NotCompared { .. } => Some("try again once `kinfold status` shows it connected and nothing behind".into()),
         NodeError::StillBehind { .. } => Some("try again once `kinfold status` shows nothing ahead".into()),
         NodeError::Refused(RequestError::NotAuthor) => {
@@ -712,6 +714,26 @@ pub(crate) const CODE_PARAMS: i64 = -32602;
 pub(crate) const CODE_INTERNAL: i64 = -32603;
 /// The protocol was fine, the request was refused.
 pub(crate) const CODE_REFUSED: i64 = -32000;
+
+fn checkpoint_hint(why: &WhyNoCheckpoint) -> Option<String> {
+    let hint = match why {
+        WhyNoCheckpoint::Silent { silent } => {
+            let names: Vec<String> = silent.iter().map(crate::model::DeviceId::short).collect();
+            let names = names.join(", ");
+            return Some(format!(
+                "connect {names}, or `kinfold devices dormant` says that nothing waits for it"
+            ));
+        }
+        WhyNoCheckpoint::NothingStable => "`kinfold sync` with the other devices first",
+        WhyNoCheckpoint::Diverged { .. } => "`kinfold verify` finds the row",
+        WhyNoCheckpoint::UnknownOps { .. } => "update this program",
+        WhyNoCheckpoint::Blind => "run it on a device that reads the space",
+        WhyNoCheckpoint::NoKey => "`kinfold rotate` makes one",
+        WhyNoCheckpoint::TooLarge { .. } => return None,
+        WhyNoCheckpoint::OpMissing => "`kinfold verify --refold` folds the log again",
+    };
+    Some(hint.to_owned())
+}
 
 #[cfg(test)]
 mod tests {

@@ -101,6 +101,7 @@ pub const ERROR_KINDS: &[&str] = &[
     "NewerFormat",
     "NoAgents",
     "NoBundle",
+    "NoCheckpoint",
     "NoConflict",
     "NoSuchSpace",
     "NotADevice",

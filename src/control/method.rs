@@ -8,6 +8,7 @@
 use serde_json::value::RawValue;
 
 use super::bundle::{BundleExportParams, BundleExportedForm, BundleImportParams, BundleImportedForm};
+use super::checkpoint::{self, CheckpointsForm, PublishedForm};
 use super::config::{
     self, ConfigChangedForm, ConfigForm, ConfigGetParams, ConfigPatchParams, ConfigSetParams,
 };
@@ -149,6 +150,10 @@ methods! {
     /// Holds the state against its rows and against the states of other devices; finds the first row that
     /// differs.
     Verify = "sync.verify" (VerifyParams) -> VerifyForm, node verify::verify;
+    /// Makes a checkpoint of what every active device holds.
+    Checkpoint = "sync.checkpoint" (ScopeParams) -> PublishedForm, node checkpoint::publish;
+    /// Lists the checkpoints this device keeps, and who attests them.
+    Checkpoints = "sync.checkpoints" (ScopeParams) -> CheckpointsForm, node checkpoint::list;
     /// Reads one op by its id or its place, also one that lost.
     Op = "sync.op" (OpParams) -> OpForm, node conflicts::op;
     /// Settles a conflict: with one of its values, a new one, a removal, or an acknowledgement.

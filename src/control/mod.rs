@@ -7,6 +7,7 @@
 //! they were written. Read [`method`] for the list of methods and [`forms`] for what they answer.
 
 pub mod bundle;
+pub mod checkpoint;
 #[cfg(unix)]
 pub mod client;
 pub mod config;

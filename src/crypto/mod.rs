@@ -5,6 +5,7 @@
 
 pub mod batch;
 pub mod beacon;
+pub mod chunk;
 pub mod identity;
 pub mod key;
 pub mod pairing;

@@ -18,6 +18,7 @@
 //! The total order over ops is (hlc, device, incarnation, seq), everywhere. Read [`State`] next,
 //! then [`root`] for what is hashed, [`snapshot`] for the stored form and [`conversation`] for turns.
 
+pub mod checkpoint;
 pub mod conversation;
 mod covered;
 mod events;

@@ -259,7 +259,7 @@ impl State {
     }
 
     /// Everything the rows of a surface consist of, or one of its rows.
-    fn each_entry(&self, table: &Table, only: Option<&str>, visit: &mut dyn FnMut(&str, &Entry)) {
+    pub(super) fn each_entry(&self, table: &Table, only: Option<&str>, visit: &mut dyn FnMut(&str, &Entry)) {
         let is_wanted = |key: &str| only.is_none_or(|only| only == key);
         match &table.rows {
             Rows::Registers(registers) => {

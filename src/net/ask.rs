@@ -2,11 +2,11 @@
 //!
 //! | direction | bytes | field |
 //! |---|---|---|
-//! | asking side | 1 | topic: 1 = lease, 2 = verify |
+//! | asking side | 1 | topic: 1 = lease, 2 = verify, 3 = checkpoint |
 //! | | 4 | length n, big-endian, at most [`ASK_BYTES_MAX`] |
 //! | | n | the question; the stream ends with it |
 //! | answering side | 4 | length m, big-endian, at most [`ASK_BYTES_MAX`] |
-//! | | m | the answer; the stream ends with it |
+//! | | m | the answer; the stream ends with it; about a checkpoint at most [`CHUNK_ANSWER_BYTES_MAX`] |
 //!
 //! A stream that keeps to nothing of this is reset and the connection goes on: a later version may
 //! ask what this one does not know. Who asks is the device the connection authenticated, never
@@ -35,6 +35,8 @@ pub enum Topic {
     Lease,
     /// A comparison of two states.
     Verify,
+    /// Checkpoints, their chunks, and who attests them.
+    Checkpoint,
 }
 
 impl Topic {
@@ -42,6 +44,23 @@ impl Topic {
         match self {
             Self::Lease => 1,
             Self::Verify => 2,
+            Self::Checkpoint => 3,
+        }
+    }
+
+    /// Bytes of the greatest answer.
+    const fn answer_bytes_max(self) -> usize {
+        match self {
+            Self::Lease | Self::Verify => ASK_BYTES_MAX,
+            Self::Checkpoint => CHUNK_ANSWER_BYTES_MAX,
+        }
+    }
+
+    /// Leases are as urgent as control frames; chunks come after everything that is new.
+    const fn priority(self) -> i32 {
+        match self {
+            Self::Lease | Self::Verify => PRIORITY_ASK,
+            Self::Checkpoint => PRIORITY_CHUNK,
         }
     }
 
@@ -49,6 +68,7 @@ impl Topic {
         match byte {
             1 => Some(Self::Lease),
             2 => Some(Self::Verify),
+            3 => Some(Self::Checkpoint),
             _ => None,
         }
     }
@@ -129,7 +149,7 @@ async fn exchange(
     mut send: SendStream,
     mut receive: RecvStream,
 ) -> Result<Bytes, AskError> {
-    let _ = send.set_priority(PRIORITY_ASK);
+    let _ = send.set_priority(topic.priority());
     let mut header = vec![topic.to_byte()];
     header.extend_from_slice(&length_of(&question));
     let mut chunks = [Bytes::from(header), question];
@@ -138,7 +158,7 @@ async fn exchange(
         _ => AskError::Refused,
     })?;
     let _ = send.finish();
-    read(&mut receive).await
+    read(&mut receive, topic.answer_bytes_max()).await
 }
 
 /// Takes in what the other side asks, until the connection ends.
@@ -161,7 +181,7 @@ async fn answer(link: Link, mut send: SendStream, mut receive: RecvStream, aroun
     let asked = tokio::time::timeout(QUESTION_WITHIN, async {
         let mut topic = [0; 1];
         receive.read_exact(&mut topic).await.ok()?;
-        Some((Topic::from_byte(topic[0])?, read(&mut receive).await.ok()?))
+        Some((Topic::from_byte(topic[0])?, read(&mut receive, ASK_BYTES_MAX).await.ok()?))
     });
     let Ok(Some((topic, question))) = asked.await else {
         let _ = send.reset(REFUSED);
@@ -174,14 +194,14 @@ async fn answer(link: Link, mut send: SendStream, mut receive: RecvStream, aroun
     around.emit(NetEvent::Asked { conn, device, topic, question, answer: Answer(answer) }).await;
     let answer = tokio::select! {
         // Losing the race loses an answer that nobody waits for; the register keeps it.
-        answer = answered => answer.ok().filter(|answer| answer.len() <= ASK_BYTES_MAX),
+        answer = answered => answer.ok().filter(|answer| answer.len() <= topic.answer_bytes_max()),
         _ = send.stopped() => None,
     };
     let Some(answer) = answer else {
         let _ = send.reset(REFUSED);
         return;
     };
-    let _ = send.set_priority(PRIORITY_ASK);
+    let _ = send.set_priority(topic.priority());
     let mut chunks = [Bytes::copy_from_slice(&length_of(&answer)), answer];
     if send.write_all_chunks(&mut chunks).await.is_ok() {
         let _ = send.finish();
@@ -191,11 +211,11 @@ async fn answer(link: Link, mut send: SendStream, mut receive: RecvStream, aroun
 }
 
 /// Reads a length and as many bytes, and the end of the stream.
-async fn read(stream: &mut RecvStream) -> Result<Bytes, AskError> {
+async fn read(stream: &mut RecvStream, bytes_max: usize) -> Result<Bytes, AskError> {
     let mut header = [0; 4];
     stream.read_exact(&mut header).await.map_err(cut_short)?;
     let length = usize::try_from(u32::from_be_bytes(header)).unwrap_or(usize::MAX);
-    if length > ASK_BYTES_MAX {
+    if length > bytes_max {
         return Err(AskError::Refused);
     }
     let mut bytes = vec![0; length];
@@ -222,6 +242,15 @@ fn length_of(bytes: &Bytes) -> [u8; 4] {
 /// Greatest question and greatest answer: names, tokens and a few ids or hashes.
 pub const ASK_BYTES_MAX: usize = 4 * 1024;
 
+/// Greatest answer about a checkpoint: a sealed chunk, or the words of every device of a roster.
+pub const CHUNK_ANSWER_BYTES_MAX: usize = 256 * 1024;
+
+const _: () = assert!(crate::wire::checkpoint::CHUNK_SEALED_BYTES_MAX < CHUNK_ANSWER_BYTES_MAX);
+const _: () = assert!(
+    crate::wire::checkpoint::Attestation::BYTES * crate::model::limits::DEVICES_MAX + 64
+        < CHUNK_ANSWER_BYTES_MAX
+);
+
 /// How long a question may take to arrive once its stream is open.
 const QUESTION_WITHIN: Duration = Duration::from_secs(5);
 
@@ -230,3 +259,6 @@ const REFUSED: VarInt = VarInt::from_u32(1);
 
 /// As urgent as control frames: a lease is renewed in time or lost.
 const PRIORITY_ASK: i32 = 2;
+
+/// Below batches of the backlog.
+const PRIORITY_CHUNK: i32 = -2;

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
 use super::addresses::Addresses;
+use super::checkpoint::Serving;
 use super::error::NodeError;
 use super::index::{self, Folded, Index};
 use super::ledger::{Guard, IntentRecorded, guard};
@@ -170,6 +171,7 @@ pub(super) struct Core {
     is_carried: bool,
     /// Questions about states that are being answered beside the loop.
     pub answering: Arc<AtomicU32>,
+    pub serving: Serving,
     /// Spaces that were folded anew from their log alone, and how often.
     refolds: BTreeMap<SpaceId, u64>,
     /// Spaces to be folded from their log alone.
@@ -216,6 +218,7 @@ pub(super) struct Parts {
     pub rounds_every: Option<Duration>,
     pub version: watch::Sender<u64>,
     pub recent: RecentOps,
+    pub serving: Serving,
     pub jobs: mpsc::Receiver<Job>,
     pub loopback: mpsc::WeakSender<Job>,
     pub events: mpsc::Receiver<NetEvent>,
@@ -259,6 +262,7 @@ impl Core {
             loaders: Vec::new(),
             is_carried: false,
             answering: Arc::default(),
+            serving: parts.serving,
             refolds: BTreeMap::new(),
             anew: BTreeSet::new(),
             token_last: 0,
@@ -523,6 +527,9 @@ impl Core {
             }
             NetEvent::Asked { device, topic: net::Topic::Verify, question, answer, .. } => {
                 self.verify_asked(device, &question, answer);
+            }
+            NetEvent::Asked { device, topic: net::Topic::Checkpoint, question, answer, .. } => {
+                self.checkpoint_asked(device, &question, answer);
             }
             NetEvent::Woke => {
                 // Both ways are tried at once, and what was on its way is found lost at once.

@@ -169,6 +169,12 @@ pub enum NodeError {
         /// The device.
         device: crate::model::DeviceId,
     },
+    /// No checkpoint can be made.
+    #[error("no checkpoint was made: {why}")]
+    NoCheckpoint {
+        /// Why.
+        why: super::checkpoint::WhyNoCheckpoint,
+    },
     /// The states of two devices were not compared.
     #[error("the state here was not compared with that of {}: {why}", .device.short())]
     NotCompared {

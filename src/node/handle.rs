@@ -12,6 +12,7 @@ use tokio::task::AbortHandle;
 use tracing::warn;
 
 use super::addresses::Addresses;
+use super::checkpoint::{Checkpoints, Serving};
 use super::core::{Core, Indexes, Job, Parts, RecentOps};
 use super::dropbox::{DROPBOXES_FILE, Records, Watchers};
 use super::error::NodeError;
@@ -63,6 +64,7 @@ pub(super) struct Inner {
     recent: RecentOps,
     pairing: Pairing,
     drop_boxes: Records,
+    checkpoints: Checkpoints,
     desk: Arc<LeaseDesk>,
     store_leases: Option<Arc<dyn LeaseCoordinator>>,
 }
@@ -105,6 +107,8 @@ pub(super) struct Held {
     pub(super) port: Option<u16>,
     /// Who notices that the network has ended.
     pub(super) attendant: Option<AbortHandle>,
+    /// Looks after checkpoints while the network runs.
+    pub(super) checkpoints: Option<tokio::task::JoinHandle<()>>,
 }
 
 /// How a node is to be opened.
@@ -298,6 +302,12 @@ impl Node {
         // The engine is not asked for anything more: it may be what does not answer.
         self.0.lifecycle.send_replace(Lifecycle::Stopping);
         let mut stopped = Stopped { tasks_left: held.watchers.stop().await, ..Stopped::default() };
+        if let Some(watch) = held.checkpoints.take() {
+            // What it was fetching goes on from there the next time.
+            watch.abort();
+            let is_ended = tokio::time::timeout(CHECKPOINTS_END_WITHIN, watch).await.is_ok();
+            stopped.tasks_left += usize::from(!is_ended);
+        }
         if self.local_addr().is_some() {
             // Whoever wakes up next finds what was written last.
             let _ = tokio::time::timeout(LAST_PUSH_WITHIN, self.leave_what_is_new()).await;
@@ -307,6 +317,9 @@ impl Node {
             // A panic in it has been reported by its thread.
             stopped.tasks_left += stopping.await.unwrap_or_default();
         }
+        // What folds or reads chunks beside the loop has the store open.
+        let busy = tokio::time::timeout(WORK_ENDS_WITHIN, self.0.checkpoints.busy.write()).await;
+        stopped.tasks_left += usize::from(busy.is_err());
         if let Some(core) = held.core.take() {
             stopped.engine_left = !self.end_engine(core, held.lock.take(), engine_ends_within).await;
         }
@@ -549,6 +562,21 @@ impl Node {
         &self.0.jobs
     }
 
+    pub(super) fn checkpoints(&self) -> &Checkpoints {
+        &self.0.checkpoints
+    }
+
+    /// Works beside the loop, on a thread that may block; a stop waits for it.
+    pub(super) async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let busy = Arc::clone(&self.0.checkpoints.busy).read_owned().await;
+        let work = move || {
+            let done = work();
+            drop(busy);
+            done
+        };
+        tokio::task::spawn_blocking(work).await.expect("it does not panic and is not aborted")
+    }
+
     pub(super) fn drop_boxes(&self) -> &Records {
         &self.0.drop_boxes
     }
@@ -752,6 +780,7 @@ fn open(builder: NodeBuilder) -> Result<Node, NodeError> {
     let (events, event_reader) = mpsc::channel(EVENTS_QUEUED);
     let (version_writer, version) = watch::channel(0);
     let recent = RecentOps::default();
+    let checkpoints = Checkpoints::default();
     let parts = Parts {
         home: home.clone(),
         engine,
@@ -770,6 +799,7 @@ fn open(builder: NodeBuilder) -> Result<Node, NodeError> {
         rounds_every: settings.anti_entropy(),
         version: version_writer,
         recent: Arc::clone(&recent),
+        serving: Serving::of(&checkpoints),
         jobs: job_reader,
         loopback: jobs.downgrade(),
         events: event_reader,
@@ -812,12 +842,14 @@ fn open(builder: NodeBuilder) -> Result<Node, NodeError> {
             watchers: Watchers::default(),
             port: None,
             attendant: None,
+            checkpoints: None,
         }),
         pins,
         version,
         recent,
         pairing: Pairing::default(),
         drop_boxes,
+        checkpoints,
         desk,
         store_leases,
     })))
@@ -877,3 +909,9 @@ const JOBS_QUEUED: usize = 4_096;
 
 /// Network events that may wait for the loop; connections wait beyond that.
 const EVENTS_QUEUED: usize = 256;
+
+/// How long a stop waits for what looks after checkpoints.
+const CHECKPOINTS_END_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long a stop waits for a state that is being folded anew, and then leaves it: about a million ops.
+const WORK_ENDS_WITHIN: Duration = Duration::from_secs(2);

@@ -124,6 +124,7 @@ impl Node {
             return Err(error);
         }
         self.watch(held);
+        self.watch_checkpoints(held);
         self.look_after(held, failures);
         self.enter(Lifecycle::Running).await;
         Ok(())
@@ -165,6 +166,14 @@ impl Node {
         let Some(failure) = failure else { return };
         let looking = look_after(self.downgrade(), failure, failures);
         held.attendant = inner.runtime.spawn(looking).map(|task| task.abort_handle());
+    }
+
+    /// Looks after checkpoints from now on; once is enough, however often the network begins.
+    fn watch_checkpoints(&self, held: &mut Held) {
+        if held.checkpoints.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
+            let news = Arc::clone(&self.checkpoints().news);
+            held.checkpoints = self.inner().runtime.spawn(super::checkpoint::watch(self.downgrade(), news));
+        }
     }
 
     /// Takes a network down that has ended, and says when another one is tried.

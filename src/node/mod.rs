@@ -6,6 +6,7 @@
 
 mod addresses;
 mod bundle;
+mod checkpoint;
 mod conflicts;
 mod conversation;
 mod coordinator;
@@ -38,6 +39,7 @@ mod verify;
 
 pub use addresses::remembered_addresses;
 pub use bundle::{BundleExported, BundleFailure, BundleImported, BundleProgress, Missing};
+pub use checkpoint::{CheckpointInfo, Published, WhyNoCheckpoint};
 pub use conflicts::{Choice, Decision, Resolution, StoredOp};
 pub use conversation::{NewTurn, Resumed, TranscriptTurn};
 pub use dropbox::{DropboxFailure, DropboxStatus};

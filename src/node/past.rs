@@ -183,7 +183,7 @@ impl Space {
             };
             logs.fold_to(&positions, &held)
         };
-        tokio::task::spawn_blocking(fold).await.expect("folding does not panic and is not aborted")
+        self.node.blocking(fold).await
     }
 
     /// The positions that stand for a moment: of each log the last op that is stamped at or before

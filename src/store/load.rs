@@ -7,9 +7,9 @@ use super::disk::guarded;
 use super::error::{Part, StoreError};
 use super::index::Index;
 use super::tables::{
-    ACKS, BATCHES, DRAFTS, FORKS, FORMAT, KEYS, LEASE_HOMES, LEASE_HOSTS, LEASE_KEYS, LEASE_VOTES, LOGS,
-    META, META_COMMITS, META_FORMAT, META_KEY_CHECK, META_STORE_ID, RECORDS, SPACES, SpaceIx, SpaceRow, TIPS,
-    key_check_context, key_context, parse_tip,
+    ACKS, ATTESTATIONS, BATCHES, CHECKPOINTS, CHUNKS, DRAFTS, FORKS, FORMAT, KEYS, LEASE_HOMES, LEASE_HOSTS,
+    LEASE_KEYS, LEASE_VOTES, LOGS, META, META_COMMITS, META_FORMAT, META_KEY_CHECK, META_STORE_ID, RECORDS,
+    SPACES, SpaceIx, SpaceRow, TIPS, key_check_context, key_context, parse_tip,
 };
 use super::vaults::{Vaults, fresh};
 use crate::crypto::EpochKey;
@@ -28,7 +28,7 @@ pub(super) fn open(db: &Database, vaults: &Vaults) -> Result<Opened, StoreError>
     guarded(|| {
         match format(db)? {
             None => create(db, vaults)?,
-            Some(FORMAT) => make_lease_tables(db)?,
+            Some(FORMAT) => make_later_tables(db)?,
             Some(found) if found > FORMAT => return Err(StoreError::NewerFormat { found, known: FORMAT }),
             Some(_) => return Err(StoreError::damaged(Part::Row { table: "meta" })),
         }
@@ -87,26 +87,31 @@ fn create(db: &Database, vaults: &Vaults) -> Result<(), StoreError> {
         txn.open_table(ACKS)?;
         txn.open_table(KEYS)?;
         txn.open_table(FORKS)?;
-        open_lease_tables(&txn)?;
+        open_later_tables(&txn)?;
     }
     txn.commit()?;
     Ok(())
 }
 
-/// Stores from before there were leases have no tables for them.
-fn make_lease_tables(db: &Database) -> Result<(), StoreError> {
-    match db.begin_read()?.open_table(LEASE_KEYS) {
-        Ok(_) => return Ok(()),
+/// Stores from before there were leases, or checkpoints, have no tables for them.
+fn make_later_tables(db: &Database) -> Result<(), StoreError> {
+    let read = db.begin_read()?;
+    match read.open_table(LEASE_KEYS).map(drop).and_then(|()| read.open_table(CHUNKS).map(drop)) {
+        Ok(()) => return Ok(()),
         Err(redb::TableError::TableDoesNotExist(_)) => {}
         Err(error) => return Err(error.into()),
     }
+    drop(read);
     let txn = db.begin_write()?;
-    open_lease_tables(&txn)?;
+    open_later_tables(&txn)?;
     txn.commit()?;
     Ok(())
 }
 
-fn open_lease_tables(txn: &WriteTransaction) -> Result<(), StoreError> {
+fn open_later_tables(txn: &WriteTransaction) -> Result<(), StoreError> {
+    txn.open_table(CHECKPOINTS)?;
+    txn.open_table(CHUNKS)?;
+    txn.open_table(ATTESTATIONS)?;
     txn.open_table(LEASE_HOMES)?;
     txn.open_table(LEASE_VOTES)?;
     txn.open_table(LEASE_HOSTS)?;

@@ -10,6 +10,7 @@
 //! batches share pages, [`fault`] for the disk that the tests break.
 
 mod blocks;
+mod checkpoints;
 mod commit;
 mod disk;
 mod error;
@@ -37,6 +38,7 @@ use redb::StorageBackend;
 use redb::backends::FileBackend;
 
 pub use blocks::{BLOCK_CACHE_BYTES, Blocks, KeyRing, OpAt, ReadError};
+pub use checkpoints::{HeldCheckpoint, Wholeness};
 pub use disk::panic_becomes_error;
 pub use error::{Part, StoreError};
 pub use lock::{HomeLock, LockError, network_file_system};

@@ -12,12 +12,15 @@
 //! | `acks` | space index, device 32 | as received |
 //! | `keys` | space index, key id 16 | vault(key 32) |
 //! | `forks` | space index, log index | two witnesses |
+//! | `checkpoints` | space index, manifest hash 32 | is whole u8 ‖ manifest, `KFM1` |
+//! | `chunks` | space index, BLAKE3 of the value 32 | a sealed chunk of a checkpoint |
+//! | `attestations` | space index, device 32, content hash 32 | as received, `KFT1` |
 //! | `lease homes` | space index | instance u64 BE; absent in the first life of a home |
 //! | `lease votes` | space index | promise and greatest token seen, `KFLD` |
 //! | `lease hosts` | space index | head of the register this device hosts, `KFLH` |
 //! | `lease keys` | space index, key | entry of that register, `KFLE` |
 //!
-//! The tables of leases are made where a store that was written before is opened.
+//! The tables of leases and of checkpoints are made where a store that was written before is opened.
 //!
 //! The flags of a space: bit 0 = active, bit 1 = ops of it have been dropped, and two numbers follow.
 //!
@@ -36,6 +39,10 @@ pub(super) type SpaceIx = u32;
 pub(super) type LogIx = (SpaceIx, u32);
 /// A place in a log within its store.
 pub(super) type PlaceIx = (SpaceIx, u32, u64);
+/// What is named by its hash, within its store.
+pub(super) type HashIx = (SpaceIx, [u8; 32]);
+/// What a device has said of a content, within its store.
+pub(super) type WordIx = (SpaceIx, [u8; 32], [u8; 32]);
 
 pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 pub(super) const SPACES: TableDefinition<'_, SpaceIx, &[u8]> = TableDefinition::new("spaces");
@@ -43,6 +50,9 @@ pub(super) const LOGS: TableDefinition<'_, LogIx, [u8; 40]> = TableDefinition::n
 pub(super) const TIPS: TableDefinition<'_, LogIx, [u8; 40]> = TableDefinition::new("tips");
 pub(super) const BATCHES: TableDefinition<'_, PlaceIx, &[u8]> = TableDefinition::new("batches");
 pub(super) const DRAFTS: TableDefinition<'_, PlaceIx, &[u8]> = TableDefinition::new("drafts");
+pub(super) const CHECKPOINTS: TableDefinition<'_, HashIx, &[u8]> = TableDefinition::new("checkpoints");
+pub(super) const CHUNKS: TableDefinition<'_, HashIx, &[u8]> = TableDefinition::new("chunks");
+pub(super) const ATTESTATIONS: TableDefinition<'_, WordIx, &[u8]> = TableDefinition::new("attestations");
 pub(super) const RECORDS: TableDefinition<'_, (SpaceIx, [u8; 32]), &[u8]> = TableDefinition::new("records");
 pub(super) const ACKS: TableDefinition<'_, (SpaceIx, [u8; 32]), &[u8]> = TableDefinition::new("acks");
 pub(super) const KEYS: TableDefinition<'_, (SpaceIx, [u8; 16]), &[u8]> = TableDefinition::new("keys");

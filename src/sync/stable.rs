@@ -29,6 +29,12 @@ impl Engine {
         self.spaces.get(&space)?.stable_frontier()
     }
 
+    /// Active devices that have never said what they hold of a space: nothing is stable before.
+    pub fn silent(&self, space: SpaceId) -> Vec<DeviceId> {
+        let Some(state) = self.spaces.get(&space) else { return Vec::new() };
+        state.active().filter(|device| !state.acks.contains_key(device)).collect()
+    }
+
     /// Devices that have signed another root than this one for the same history: the fold went wrong
     /// somewhere, and nothing may be thrown away until it is known where.
     ///

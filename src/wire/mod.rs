@@ -8,6 +8,7 @@
 pub mod ack;
 pub mod body;
 pub mod bundle;
+pub mod checkpoint;
 pub mod codec;
 pub mod message;
 pub mod op;

@@ -8,6 +8,7 @@ mod blind;
 mod buckets;
 mod bundles;
 mod canary;
+mod checkpoints;
 mod cli;
 mod clients;
 mod clones;

@@ -98,6 +98,8 @@ pub enum Command {
         #[command(subcommand)]
         command: Option<Conflicts>,
     },
+    /// Seals the state at what every active device holds, and has the others attest it
+    Checkpoint(Checkpoint),
     /// Compares states row by row and finds the first that differs; exit 0: all are the same
     Verify(Verify),
     /// The devices of a space, and those that were removed
@@ -379,6 +381,13 @@ pub struct SyncArgs {
     /// How long to look for a device where no node runs
     #[arg(long, default_value = "10s", value_parser = duration, value_name = "DURATION")]
     pub timeout: Duration,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Checkpoint {
+    /// Only lists those that are kept here
+    #[arg(long)]
+    pub list: bool,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -7,6 +7,7 @@
 
 mod args;
 mod bundle;
+mod checkpoint;
 mod config;
 mod confirm;
 mod conflicts;
@@ -118,6 +119,7 @@ async fn run(args: Args, output: &Output) -> Result<(), Failure> {
         Command::SafeToSleep => state::safe_to_sleep(&site()?, output).await,
         Command::Intent { command } => intents::run(&site()?, command, output).await,
         Command::Policy { command } => policy::run(&site()?, command, output).await,
+        Command::Checkpoint(args) => checkpoint::run(&site()?, args, output).await,
         Command::Verify(args) => verify::run(&site()?, args, output).await,
         Command::Conflicts { command } => conflicts::run(&site()?, command, output).await,
         Command::Devices { command } => devices::run(&site()?, command, output).await,

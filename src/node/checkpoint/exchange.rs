@@ -1,0 +1,280 @@
+//! Hearing of checkpoints of other devices, attesting them, and fetching what is missing.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::Notify;
+use tracing::{debug, error, info};
+
+use super::{Standing, complete, rank, to_keep, whole};
+use crate::fold::FOLD_VERSION;
+use crate::model::{Frontier, SpaceId};
+use crate::net::{Link, Topic};
+use crate::node::error::NodeError;
+use crate::node::handle::{Inner, Node};
+use crate::node::space::{Place, Space};
+use crate::store::{HeldCheckpoint, Store, StoreError, Wholeness};
+use crate::wire::checkpoint::{
+    Attestation, CheckpointAnswer, CheckpointHash, CheckpointQuestion, MANIFEST_BYTES_MAX, Manifest,
+};
+
+/// What became of a checkpoint that another device has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Taken {
+    /// It is whole here now.
+    Whole,
+    /// Not yet: this device has not come so far, or the other one does not give the rest.
+    Later,
+    /// It is not to be kept: older than what is here, not of this space, or not what the log folds to.
+    Refused,
+}
+
+/// Looks after checkpoints while the node runs: when there is news, and at an interval.
+pub(in crate::node) async fn watch(node: Weak<Inner>, news: Arc<Notify>) {
+    loop {
+        tokio::select! {
+            // Losing the race loses nothing: the notice is kept for the next look.
+            () = news.notified() => {}
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+        let Some(node) = Node::upgrade(&node) else { return };
+        let Ok(spaces) = node.ask(|core| core.engine.active_spaces()).await else { return };
+        for space in spaces {
+            let space = Space { node: node.clone(), place: Place::Fixed(space) };
+            if let Err(error) = space.exchange_checkpoints().await {
+                debug!(%error, "checkpoints were not exchanged");
+            }
+        }
+    }
+}
+
+impl Space {
+    /// Asks the connected devices for their newest checkpoints, says what this one has, attests what its own
+    /// log folds to, and fetches what it lacks. How many became whole here.
+    ///
+    /// # Errors
+    /// [`NodeError::Store`], [`NodeError::Stopped`], and those of [`Space::state_at`]. That a device does not
+    /// answer is none.
+    pub async fn exchange_checkpoints(&self) -> Result<u64, NodeError> {
+        let _turn = self.node.checkpoints().turn.lock().await;
+        let mut count = 0;
+        // Once more where something is new: the others have not been told of it.
+        for _ in 0..ROUNDS {
+            let taken = self.exchange_once().await?;
+            count += taken;
+            if taken == 0 {
+                break;
+            }
+        }
+        Ok(count)
+    }
+
+    async fn exchange_once(&self) -> Result<u64, NodeError> {
+        let space = self.id();
+        let asked = self.node.ask(move |core| {
+            let members = core.engine.space(space)?.roster.members().map(|member| member.device);
+            let links: Vec<Link> = members.filter_map(|device| core.route_to(&device)).collect();
+            Some((core.checkpoint_standing(space)?, links))
+        });
+        let Some((standing, links)) = asked.await? else { return Ok(0) };
+        let mut taken = 0;
+        for link in links {
+            let Some(theirs) = self.newest_of(&link, &standing).await? else { continue };
+            let held = self.node.store().checkpoints(&space)?;
+            let is_whole = |held: &&HeldCheckpoint| held.wholeness == Wholeness::Whole;
+            if held.iter().filter(is_whole).any(|held| held.manifest.hash() == theirs) {
+                continue;
+            }
+            let known = held.into_iter().find(|held| held.manifest.hash() == theirs);
+            let manifest = match known {
+                Some(held) => Some(held.manifest),
+                None => fetch_manifest(&link, &space, theirs).await,
+            };
+            let Some(manifest) = manifest else { continue };
+            if self.take(&link, &standing, &manifest).await? == Taken::Whole {
+                info!(checkpoint = %theirs, "a checkpoint is whole here");
+                taken += 1;
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Tells a device of the newest checkpoint here, and hears of its own.
+    async fn newest_of(&self, link: &Link, standing: &Standing) -> Result<Option<CheckpointHash>, NodeError> {
+        let (space, store) = (self.id(), self.node.store());
+        let held = store.checkpoints(&space)?;
+        let newest = whole(&held).first().copied().cloned();
+        let own = self.node.device();
+        let is_own = |word: &Attestation| {
+            word.fields().device == own && newest.as_ref().is_some_and(|newest| word.is_of(newest.fields()))
+        };
+        let attestation = store.attestations(&space)?.into_iter().find(is_own).map(Box::new);
+        let question = CheckpointQuestion::Newest { held: newest.as_ref().map(Manifest::hash), attestation };
+        let Some(CheckpointAnswer::Newest { held: theirs, base: _, attestations }) =
+            ask(link, &space, &question).await
+        else {
+            return Ok(None);
+        };
+        keep_words(store, &space, standing, &held, &attestations)?;
+        Ok(theirs)
+    }
+
+    async fn take(&self, link: &Link, standing: &Standing, manifest: &Manifest) -> Result<Taken, NodeError> {
+        let (space, store, fields) = (self.id(), self.node.store(), manifest.fields());
+        let is_sound =
+            fields.space == space && standing.readers.contains(&fields.author) && manifest.verify().is_ok();
+        let held = store.checkpoints(&space)?;
+        let newest = whole(&held).first().map(|newest| rank(newest));
+        if !is_sound || Some(rank(manifest)) <= newest {
+            return Ok(Taken::Refused);
+        }
+        if standing.reads && fields.fold_version != FOLD_VERSION {
+            return Ok(Taken::Refused);
+        }
+        // Whoever cannot read can still tell that the history is one it holds.
+        if !self.covers(&standing.frontier, &fields.cut).await? {
+            return Ok(Taken::Later);
+        }
+        store
+            .put_checkpoint(&HeldCheckpoint { manifest: manifest.clone(), wholeness: Wholeness::Partial })?;
+        store.keep_checkpoints(&space, &to_keep(&store.checkpoints(&space)?))?;
+        if standing.reads {
+            let key = standing.keys.iter().find(|key| key.id() == fields.key_id).cloned();
+            let wanted: BTreeSet<[u8; 32]> = fields.chunks.iter().copied().collect();
+            let built = match self.build(&fields.cut, key, Some(wanted)).await {
+                Ok(built) => built,
+                // What cannot be folded here is not attested; it may be once a key or another version is here.
+                Err(NodeError::NoCheckpoint { .. } | NodeError::PastKeyMissing { .. }) => {
+                    return Ok(Taken::Later);
+                }
+                Err(error) => return Err(error),
+            };
+            if (built.root, built.content) != (fields.root, fields.content) {
+                error!(
+                    author = %fields.author.short(), theirs = %fields.root, ours = %built.root,
+                    "a checkpoint is not what the log here folds to; it is not attested and not kept"
+                );
+                let kept = to_keep(&store.checkpoints(&space)?);
+                let others: Vec<CheckpointHash> =
+                    kept.into_iter().filter(|hash| *hash != manifest.hash()).collect();
+                store.keep_checkpoints(&space, &others)?;
+                return Ok(Taken::Refused);
+            }
+            self.attest(manifest)?;
+        }
+        if !self.fetch_chunks(link, manifest).await? {
+            return Ok(Taken::Later);
+        }
+        complete(store, manifest)?;
+        Ok(Taken::Whole)
+    }
+
+    /// Fetches the chunks that are not here; what has arrived is kept if the rest does not come. Whether all
+    /// are here.
+    async fn fetch_chunks(&self, link: &Link, manifest: &Manifest) -> Result<bool, NodeError> {
+        let (space, store) = (manifest.fields().space, self.node.store());
+        let missing = store.missing_chunks(&space, &manifest.fields().chunks)?;
+        let mut arrived: Vec<Bytes> = Vec::new();
+        let mut is_whole = true;
+        for hash in missing {
+            match ask(link, &space, &CheckpointQuestion::Chunk { hash }).await {
+                Some(CheckpointAnswer::Chunk { bytes }) if *blake3::hash(&bytes).as_bytes() == hash => {
+                    arrived.push(bytes);
+                    self.node.checkpoints().fetched.fetch_add(1, Ordering::Relaxed);
+                }
+                _ => {
+                    is_whole = false;
+                    break;
+                }
+            }
+            if arrived.len() >= CHUNKS_PER_WRITE {
+                store.put_chunks(&space, &std::mem::take(&mut arrived))?;
+            }
+        }
+        store.put_chunks(&space, &arrived)?;
+        Ok(is_whole)
+    }
+
+    /// Whether this device holds the history that a cut is of.
+    async fn covers(&self, frontier: &Frontier, cut: &Frontier) -> Result<bool, NodeError> {
+        let (space, store) = (self.id(), self.node.store().clone());
+        let (frontier, cut) = (frontier.clone(), cut.clone());
+        let look = move || {
+            for (log, tip) in cut.iter().filter(|(log, tip)| frontier.tip(log) != **tip) {
+                let Some(batch) = store.batch_at(&space, log, tip.seq)? else { return Ok(false) };
+                if batch.header().last() != tip.seq || batch.link() != tip.hash {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        };
+        let looked: Result<bool, StoreError> = self.node.blocking(look).await;
+        Ok(looked?)
+    }
+}
+
+/// Keeps what devices that read have said of checkpoints that are here.
+fn keep_words(
+    store: &Store,
+    space: &SpaceId,
+    standing: &Standing,
+    held: &[HeldCheckpoint],
+    words: &[Attestation],
+) -> Result<(), StoreError> {
+    let known = store.attestations(space)?;
+    for word in words {
+        let is_of_one = held.iter().any(|held| word.is_of(held.manifest.fields()));
+        let is_believed = standing.readers.contains(&word.fields().device) && word.verify().is_ok();
+        if is_of_one && !known.contains(word) && is_believed {
+            store.put_attestation(space, word)?;
+        }
+    }
+    Ok(())
+}
+
+/// Fetches a manifest piece by piece; `None` where the device does not give it whole.
+async fn fetch_manifest(link: &Link, space: &SpaceId, hash: CheckpointHash) -> Option<Manifest> {
+    let mut bytes = BytesMut::new();
+    loop {
+        let offset = u32::try_from(bytes.len()).ok()?;
+        let question = CheckpointQuestion::Manifest { hash, offset };
+        let CheckpointAnswer::Piece { total, offset: at, bytes: piece } = ask(link, space, &question).await?
+        else {
+            return None;
+        };
+        if at != offset || piece.is_empty() || bytes.len() + piece.len() > MANIFEST_BYTES_MAX {
+            return None;
+        }
+        bytes.extend_from_slice(&piece);
+        if bytes.len() >= total as usize {
+            let manifest = Manifest::parse(bytes.freeze()).ok()?;
+            return (manifest.hash() == hash).then_some(manifest);
+        }
+    }
+}
+
+async fn ask(link: &Link, space: &SpaceId, question: &CheckpointQuestion) -> Option<CheckpointAnswer> {
+    let question = Bytes::from([&space.tag().as_bytes()[..], &question.to_bytes()].concat());
+    match link.ask(Topic::Checkpoint, question, ANSWER_WITHIN).await {
+        Ok(answer) => CheckpointAnswer::from_bytes(&answer).ok(),
+        Err(error) => {
+            debug!(device = %link.device().short(), %error, "a question about checkpoints");
+            None
+        }
+    }
+}
+
+/// Between two looks without news.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+/// Rounds in one exchange: one to take, one to tell.
+const ROUNDS: u32 = 2;
+
+/// A chunk is there in less on any link that carries batches.
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+
+/// Fetched chunks that become durable together.
+const CHUNKS_PER_WRITE: usize = 16;

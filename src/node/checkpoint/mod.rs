@@ -1,0 +1,353 @@
+//! Checkpoints of a space: made, attested, kept, passed on.
+//!
+//! A checkpoint is made of the state at the stable frontier, folded anew from the log of this device
+//! (`build`). Whoever else reads the space folds its own log to the same place and attests what came out, or
+//! says nothing. Chunks are the same bytes on every device that holds the key, so a device that has computed a
+//! checkpoint fetches next to nothing; one that cannot (a blind one) fetches all of it, and goes on where it
+//! was cut off (`exchange`). Nothing here throws history away.
+
+mod build;
+mod exchange;
+mod serve;
+
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use thiserror::Error;
+use tokio::sync::{Notify, RwLock};
+
+pub(super) use self::exchange::watch;
+use super::core::Core;
+use super::error::NodeError;
+use super::space::Space;
+use crate::crypto::EpochKey;
+use crate::model::{DeviceId, Frontier, Root, SpaceId};
+use crate::roster::Role;
+use crate::store::{HeldCheckpoint, Store, StoreError, Wholeness};
+use crate::sync::Input;
+use crate::wire::checkpoint::{
+    Attestation, AttestationFields, Basis, CheckpointHash, Manifest, ManifestFields,
+};
+
+/// What the checkpoints of a node share.
+#[derive(Default)]
+pub(super) struct Checkpoints {
+    /// One is made, attested or fetched at a time.
+    turn: tokio::sync::Mutex<()>,
+    /// Told when another device has, or says, something new.
+    pub news: Arc<Notify>,
+    /// Held for reading by whatever works beside the loop with the store open; a stop waits for all of it.
+    pub busy: Arc<RwLock<()>>,
+    /// Chunks that came from other devices.
+    fetched: AtomicU64,
+}
+
+/// What answering others needs.
+#[derive(Default)]
+pub(super) struct Serving {
+    pub news: Arc<Notify>,
+    busy: Arc<RwLock<()>>,
+    answering: Arc<AtomicU32>,
+}
+
+impl Serving {
+    pub fn of(checkpoints: &Checkpoints) -> Self {
+        Self {
+            news: Arc::clone(&checkpoints.news),
+            busy: Arc::clone(&checkpoints.busy),
+            answering: Arc::default(),
+        }
+    }
+}
+
+/// A checkpoint that this device keeps.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct CheckpointInfo {
+    /// Its name.
+    pub hash: CheckpointHash,
+    /// Who made it.
+    pub author: DeviceId,
+    /// Ops within its cut.
+    pub op_count: u64,
+    /// The root of the state there.
+    pub root: Root,
+    /// Its chunks.
+    pub chunk_count: u64,
+    /// Whether every chunk is here.
+    pub is_whole: bool,
+    /// The devices that have folded their own logs to the same.
+    pub attested_by: Vec<DeviceId>,
+}
+
+/// What making a checkpoint came to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Published {
+    /// The newest checkpoint.
+    pub checkpoint: CheckpointInfo,
+    /// Whether it was made just now; there is none to make where nothing became stable since the last one.
+    pub is_new: bool,
+}
+
+/// Why no checkpoint is made.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum WhyNoCheckpoint {
+    /// Devices that are waited for have never said what they hold.
+    #[error("nothing is stable before every active device has said what it holds; {} have not", .silent.len())]
+    Silent {
+        /// Which.
+        silent: Vec<DeviceId>,
+    },
+    /// Every active device has spoken, and nothing is held by all of them.
+    #[error("nothing is held by every active device yet")]
+    NothingStable,
+    /// Two devices have another state for the same ops.
+    #[error("the state of {} differs from the one here for the same ops", .device.short())]
+    Diverged {
+        /// With whom.
+        device: DeviceId,
+    },
+    /// Ops of a later version are within it, which another version may fold otherwise.
+    #[error("{count} ops of a later version are within it")]
+    UnknownOps {
+        /// How many.
+        count: u64,
+    },
+    /// This device stores and does not read.
+    #[error("this device is blind and has no state")]
+    Blind,
+    /// No key is in force to seal it under.
+    #[error("the space has no key in force")]
+    NoKey,
+    /// More chunks than a checkpoint may have.
+    #[error("it would have more than {limit} chunks")]
+    TooLarge {
+        /// The limit.
+        limit: usize,
+    },
+    /// An op that the state shows is not in the store.
+    #[error("an op that the state shows cannot be read")]
+    OpMissing,
+}
+
+/// Of two whole checkpoints the greater one is the newer; of two as far on, the one with the smaller hash.
+fn rank(manifest: &Manifest) -> (u64, Reverse<CheckpointHash>) {
+    (manifest.fields().cut.op_count(), Reverse(manifest.hash()))
+}
+
+/// The whole checkpoints of a space, the newest first.
+fn whole(held: &[HeldCheckpoint]) -> Vec<&Manifest> {
+    let whole = held.iter().filter(|held| held.wholeness == Wholeness::Whole);
+    let mut whole: Vec<&Manifest> = whole.map(|held| &held.manifest).collect();
+    whole.sort_by_key(|manifest| Reverse(rank(manifest)));
+    whole
+}
+
+/// Which checkpoints stay: the newest, the one before it, and what is being fetched to be newer.
+fn to_keep(held: &[HeldCheckpoint]) -> Vec<CheckpointHash> {
+    let whole = whole(held);
+    let newest = whole.first().map(|manifest| rank(manifest));
+    let partial = held.iter().filter(|held| held.wholeness == Wholeness::Partial);
+    let partial = partial.map(|held| &held.manifest).filter(|manifest| Some(rank(manifest)) > newest);
+    // Of those that are as far on as the newest, it alone: the one before is of an earlier cut.
+    let is_earlier = |manifest: &&Manifest| Some(rank(manifest).0) < newest.map(|(op_count, _)| op_count);
+    let before = whole.iter().copied().find(is_earlier);
+    let kept = whole.first().copied().into_iter().chain(before);
+    // Several may be on their way; more than one is rare, and only the newest is worth finishing.
+    kept.chain(partial.max_by_key(|manifest| rank(manifest))).map(Manifest::hash).collect()
+}
+
+/// Puts a whole checkpoint in place; what it replaces goes, after it is durable.
+fn complete(store: &Store, manifest: &Manifest) -> Result<(), StoreError> {
+    let space = manifest.fields().space;
+    store.put_checkpoint(&HeldCheckpoint { manifest: manifest.clone(), wholeness: Wholeness::Whole })?;
+    store.keep_checkpoints(&space, &to_keep(&store.checkpoints(&space)?))
+}
+
+/// What this device is in a space, for its checkpoints.
+struct Standing {
+    reads: bool,
+    frontier: Frontier,
+    key: Option<EpochKey>,
+    /// Every key that is here.
+    keys: Vec<EpochKey>,
+    readers: BTreeSet<DeviceId>,
+}
+
+impl Core {
+    fn checkpoint_standing(&self, space: SpaceId) -> Option<Standing> {
+        let view = self.engine.space(space).filter(|view| view.is_active)?;
+        let own = self.engine.device();
+        let readers = view.roster.members().filter(|member| member.role.holds_keys());
+        Some(Standing {
+            reads: view.roster.role_of(&own).is_some_and(Role::holds_keys),
+            frontier: view.frontier.clone(),
+            key: self.engine.sealing_key(space).cloned(),
+            keys: self.engine.keys_of(space).into_iter().cloned().collect(),
+            readers: readers.map(|member| member.device).collect(),
+        })
+    }
+
+    /// Where a checkpoint would be cut now.
+    fn checkpoint_cut(&self, space: SpaceId) -> Result<Frontier, WhyNoCheckpoint> {
+        if let Some(parted) = self.engine.diverged(space).first() {
+            return Err(WhyNoCheckpoint::Diverged { device: parted.device });
+        }
+        match self.engine.stable_frontier(space) {
+            None => Err(WhyNoCheckpoint::Silent { silent: self.engine.silent(space) }),
+            Some(stable) if stable.log_count() == 0 => Err(WhyNoCheckpoint::NothingStable),
+            Some(stable) => Ok(stable),
+        }
+    }
+}
+
+impl Space {
+    /// Makes a checkpoint of what every active device holds, and offers it to those that are connected.
+    ///
+    /// # Errors
+    /// [`NodeError::NoCheckpoint`], [`NodeError::Store`], [`NodeError::Stopped`], and those of
+    /// [`Space::state_at`].
+    pub async fn checkpoint(&self) -> Result<Published, NodeError> {
+        let space = self.id();
+        let turn = self.node.checkpoints().turn.lock().await;
+        let index = self.index();
+        // What is acknowledged is folded; right after a start the index is still being read.
+        let read = tokio::task::spawn_blocking(move || index.read().map(drop));
+        read.await.expect("waiting does not panic and is not aborted")?;
+        let asked = self.node.ask(move |core| {
+            core.tell(Input::Seal { space });
+            core.settle();
+            let standing = core.checkpoint_standing(space)?;
+            let cut = core.checkpoint_cut(space);
+            Some((standing, cut))
+        });
+        let (standing, cut) = asked.await?.ok_or(NodeError::Stopped)?;
+        let refused = |why| NodeError::NoCheckpoint { why };
+        if !standing.reads {
+            return Err(refused(WhyNoCheckpoint::Blind));
+        }
+        let (cut, key) = (cut.map_err(refused)?, standing.key.ok_or(refused(WhyNoCheckpoint::NoKey))?);
+        let held = self.node.store().checkpoints(&space)?;
+        let parent = whole(&held).first().map(|manifest| (manifest.hash(), manifest.fields().cut.clone()));
+        let is_new = parent.as_ref().is_none_or(|(_, before)| before.op_count() < cut.op_count());
+        if is_new {
+            let built = self.build(&cut, Some(key.clone()), None).await?;
+            let fields = ManifestFields {
+                space,
+                fold_version: crate::fold::FOLD_VERSION,
+                parent: parent.map(|(hash, _)| hash),
+                root: built.root,
+                content: built.content,
+                key_id: key.id(),
+                author: self.node.device(),
+                cut,
+                state_chunks: built.state_chunks,
+                chunks: built.chunks,
+            };
+            let manifest = Manifest::sign(self.node.identity(), fields);
+            self.attest(&manifest)?;
+            complete(self.node.store(), &manifest)?;
+        }
+        drop(turn);
+        let checkpoints = self.checkpoints()?;
+        let checkpoint = checkpoints.into_iter().find(|info| info.is_whole).ok_or(NodeError::Stopped)?;
+        if is_new {
+            // Whoever is connected hears of it; that nobody is, or one does not answer, is no failure.
+            self.exchange_checkpoints().await?;
+        }
+        Ok(Published { checkpoint, is_new })
+    }
+
+    /// The checkpoints that this device keeps: whole ones first, the newest first.
+    ///
+    /// # Errors
+    /// [`NodeError::Store`].
+    pub fn checkpoints(&self) -> Result<Vec<CheckpointInfo>, NodeError> {
+        let store = self.node.store();
+        let held = store.checkpoints(&self.id())?;
+        let words = store.attestations(&self.id())?;
+        let mut infos: Vec<CheckpointInfo> = held.iter().map(|held| info(held, &words)).collect();
+        let order = |info: &CheckpointInfo| (info.is_whole, info.op_count, Reverse(info.hash));
+        infos.sort_by_key(|info| Reverse(order(info)));
+        Ok(infos)
+    }
+
+    /// Says that this device has folded its own log to what a manifest says; durable when it returns.
+    fn attest(&self, manifest: &Manifest) -> Result<(), NodeError> {
+        let of = manifest.fields();
+        let fields = AttestationFields {
+            scope: of.space.tag(),
+            device: self.node.device(),
+            fold_version: of.fold_version,
+            cut_digest: of.cut.digest(),
+            root: of.root,
+            content: of.content,
+            basis: Basis::Log,
+        };
+        let word = Attestation::sign(self.node.identity(), fields);
+        Ok(self.node.store().put_attestation(&of.space, &word)?)
+    }
+}
+
+#[cfg(feature = "sim")]
+impl Space {
+    /// Leaves the newest checkpoint as a crash in the middle of fetching it does: without its last chunks. For
+    /// tests of what goes on from there; how many are missing now.
+    #[doc(hidden)]
+    pub async fn forget_chunks(&self, count: usize) -> Result<usize, NodeError> {
+        let _turn = self.node.checkpoints().turn.lock().await;
+        let (space, store) = (self.id(), self.node.store());
+        let held = store.checkpoints(&space)?;
+        let Some(manifest) = whole(&held).first().copied().cloned() else { return Ok(0) };
+        let chunks = &manifest.fields().chunks;
+        let kept = &chunks[..chunks.len().saturating_sub(count)];
+        let bytes: Vec<Option<bytes::Bytes>> =
+            kept.iter().map(|hash| store.chunk(&space, hash)).collect::<Result<_, _>>()?;
+        store.keep_checkpoints(&space, &[])?;
+        store
+            .put_checkpoint(&HeldCheckpoint { manifest: manifest.clone(), wholeness: Wholeness::Partial })?;
+        store.put_chunks(&space, &bytes.into_iter().flatten().collect::<Vec<_>>())?;
+        Ok(store.missing_chunks(&space, chunks)?.len())
+    }
+
+    /// Keeps, as its newest, a signed checkpoint of the present that is not what the log folds to. For tests of
+    /// what others make of it; its name.
+    #[doc(hidden)]
+    pub async fn forge_checkpoint(&self) -> Result<CheckpointHash, NodeError> {
+        let _turn = self.node.checkpoints().turn.lock().await;
+        let (space, store) = (self.id(), self.node.store());
+        let cut = self.node.ask(move |core| core.checkpoint_cut(space)).await?;
+        let cut = cut.map_err(|why| NodeError::NoCheckpoint { why })?;
+        let held = store.checkpoints(&space)?;
+        let before = whole(&held).first().copied().ok_or(NodeError::Stopped)?.fields().clone();
+        let fields = ManifestFields { cut, root: Root::from_bytes([7; 32]), content: [7; 32], ..before };
+        let forged = Manifest::sign(self.node.identity(), fields);
+        self.attest(&forged)?;
+        complete(store, &forged)?;
+        Ok(forged.hash())
+    }
+
+    /// Chunks fetched from other devices in this run.
+    #[doc(hidden)]
+    pub fn chunks_fetched(&self) -> u64 {
+        self.node.checkpoints().fetched.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+fn info(held: &HeldCheckpoint, words: &[Attestation]) -> CheckpointInfo {
+    let fields = held.manifest.fields();
+    let attested = words.iter().filter(|word| word.is_of(fields)).map(|word| word.fields().device);
+    CheckpointInfo {
+        hash: held.manifest.hash(),
+        author: fields.author,
+        op_count: fields.cut.op_count(),
+        root: fields.root,
+        chunk_count: fields.chunks.len() as u64,
+        is_whole: held.wholeness == Wholeness::Whole,
+        attested_by: attested.collect(),
+    }
+}
