@@ -1,6 +1,7 @@
 //! The loop that owns the engine: what happens goes in, effects come out and are performed.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -1103,6 +1104,15 @@ impl Core {
             net.redial();
         }
         devices
+    }
+
+    /// A device of a space says that it listens there: it is dialled now, where the network runs, and at
+    /// every start from here on.
+    pub fn meet(&mut self, device: DeviceId, at: SocketAddr) {
+        self.addresses.learn(device, at, clock::wall());
+        if let Some(net) = &*self.net.read().unwrap_or_else(PoisonError::into_inner) {
+            net.dial(vec![at], Some(device));
+        }
     }
 
     /// Something of the node has changed that the loop does not see.

@@ -663,13 +663,6 @@ impl Node {
         self.0.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Dials `device` there, once the network runs.
-    pub(super) fn dial(&self, address: SocketAddr, device: DeviceId) {
-        if let Some(net) = self.0.net.read().unwrap_or_else(PoisonError::into_inner).as_ref() {
-            net.dial(vec![address], Some(device));
-        }
-    }
-
     /// Asks the engine for something that has no result but its end.
     pub(super) async fn request(
         &self,

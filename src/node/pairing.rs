@@ -165,7 +165,8 @@ impl Node {
         // Only now may the inviter forget the invite: a welcome that is lost here can be asked for.
         receipt.send().await;
         if let Some(address) = address {
-            self.dial(address, inviter);
+            // A node that is stopped meanwhile has joined all the same.
+            let _ = self.ask(move |core| core.meet(inviter, address)).await;
         }
         Ok(Membership { inviter, inviter_name, space, scope, role, phrase })
     }

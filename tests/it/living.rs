@@ -27,6 +27,23 @@ fn a_device_that_starts_again_finds_another_where_it_was_last() {
 }
 
 #[test]
+fn a_device_that_joined_finds_who_invited_it_at_its_first_start() {
+    let (a, b) = (Home::init("a"), Home::empty());
+    let _a = a.up(&[]);
+    a.run(&["put", "registry:note", "before", "1"]).expect_code(0);
+
+    // The node of the join ends with it, and had no time to meet anybody.
+    let mut inviting = Caller::connect(&a);
+    let invite = inviting.call("pair.invite", json!({}))["result"].clone();
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    b.run(&["join", &text(&invite["code"]), "--peer", &text(&invite["addresses"][0])]).expect_code(0);
+    let _b = b.up(&[]);
+    a.run(&["wait", "--on", "1", "--timeout", "100s"]).expect_code(0);
+
+    assert_eq!(b.run(&["get", "registry:note", "before"]).expect_code(0).stdout, "1\n");
+}
+
+#[test]
 fn settings_are_shown_set_and_taken_away() {
     let home = Home::init("a");
 

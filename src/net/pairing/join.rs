@@ -366,10 +366,17 @@ async fn prove(
         inviter_name: answer.name,
         role,
         scope,
-        address: (port != 0).then(|| SocketAddr::new(found.address.ip(), port)),
+        address: listening(found.address, port),
         phrase: paired.phrase(),
     };
     Ok(Proven { frames, granted, paired, sealed_bytes })
+}
+
+/// Where the inviter listens for members: where it was reached for the pairing, zone included, at another
+/// port.
+const fn listening(mut reached: SocketAddr, port: u16) -> Option<SocketAddr> {
+    reached.set_port(port);
+    if port == 0 { None } else { Some(reached) }
 }
 
 fn secret(target: &Target) -> (InviteId, Secret) {
@@ -601,3 +608,16 @@ const GOODBYE_WITHIN: Duration = Duration::from_secs(2);
 
 /// How long this side's closes are repeated to whoever missed them.
 const LINGER: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_inviter_of_a_cable_keeps_its_zone() {
+        let reached: SocketAddr = "[fe80::1%3]:9".parse().expect("literal");
+
+        assert_eq!(listening(reached, 4_433), Some("[fe80::1%3]:4433".parse().expect("literal")));
+        assert_eq!(listening(reached, 0), None, "it does not listen for members");
+    }
+}
