@@ -4,7 +4,7 @@
 //! an answer says that something speaks QUIC there, not who it is.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
 use mdns_sd::ServiceEvent;
@@ -51,16 +51,45 @@ pub fn way_to(address: SocketAddr) -> Option<IpAddr> {
     Some(socket.local_addr().ok()?.ip())
 }
 
-/// Whether a packet may be sent to the devices of the local network at all. On a Mac this is what
-/// Local Network privacy forbids.
-pub async fn may_multicast() -> Result<(), io::ErrorKind> {
-    let group = SocketAddr::from((Ipv4Addr::new(224, 0, 0, 251), mdns::MDNS_PORT));
-    let send = async {
-        let socket = UdpSocket::bind(any(&group)).await?;
-        // A query for a name of kinfold's that nobody has; those who hear it do not answer.
-        socket.send_to(&NOBODYS_NAME, group).await
+/// Whether a packet may be sent to everybody on the local network: tried on each interface that
+/// discovery uses, as it does, and one that takes it is enough. On a Mac this is what Local Network
+/// privacy forbids.
+///
+/// The interface is named, so that no route to everybody is needed: a network without a gateway has none,
+/// and a firewall is not even asked where there is no route.
+///
+/// # Errors
+/// What the first interface answers, where none takes it.
+pub fn may_multicast(rules: &InterfaceRules) -> Result<(), io::ErrorKind> {
+    let interfaces = if_addrs::get_if_addrs().map_err(|error| error.kind())?;
+    let used = |found: &&if_addrs::Interface| {
+        found.is_oper_up() && !found.is_loopback() && rules.permit(&found.name)
     };
-    send.await.map(drop).map_err(|error| error.kind())
+    let mut refused = Ok(());
+    for interface in interfaces.iter().filter(used) {
+        match ask_everybody(interface.ip(), interface.index.unwrap_or_default()) {
+            Ok(_) => return Ok(()),
+            Err(error) => refused = refused.and(Err(error.kind())),
+        }
+    }
+    refused
+}
+
+/// Asks for a name of kinfold's that nobody has; those who hear it do not answer.
+fn ask_everybody(from: IpAddr, interface: u32) -> io::Result<usize> {
+    let socket = std::net::UdpSocket::bind(any(&(from, 0).into()))?;
+    let options = socket2::SockRef::from(&socket);
+    let group = match from {
+        IpAddr::V4(v4) => {
+            options.set_multicast_if_v4(&v4)?;
+            SocketAddr::from((MDNS_V4, mdns::MDNS_PORT))
+        }
+        IpAddr::V6(_) => {
+            options.set_multicast_if_v6(interface)?;
+            SocketAddrV6::new(MDNS_V6, mdns::MDNS_PORT, 0, interface).into()
+        }
+    };
+    socket.send_to(&NOBODYS_NAME, group)
 }
 
 /// Where devices of others announce themselves, listened for during `span`.
@@ -144,14 +173,20 @@ fn packets() -> ([u8; 1_200], [u8; 64]) {
 }
 
 fn any(address: &SocketAddr) -> SocketAddr {
-    match address {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    }
+    let ip = match address {
+        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    (ip, 0).into()
 }
 
 /// Reserved so that it is never a version (RFC 9000 section 15).
 const UNSPOKEN: u32 = 0x1a2a_3a4a;
+
+/// Where multicast DNS is spoken (RFC 6762 section 3).
+const MDNS_V4: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
+
+const MDNS_V6: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xfb);
 
 const TRIES: usize = 3;
 

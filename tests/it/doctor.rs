@@ -171,6 +171,26 @@ fn a_way_for_small_packets_only_and_a_firewall_of_this_machine_are_named() {
     assert_says(&forbidden, "device", "fail", "this machine may not send to one");
 }
 
+#[test]
+fn multicast_that_this_machine_may_not_send_is_told_from_an_empty_network() {
+    if !is_available("nft") {
+        return;
+    }
+    // Without a gateway, as two machines on one cable are.
+    let Some(lan) = Lan::of(1) else { return };
+    let home = Home::init("a");
+    let alone = doctor(&lan, 0, &home).1;
+
+    lan.nft(
+        0,
+        "table inet test { chain said { type filter hook output priority 0; udp dport 5353 drop; }; }",
+    );
+    let forbidden = doctor(&lan, 0, &home).1;
+
+    assert_says(&alone, "multicast", "ok", "works from here");
+    assert_says(&forbidden, "multicast", "warn", "nothing can be sent to the local network at large");
+}
+
 /// A device that does not look for others.
 fn quiet(name: &str) -> Home {
     let home = Home::init(name);

@@ -307,7 +307,7 @@ fn multicast(seen: &Observed) -> Check {
         MulticastSeen::CannotSend(kind) => warn(
             "multicast",
             format!("nothing can be sent to the local network at large: {kind}"),
-            "check the firewall of this machine; devices named with `kinfold up --peer` are reached all the same",
+            "allow UDP port 5353 in the firewall of this machine; devices named with `kinfold up --peer` are reached all the same",
         ),
         MulticastSeen::CannotListen(why) => warn(
             "multicast",

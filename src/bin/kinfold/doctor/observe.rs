@@ -162,10 +162,7 @@ async fn multicast(settings: &Settings, rules: InterfaceRules) -> MulticastSeen 
     if !settings.has_mdns() {
         return MulticastSeen::Off;
     }
-    // Without a route to everywhere there still is one to each interface; a refusal is another matter.
-    if let Err(kind @ (io::ErrorKind::HostUnreachable | io::ErrorKind::PermissionDenied)) =
-        probe::may_multicast().await
-    {
+    if let Err(kind) = probe::may_multicast(&rules) {
         return MulticastSeen::CannotSend(kind);
     }
     match probe::announced(rules, LISTEN_FOR).await {
