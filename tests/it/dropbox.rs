@@ -260,7 +260,7 @@ fn a_folder_that_is_gone_is_named_and_nothing_is_lost() {
     fs::rename(folder.path(), &aside).unwrap();
     put(&a, "x", "1");
 
-    a.run(&["sync", "--timeout", "0"]).expect_code(75).says("1 drop boxes could not be used");
+    a.run(&["sync", "--timeout", "0"]).expect_code(75).says("1 drop box could not be used");
     assert!(!folder.path().exists(), "it is not made anew on another disk");
     let up = a.up(&[]);
     let mut caller = Caller::connect(&a);

@@ -47,6 +47,7 @@ mod schema;
 mod settling;
 mod socket;
 mod talk;
+mod terminal;
 mod typed;
 mod verify;
 #[cfg(target_os = "linux")]

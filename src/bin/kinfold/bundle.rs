@@ -12,7 +12,7 @@ use kinfold::control::{Method, Notice};
 
 use crate::args::{Bundle, BundleExport, BundleImport};
 use crate::failure::Failure;
-use crate::output::{Output, Tone, count, short_device, time};
+use crate::output::{Output, Tone, count, counted, short_device, time};
 use crate::target::{Site, Target};
 
 pub async fn run(site: &Site, command: Bundle, output: &Output) -> Result<(), Failure> {
@@ -34,13 +34,11 @@ async fn write(site: &Site, export: BundleExport, output: &Output) -> Result<(),
     if output.is_json() {
         return output.json(&form);
     }
-    let (done, ops, logs) = (output.paint(Tone::Good, "exported"), count(form.ops), count(form.logs));
-    let (records, acks) = (count(form.records), count(form.acks));
+    let (done, ops, logs) =
+        (output.paint(Tone::Good, "exported"), counted(form.ops, "op"), counted(form.logs, "log"));
+    let (records, acks) = (counted(form.records, "record"), counted(form.acks, "ack"));
     let size = HumanBytes(form.bytes);
-    output.line(format!(
-        "{done} {ops} ops of {logs} logs, {records} records, {acks} acks: {size} in {}",
-        form.path.display()
-    ))?;
+    output.line(format!("{done} {ops} of {logs}, {records}, {acks}: {size} in {}", form.path.display()))?;
     match (form.receiver, form.beyond_ack_of_ms) {
         (Some(device), Some(at)) => output.note(format!(
             "it holds what {} lacked when it last said what it has, on {}",
@@ -85,22 +83,22 @@ fn tell(form: &BundleImportedForm, output: &Output) -> Result<(), Failure> {
     let whose = format!("exported by {} on {}", short_device(&form.exported_by), time(form.exported_ms));
     if is_new {
         output.line(format!(
-            "{} {} ops, {} records, {} acks{space}; {} ops were here already ({whose})",
+            "{} {}, {}, {}{space}; here already: {} ({whose})",
             output.paint(Tone::Good, "imported"),
-            count(form.ops),
-            count(form.records),
-            count(form.acks),
-            count(form.held_ops)
+            counted(form.ops, "op"),
+            counted(form.records, "record"),
+            counted(form.acks, "ack"),
+            counted(form.held_ops, "op")
         ))?;
     } else if form.missing.is_empty() && form.not_taken.is_empty() {
-        output.line(format!("nothing new: all {} ops were here already ({whose})", count(form.held_ops)))?;
+        output.line(format!("nothing new; here already: {} ({whose})", counted(form.held_ops, "op")))?;
     } else {
         output.line(format!("nothing was imported ({whose})"))?;
     }
     if form.unknown_parts > 0 {
         output.note(format!(
-            "{} parts are of a later version and were left out; update this program",
-            count(form.unknown_parts)
+            "left out: {} of a later version; update this program",
+            counted(form.unknown_parts, "part")
         ));
     }
     form.missing.iter().try_for_each(|missing| output.line(missing_text(missing)))?;

@@ -68,11 +68,11 @@ async fn list(home: &Path, output: &Output) -> Result<(), Failure> {
     if form.dropboxes.is_empty() {
         return output.line("no drop box; `kinfold dropbox add FOLDER` makes a folder one");
     }
-    show(&form.dropboxes, output)
+    output.lines(&lines(&form.dropboxes, output))
 }
 
 /// A table of drop boxes, and what is wrong with each.
-pub fn show(dropboxes: &[DropboxForm], output: &Output) -> Result<(), Failure> {
+pub fn lines(dropboxes: &[DropboxForm], output: &Output) -> Vec<String> {
     let cells = |dropbox: &DropboxForm| {
         let holds = format!("{} in {}", HumanBytes(dropbox.bytes), count(dropbox.objects));
         [
@@ -85,10 +85,11 @@ pub fn show(dropboxes: &[DropboxForm], output: &Output) -> Result<(), Failure> {
         ]
     };
     let heading = ["drop box", "space", "last push", "last pull", "pending ops", "holds"];
-    output.table(heading, dropboxes.iter().map(cells).collect())?;
+    let mut lines = Output::table_lines(heading, dropboxes.iter().map(cells).collect());
     for dropbox in dropboxes {
         if let Some(trouble) = &dropbox.trouble {
-            output.line(format!("{} cannot be used now: {trouble}", dropbox.place))?;
+            let text = format!("{} cannot be used now: {trouble}", dropbox.place);
+            lines.push(output.paint(Tone::Warn, text));
         }
         let mut said = Vec::new();
         let mut say = |number: u64, what: &str| {
@@ -100,10 +101,15 @@ pub fn show(dropboxes: &[DropboxForm], output: &Output) -> Result<(), Failure> {
         say(dropbox.not_taken_ops, "ops that were not taken");
         say(dropbox.foreign, "files of others");
         if !said.is_empty() {
-            output.line(format!("{} holds {}", dropbox.place, said.join(", ")))?;
+            lines.push(format!("{} holds {}", dropbox.place, said.join(", ")));
         }
     }
-    Ok(())
+    lines
+}
+
+/// So many drop boxes.
+pub fn boxes(number: u32) -> String {
+    if number == 1 { "1 drop box".to_owned() } else { format!("{number} drop boxes") }
 }
 
 /// A URL as it is, a folder from the root.

@@ -80,7 +80,7 @@ pub enum Failure {
     NobodyReached { seconds: u64 },
     #[error("not reached: {devices}")]
     NotReached { devices: String },
-    #[error("{failed} drop boxes could not be used")]
+    #[error("{} could not be used", crate::dropbox::boxes(*failed))]
     DropboxesFailed { failed: u32 },
     #[error("{devices} {} another state for the same ops", if *devices == 1 { "device has" } else { "devices have" })]
     StatesDiffer { devices: usize },
@@ -88,7 +88,7 @@ pub enum Failure {
     StateUnsound { space: String },
     #[error("the state here was not compared with that of {device}: {why}")]
     NotCompared { device: String, why: String, is_passing: bool },
-    #[error("not safe yet: {unheld} ops are on no other device")]
+    #[error("not safe yet: {} on no other device", if *unheld == 1 { "1 op is".to_owned() } else { format!("{} ops are", crate::output::count(*unheld)) })]
     NotSafe { unheld: u64 },
     #[error("{act} cannot be undone, and {typed:?} is not {name:?}; nothing was changed")]
     NameMistyped { act: String, name: String, typed: String },

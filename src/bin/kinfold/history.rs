@@ -30,6 +30,11 @@ impl History {
         self.0.push_back(sample);
     }
 
+    /// Whether it is time for another sample: looks in between do not count.
+    pub fn is_due(&self, now: Duration) -> bool {
+        self.0.back().is_none_or(|last| last.at + SAMPLED_EVERY <= now)
+    }
+
     /// Ops a second between each moment and the one before, the newest last.
     pub fn rates(&self) -> Vec<u64> {
         let pairs = self.0.iter().zip(self.0.iter().skip(1));
@@ -76,6 +81,9 @@ fn rate(then: Sample, now: Sample) -> u64 {
 }
 
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+
+/// A little less than the second between two looks, which are never quite as far apart.
+const SAMPLED_EVERY: Duration = Duration::from_millis(900);
 
 /// One a second: a minute, as wide as a narrow terminal.
 const SAMPLES_MAX: usize = 60;
@@ -124,6 +132,16 @@ mod tests {
         assert_eq!(history.rate(), 10);
         history.push(sample(1_000, 20_000));
         assert!(bars(&history.rates()).ends_with("▂█"));
+    }
+
+    #[test]
+    fn looks_in_between_are_no_samples() {
+        let mut history = History::default();
+        assert!(history.is_due(Duration::ZERO));
+        history.push(sample(7, 0));
+
+        assert!(!history.is_due(Duration::from_millis(7_500)));
+        assert!(history.is_due(Duration::from_millis(7_990)));
     }
 
     fn sample(second: u64, ops: u64) -> Sample {

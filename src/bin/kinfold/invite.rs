@@ -1,11 +1,9 @@
 //! `invite`: a code on this screen lets another device into a space.
 
-use std::io::IsTerminal;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anstyle::{AnsiColor, Color, Style};
-use indicatif::{ProgressBar, ProgressStyle};
 use kinfold::control::Method;
 use kinfold::control::pairing::{CancelledForm, InviteForm, InviteParams, PairEventForm};
 use kinfold::control::params::{NoParams, RoleParam, ScopeParam};
@@ -14,6 +12,7 @@ use qrcode::{EcLevel, QrCode};
 
 use crate::args::Invite;
 use crate::failure::Failure;
+use crate::line::StatusLine;
 use crate::output::{Output, Tone, short_device};
 use crate::target::{Interrupt, Target};
 
@@ -150,18 +149,14 @@ fn tell(event: &PairEventForm, countdown: &Countdown, output: &Output) -> Result
 
 /// What is left of the invite, kept up to date where people watch.
 struct Countdown {
-    line: Option<ProgressBar>,
+    line: Option<StatusLine>,
     until: Instant,
     attempts_left: u8,
 }
 
 impl Countdown {
     fn begin(form: &InviteForm, output: &Output) -> Self {
-        let is_watched = !output.is_json() && std::io::stderr().is_terminal();
-        let line = is_watched.then(|| {
-            let style = ProgressStyle::with_template("{spinner} {wide_msg}");
-            ProgressBar::new_spinner().with_style(style.expect("the template is well formed"))
-        });
+        let line = StatusLine::begin(output);
         let until = Instant::now() + Duration::from_millis(form.expires_in_ms);
         Self { line, until, attempts_left: kinfold::crypto::pairing::ATTEMPTS }
     }
@@ -179,24 +174,20 @@ impl Countdown {
         let Some(line) = &self.line else { return };
         let seconds = self.until.saturating_duration_since(Instant::now()).as_secs();
         let left = attempts_text(self.attempts_left);
-        line.set_message(format!(
-            "waiting · {}:{:02} · {left} · Ctrl-C withdraws it",
-            seconds / 60,
-            seconds % 60
-        ));
-        line.tick();
+        let text = format!("waiting · {}:{:02} · {left} · Ctrl-C withdraws it", seconds / 60, seconds % 60);
+        line.show(&text);
     }
 
     fn note(&self, output: &Output, text: String) {
         match &self.line {
-            Some(line) => line.suspend(|| output.note(text)),
+            Some(line) => line.above(|| output.note(text)),
             None => output.note(text),
         }
     }
 
     fn end(&self) {
         if let Some(line) = &self.line {
-            line.finish_and_clear();
+            line.end();
         }
     }
 }

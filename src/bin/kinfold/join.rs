@@ -1,10 +1,7 @@
 //! `join`: the code on another screen lets this device in.
 
-use std::io::IsTerminal;
 use std::path::Path;
-use std::time::Duration;
 
-use indicatif::ProgressBar;
 use kinfold::control::Method;
 use kinfold::control::pairing::{JoinParams, JoinedForm, PairProgressForm, parse_target};
 use kinfold::control::params::ScopeParam;
@@ -14,6 +11,7 @@ use crate::args::Join;
 use crate::failure::Failure;
 use crate::home;
 use crate::invite::role_text;
+use crate::line::StatusLine;
 use crate::output::{Output, Tone, short_device};
 use crate::target::Target;
 
@@ -61,16 +59,11 @@ fn tell(joined: &JoinedForm, output: &Output) -> Result<(), Failure> {
 }
 
 /// The step under way: a line that changes where people watch, else a line for each.
-struct Steps(Option<ProgressBar>);
+struct Steps(Option<StatusLine>);
 
 impl Steps {
     fn begin(output: &Output) -> Self {
-        let is_watched = !output.is_json() && std::io::stderr().is_terminal();
-        Self(is_watched.then(|| {
-            let line = ProgressBar::new_spinner();
-            line.enable_steady_tick(Duration::from_millis(100));
-            line
-        }))
+        Self(StatusLine::begin(output))
     }
 
     fn tell(&self, step: &PairProgressForm, output: &Output) {
@@ -82,14 +75,14 @@ impl Steps {
             PairProgressForm::Retrying => "the connection was lost, once more".to_owned(),
         };
         match &self.0 {
-            Some(line) => line.set_message(text),
+            Some(line) => line.show(&text),
             None => output.note(text),
         }
     }
 
     fn end(&self) {
         if let Some(line) = &self.0 {
-            line.finish_and_clear();
+            line.end();
         }
     }
 }

@@ -8,7 +8,6 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use indicatif::ProgressBar;
 use kinfold::config::Settings;
 use tracing::{Level, Metadata};
 use tracing_subscriber::filter::LevelFilter;
@@ -16,6 +15,8 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, Registry, fmt, reload};
+
+use crate::line::StatusLine;
 
 /// Sends what the library logs to standard error: warnings, or what `--log` asks for.
 pub fn to_stderr(asked: Option<&str>) {
@@ -33,7 +34,7 @@ pub struct Log {
 
 impl Log {
     /// Begins to log: to standard error, above the status line, and to the files.
-    pub fn begin(home: &Path, settings: &Settings, asked: Option<&str>, line: Option<ProgressBar>) -> Self {
+    pub fn begin(home: &Path, settings: &Settings, asked: Option<&str>, line: Option<StatusLine>) -> Self {
         let files = Files::of(home, settings);
         let (level, handle) = reload::Layer::new(level_of(settings));
         let kept = fmt::layer().with_ansi(false).with_writer(files.clone()).with_filter(level);
@@ -65,12 +66,12 @@ fn level_of(settings: &Settings) -> LevelFilter {
 /// Standard error, with lines above the status line of a terminal and with priorities for the journal.
 #[derive(Clone)]
 struct Stderr {
-    line: Option<ProgressBar>,
+    line: Option<StatusLine>,
     is_journal: bool,
 }
 
 impl Stderr {
-    fn new(line: Option<ProgressBar>) -> Self {
+    fn new(line: Option<StatusLine>) -> Self {
         Self { line, is_journal: std::env::var_os("JOURNAL_STREAM").is_some() }
     }
 }
@@ -90,7 +91,7 @@ impl<'a> MakeWriter<'a> for Stderr {
 
 /// One line on its way to standard error.
 struct Line {
-    line: Option<ProgressBar>,
+    line: Option<StatusLine>,
     priority: Option<&'static str>,
 }
 
@@ -99,7 +100,7 @@ impl Write for Line {
         let mut all = self.priority.unwrap_or_default().as_bytes().to_vec();
         all.extend_from_slice(bytes);
         match &self.line {
-            Some(line) => line.suspend(|| io::stderr().write_all(&all))?,
+            Some(line) => line.above(|| io::stderr().write_all(&all))?,
             None => io::stderr().write_all(&all)?,
         }
         Ok(bytes.len())

@@ -26,6 +26,7 @@ mod lease;
 mod lease_child;
 #[cfg(unix)]
 mod lease_run;
+mod line;
 mod log;
 mod metrics;
 mod notify;
@@ -36,9 +37,11 @@ mod policy;
 mod progress;
 mod roster;
 mod rows;
+mod screen;
 mod service;
 mod spaces;
 mod state;
+mod status;
 mod talk;
 mod target;
 mod transfer;
@@ -113,7 +116,7 @@ async fn run(args: Args, output: &Output) -> Result<(), Failure> {
         Command::Export(export) => transfer::export(&site()?, export, output).await,
         Command::Bundle { command } => bundle::run(&site()?, command, output).await,
         Command::Dropbox { command } => dropbox::run(&site()?, command, output).await,
-        Command::Status(status) => state::status(&site()?, status, output).await,
+        Command::Status(status) => status::run(&site()?, status, output).await,
         Command::Sync(sync) => state::sync(&site()?, sync, output).await,
         Command::Wait(wait) => state::wait(&site()?, wait, output).await,
         Command::SafeToSleep => state::safe_to_sleep(&site()?, output).await,

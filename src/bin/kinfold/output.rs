@@ -55,8 +55,18 @@ impl Output {
         }
     }
 
+    /// Writes some lines to standard output.
+    pub fn lines(&self, lines: &[String]) -> Result<(), Failure> {
+        write_lines(lines)
+    }
+
     /// Writes a table; nothing but its heading where it has no rows.
     pub fn table<const N: usize>(&self, heading: [&str; N], rows: Vec<[String; N]>) -> Result<(), Failure> {
+        write_lines(&Self::table_lines(heading, rows))
+    }
+
+    /// A table, line by line.
+    pub fn table_lines<const N: usize>(heading: [&str; N], rows: Vec<[String; N]>) -> Vec<String> {
         let mut table = Table::new();
         table.load_preset(presets::NOTHING).set_header(heading.map(str::to_uppercase)).add_rows(rows);
         // Never wrapped into columns: a wrapped id cannot be copied.
@@ -64,9 +74,7 @@ impl Output {
         for column in table.column_iter_mut() {
             column.set_padding((0, 2));
         }
-        let text = table.to_string();
-        let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
-        write_lines(&lines)
+        table.to_string().lines().map(|line| line.trim_end().to_owned()).collect()
     }
 
     /// Text in a colour, where there are colours.
@@ -132,6 +140,12 @@ pub fn count(number: u64) -> String {
     text
 }
 
+/// So many of something that is regular in the plural.
+pub fn counted(number: u64, one: &str) -> String {
+    let ending = if number == 1 { "" } else { "s" };
+    format!("{} {one}{ending}", count(number))
+}
+
 /// Unix milliseconds as date and time in UTC.
 pub fn time(unix_millis: u64) -> String {
     // The year 9999 is the last that the text form has.
@@ -157,9 +171,10 @@ pub fn ago(millis: Option<u64>) -> String {
     }
 }
 
-fn write_lines(lines: &[&str]) -> Result<(), Failure> {
+fn write_lines(lines: &[impl AsRef<str>]) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
-    let written = lines.iter().try_for_each(|line| writeln!(stdout, "{line}")).and_then(|()| stdout.flush());
+    let written =
+        lines.iter().try_for_each(|line| writeln!(stdout, "{}", line.as_ref())).and_then(|()| stdout.flush());
     written.map_err(|error| match error.kind() {
         io::ErrorKind::BrokenPipe => Failure::Pipe,
         _ => Failure::Output(error),
@@ -175,6 +190,10 @@ mod tests {
         assert_eq!(
             [count(0), count(999), count(1_000), count(12_345_678)],
             ["0", "999", "1,000", "12,345,678"]
+        );
+        assert_eq!(
+            [counted(0, "op"), counted(1, "op"), counted(1_000, "op")],
+            ["0 ops", "1 op", "1,000 ops"]
         );
         assert_eq!(ago(None), "never");
         assert_eq!(ago(Some(999)), "now");

@@ -8,7 +8,7 @@ use kinfold::control::past::{FrontierParam, StateAtForm, StateAtParams};
 
 use crate::args::{List, RowName};
 use crate::failure::Failure;
-use crate::output::{Output, count, short_hash};
+use crate::output::{Output, counted, short_hash};
 use crate::rows::{others, show_page, show_surfaces};
 use crate::target::{Site, Target};
 
@@ -65,7 +65,7 @@ pub async fn list(site: &Site, list: &List, at: &str, output: &Output) -> Result
     if output.is_json() {
         return output.json(&state);
     }
-    output.note(format!("{} ops, root {}", count(state.ops), short_hash(&state.state_hash)));
+    output.note(format!("{}, root {}", counted(state.ops, "op"), short_hash(&state.state_hash)));
     match (&state.page, &list.surface, state.surfaces) {
         (Some(page), Some(surface), _) => show_page(page, site, surface, output),
         (_, _, surfaces) => show_surfaces(&SurfacesForm { surfaces: surfaces.unwrap_or_default() }, output),

@@ -12,7 +12,7 @@ use crate::args::{Removal, Rename};
 use crate::confirm::confirm;
 use crate::devices::called;
 use crate::failure::Failure;
-use crate::output::{Output, Tone, count, short_device};
+use crate::output::{Output, Tone, counted, short_device};
 use crate::state::look_for;
 use crate::target::{Site, Target};
 
@@ -96,8 +96,8 @@ fn tell(revoked: &RevokedForm, roster: &RosterForm, site: &Site, output: &Output
     };
     output.line(format!("  {connections}"))?;
     output.line(format!(
-        "  {} ops of it are kept; whatever else it writes is refused",
-        count(revoked.ops_kept)
+        "  kept of it: {}; whatever else it writes is refused",
+        counted(revoked.ops_kept, "op")
     ))?;
     output.line(if revoked.new_key {
         "  everything from here on is written under a new key".to_owned()

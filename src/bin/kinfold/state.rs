@@ -1,203 +1,21 @@
-//! `status`, `sync`, `wait` and `safe-to-sleep`.
+//! `sync`, `wait` and `safe-to-sleep`.
 
 use std::time::Duration;
 
 use kinfold::control::dropbox::DropboxesForm;
-use kinfold::control::forms::{
-    LeaseHostStatusForm, PeerForm, RoundForm, SafeToSleepForm, StatusForm, WaitForm,
-};
-use kinfold::control::params::{NoParams, PumpParams, ScopeParam, WaitParams};
+use kinfold::control::forms::{PeerForm, RoundForm, SafeToSleepForm, StatusForm, WaitForm};
+use kinfold::control::params::{NoParams, PumpParams, WaitParams};
 use kinfold::control::roster::RosterForm;
 use kinfold::control::{Method, RpcError};
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::args::{StatusArgs, SyncArgs, Wait};
+use crate::args::{SyncArgs, Wait};
+use crate::devices::called;
 use crate::failure::Failure;
-use crate::history::{History, Sample, bars};
-use crate::output::{Output, Tone, ago, count, short_device, short_hash, time};
+use crate::output::{Output, Tone, count, counted, short_device, short_hash};
 use crate::progress::until_answered;
-use crate::target::{Interrupt, Site, Target};
-
-pub async fn status(site: &Site, args: StatusArgs, output: &Output) -> Result<(), Failure> {
-    let target = Target::open(&site.home).await?;
-    let outcome =
-        if args.watch { watch(&target, site, output).await } else { once(&target, site, output).await };
-    target.close().await?;
-    outcome
-}
-
-async fn once(target: &Target, site: &Site, output: &Output) -> Result<(), Failure> {
-    if target.is_own() {
-        // Answered once the index has been read; a running node says instead that it is reading.
-        target.call_raw(Method::Surfaces, &site.params()).await?;
-    }
-    let status = target.call(Method::Status, &site.params()).await?;
-    show(&status, target.is_own(), output)
-}
-
-async fn watch(target: &Target, site: &Site, output: &Output) -> Result<(), Failure> {
-    let mut interrupt = Interrupt::listen();
-    target.start_network().await?;
-    let mut shown = String::new();
-    let mut history = History::default();
-    loop {
-        let status: StatusForm = target.call(Method::Status, &site.params()).await?;
-        // Everything but the clocks that always run.
-        let now = format!("{}{}{:?}", status.state_hash, status.ops, progress(&status));
-        history.push(sample(&status));
-        if output.is_live() {
-            // Drawn at once where the terminal knows how, which keeps it from flickering; other
-            // terminals pass over it. Drawn anew each time, it fits whatever size there is.
-            output.line("\x1b[?2026h\x1b[2J\x1b[H")?;
-            show(&status, false, output)?;
-            show_history(&history, &status, output)?;
-            output.line("\x1b[?2026l")?;
-        } else if now != shown {
-            show(&status, false, output)?;
-            shown = now;
-        }
-        tokio::select! {
-            // Nothing is under way while it waits.
-            () = interrupt.told() => return Ok(()),
-            () = tokio::time::sleep(REDRAW) => {}
-        }
-    }
-}
-
-fn sample(status: &StatusForm) -> Sample {
-    let peers = || status.peers.iter();
-    Sample {
-        at: kinfold::clock::uptime(),
-        ops: status.ops,
-        to_come: peers().map(|peer| peer.ahead_by).max().unwrap_or(0),
-        // What sleeps lacks more and more; that is no lag.
-        to_go: peers().filter(|peer| peer.connected).filter_map(|peer| peer.behind_by).max().unwrap_or(0),
-    }
-}
-
-/// Rate and lag over the last minute, one below the other.
-fn show_history(history: &History, status: &StatusForm, output: &Output) -> Result<(), Failure> {
-    let now = sample(status);
-    let line = |name: &str, figures: &[u64], text: String| {
-        output.line(format!("{}{} {text}", output.paint(Tone::Quiet, format!("{name:<10}")), bars(figures)))
-    };
-    output.line("")?;
-    line("arriving", &history.rates(), format!("{} ops/s", count(history.rate())))?;
-    let left = history.left(now.to_come).filter(|_| now.to_come > 0);
-    let left = left.map(|left| format!(", about {}", humantime::format_duration(left))).unwrap_or_default();
-    line("to come", &history.to_come(), format!("{} ops{left}", count(now.to_come)))?;
-    line("to go", &history.to_go(), format!("{} ops", count(now.to_go)))
-}
-
-fn progress(status: &StatusForm) -> Vec<(bool, Option<u64>, u64)> {
-    status.peers.iter().map(|peer| (peer.connected, peer.behind_by, peer.ahead_by)).collect()
-}
-
-fn show(status: &StatusForm, is_offline: bool, output: &Output) -> Result<(), Failure> {
-    if output.is_json() {
-        return output.json(status);
-    }
-    let label = |name: &str| output.paint(Tone::Quiet, format!("{name:<10}"));
-    let strong = |text: &str| output.paint(Tone::Strong, text);
-    output.line(format!("{}{}  {}", label("device"), strong(&status.name), status.device_id))?;
-    let network = match (&status.listening, is_offline) {
-        (Some(address), _) => address.clone(),
-        (None, true) => "no node runs here; `kinfold up` starts one".into(),
-        (None, false) => match (status.lifecycle.state.as_str(), status.lifecycle.again_in_ms) {
-            ("failed", Some(pause)) => {
-                format!(
-                    "down; tried again in {}",
-                    humantime::format_duration(Duration::from_secs(pause.div_ceil(1_000)))
-                )
-            }
-            (state, _) => state.to_owned(),
-        },
-    };
-    output.line(format!("{}{network}", label("network")))?;
-    if let ScopeParam::Org(name) = &status.scope {
-        output.line(format!("{}{name}", label("space")))?;
-    }
-    let held =
-        format!("{} ops, {} rows, {} events", count(status.ops), count(status.rows), count(status.events));
-    output.line(format!("{}{held}", label("holds")))?;
-    output.line(format!("{}{}", label("root"), status.state_hash))?;
-    let conflicts = match status.conflicts {
-        0 => "none".to_owned(),
-        some => output.paint(Tone::Warn, format!("{}; `kinfold conflicts`", count(some))),
-    };
-    output.line(format!("{}{conflicts}", label("conflicts")))?;
-    if status.loading {
-        output.line(format!("{}the index is still being read; figures will grow", label("loading")))?;
-    }
-    if let Some(host) = &status.lease_host {
-        output.line(format!("{}{}", label("leases"), lease_host(host, &status.device_id, output)))?;
-    }
-    let tone = match status.health.state.as_str() {
-        "healthy" => Tone::Good,
-        "degraded" => Tone::Warn,
-        _ => Tone::Bad,
-    };
-    output.line(format!("{}{}", label("health"), output.paint(tone, &status.health.state)))?;
-    for reason in &status.health.reasons {
-        let when = reason.at_ms.map(|at| format!(" on {}", time(at))).unwrap_or_default();
-        output.line(format!("{}{}{when}\n{}hint: {}", label(""), reason.message, label(""), reason.hint))?;
-    }
-    if !status.forks_healed.is_empty() {
-        let devices: Vec<String> = status.forks_healed.iter().map(|device| short_device(device)).collect();
-        let text = "wrote two histories (a restored backup or a copy), and both are in";
-        output.line(format!("{}{} {text}", label("healed"), devices.join(", ")))?;
-    }
-    output.line("")?;
-    show_peers(&status.peers, &status.state_hash, output)?;
-    if status.dropboxes.is_empty() {
-        return Ok(());
-    }
-    output.line("")?;
-    crate::dropbox::show(&status.dropboxes, output)
-}
-
-fn lease_host(host: &LeaseHostStatusForm, own: &str, output: &Output) -> String {
-    let name = host.name.clone().unwrap_or_else(|| short_device(&host.device_id));
-    let mut text = match (host.device_id == own, host.is_member, host.reachable) {
-        (_, false, _) => output.paint(Tone::Bad, format!("hosted by {name}, which was removed")),
-        // None was ever asked for.
-        (true, ..) if host.phase == "absent" => "hosted here".to_owned(),
-        (true, ..) => format!("hosted here, {}", host.phase),
-        (false, true, true) => format!("hosted by {name}"),
-        (false, true, false) => format!("hosted by {name}, not reachable"),
-    };
-    if host.in_doubt {
-        text.push_str(&output.paint(Tone::Warn, "; this home was restored or copied and has no vote"));
-    }
-    text
-}
-
-fn show_peers(peers: &[PeerForm], own_root: &str, output: &Output) -> Result<(), Failure> {
-    if peers.is_empty() {
-        return output.line("no other device yet; `kinfold invite` here and `kinfold join` there add one");
-    }
-    let cells = |peer: &PeerForm| {
-        let behind = peer.behind_by.map_or_else(|| "?".to_owned(), count);
-        let root = match &peer.root {
-            Some(root) if root == own_root => "equal".to_owned(),
-            Some(root) => short_hash(root).to_owned(),
-            None => "?".to_owned(),
-        };
-        let reachable = peer.address.clone().unwrap_or_else(|| "not connected".into());
-        let name = peer.name.clone().unwrap_or_default();
-        let contact = if peer.connected { "now".to_owned() } else { ago(peer.last_contact_ms) };
-        [short_device(&peer.device_id), name, reachable, contact, behind, count(peer.ahead_by), root]
-    };
-    let heading = ["device", "name", "reachable", "last contact", "behind by", "ahead by", "root"];
-    output.table(heading, peers.iter().map(cells).collect())?;
-    for peer in peers {
-        let Some(refusal) = &peer.last_refusal else { continue };
-        let (device, when) = (short_device(&peer.device_id), ago(Some(refusal.since_ms)));
-        output.line(format!("{device} was cut off {when} (blame: {}): {}", refusal.blame, refusal.why))?;
-    }
-    Ok(())
-}
+use crate::target::{Site, Target};
 
 pub async fn sync(site: &Site, args: SyncArgs, output: &Output) -> Result<(), Failure> {
     let target = Target::open(&site.home).await?;
@@ -221,11 +39,11 @@ pub async fn sync(site: &Site, args: SyncArgs, output: &Output) -> Result<(), Fa
 
 fn show_round(round: &RoundForm, output: &Output) -> Result<(), Failure> {
     let root = round.state_hash.as_deref().map_or("unknown", short_hash);
-    let (pushed, folded) = (count(round.pushed), count(round.folded));
-    output.line(format!("{} devices, {pushed} ops sent, {folded} received, root {root}", round.peers))?;
+    let (devices, pushed) = (counted(u64::from(round.peers), "device"), counted(round.pushed, "op"));
+    output.line(format!("{devices}, {pushed} sent, {} received, root {root}", count(round.folded)))?;
     if round.dropboxes > 0 {
-        let (left, taken) = (count(round.dropbox_pushed), count(round.dropbox_pulled));
-        output.line(format!("{} drop boxes, {left} ops left there, {taken} taken", round.dropboxes))?;
+        let (places, left) = (crate::dropbox::boxes(round.dropboxes), counted(round.dropbox_pushed, "op"));
+        output.line(format!("{places}, {left} left there, {} taken", count(round.dropbox_pulled)))?;
     }
     if round.peers == 0 && round.dropboxes == 0 && round.absent.is_empty() {
         output.note("hint: no other device is reachable; `kinfold status` shows when each was last heard of");
@@ -302,13 +120,26 @@ pub async fn look_for(
 pub async fn wait(site: &Site, args: Wait, output: &Output) -> Result<(), Failure> {
     let target = Target::open(&site.home).await?;
     let held = held(&target, site, args).await;
+    let names = match &held {
+        Ok(held) => names(&target, site, &held.holders).await,
+        Err(_) => String::new(),
+    };
     target.close().await?;
-    let held: WaitForm = held?;
+    let held = held?;
     if output.is_json() {
         return output.json(&held);
     }
-    let names: Vec<String> = held.holders.iter().map(|device| short_device(device)).collect();
-    output.line(format!("{} by {}", output.paint(Tone::Good, "held"), names.join(", ")))
+    output.line(format!("{} by {names}", output.paint(Tone::Good, "held")))
+}
+
+/// What these devices are called; ids where that cannot be asked.
+async fn names(target: &Target, site: &Site, devices: &[String]) -> String {
+    let roster: Result<RosterForm, Failure> = target.call(Method::Roster, &site.params()).await;
+    let name = |device: &String| match &roster {
+        Ok(roster) => called(roster, device),
+        Err(_) => short_device(device),
+    };
+    devices.iter().map(name).collect::<Vec<_>>().join(", ")
 }
 
 async fn held(target: &Target, site: &Site, args: Wait) -> Result<WaitForm, Failure> {
@@ -320,26 +151,23 @@ async fn held(target: &Target, site: &Site, args: Wait) -> Result<WaitForm, Fail
 
 pub async fn safe_to_sleep(site: &Site, output: &Output) -> Result<(), Failure> {
     let target = Target::open(&site.home).await?;
-    let answer = target.call(Method::SafeToSleep, &site.params()).await;
+    let answer: Result<SafeToSleepForm, Failure> = target.call(Method::SafeToSleep, &site.params()).await;
+    let names = match &answer {
+        Ok(answer) => names(&target, site, &answer.holders).await,
+        Err(_) => String::new(),
+    };
     target.close().await?;
-    let answer: SafeToSleepForm = answer?;
+    let answer = answer?;
     if output.is_json() {
         output.json(
             &json!({ "safe": answer.safe, "holders": answer.holders, "unheld_ops": answer.unheld_ops }),
         )?;
     } else if answer.safe {
-        let names: Vec<String> = answer.holders.iter().map(|device| short_device(device)).collect();
-        output.line(format!(
-            "{}: {} holds everything",
-            output.paint(Tone::Good, "safe"),
-            names.join(", ")
-        ))?;
+        let holds = if answer.holders.len() == 1 { "holds" } else { "hold" };
+        output.line(format!("{}: {names} {holds} everything", output.paint(Tone::Good, "safe")))?;
     }
     if answer.safe { Ok(()) } else { Err(Failure::NotSafe { unheld: answer.unheld_ops }) }
 }
-
-/// Between two looks at a status that is watched.
-const REDRAW: Duration = Duration::from_secs(1);
 
 /// How long to look for a device where there is a drop box to look into.
 const LOOK_BESIDE: Duration = Duration::from_secs(2);

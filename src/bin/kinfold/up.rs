@@ -1,12 +1,10 @@
 //! `up`: the node in the foreground.
 
 use std::error::Error as _;
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use kinfold::config::ConfigFile;
 use kinfold::control::{ControlError, Exporter, Server, WebSocketOptions, WebSocketServer};
 use kinfold::coordinator::store::open_cells;
@@ -17,13 +15,14 @@ use tracing::{info, warn};
 use crate::args::Up;
 use crate::config::reloaded_text;
 use crate::failure::Failure;
+use crate::line::StatusLine;
 use crate::log::Log;
 use crate::notify;
-use crate::output::{Output, count, short_hash};
+use crate::output::{Output, count, counted, short_hash};
 use crate::target::{Hangup, Interrupt};
 
 pub async fn run(home: &Path, up: Up, log: Option<&str>, output: &Output) -> Result<(), Failure> {
-    let line = status_line(output);
+    let line = StatusLine::begin(output);
     // Listens for signals before there is anything to stop.
     let mut interrupt = Interrupt::listen();
     let mut hangup = Hangup::listen();
@@ -56,6 +55,9 @@ pub async fn run(home: &Path, up: Up, log: Option<&str>, output: &Output) -> Res
         never = followed => match never {},
     };
     notify::tell("STOPPING=1");
+    if let Some(line) = &line {
+        line.show("stopping");
+    }
     let stopped = tokio::select! {
         stopped = node.stop() => stopped.map_err(Failure::from),
         // Asked twice, or not done in time: what was acknowledged is on disk already.
@@ -63,7 +65,7 @@ pub async fn run(home: &Path, up: Up, log: Option<&str>, output: &Output) -> Res
         () = tokio::time::sleep(STOP_WITHIN) => Err(Failure::StopCutShort),
     };
     if let Some(line) = line {
-        line.finish_and_clear();
+        line.end();
     }
     outcome?;
     let left = stopped?.left();
@@ -71,7 +73,7 @@ pub async fn run(home: &Path, up: Up, log: Option<&str>, output: &Output) -> Res
         return output.json(&json!({ "stopped": true, "not_waited_for": left }));
     }
     if left > 0 {
-        output.note(format!("{left} tasks had not ended in time and were not waited for"));
+        output.note(format!("not waited for, because not ended in time: {left} of its tasks"));
     }
     output.line("stopped")
 }
@@ -79,7 +81,7 @@ pub async fn run(home: &Path, up: Up, log: Option<&str>, output: &Output) -> Res
 async fn serve(
     node: &Node,
     web: Option<WebSocketOptions>,
-    line: Option<&ProgressBar>,
+    line: Option<&StatusLine>,
     interrupt: &mut Interrupt,
     hangup: &mut Hangup,
     output: &Output,
@@ -115,7 +117,7 @@ async fn serve(
         () = interrupt.told() => Ok(()),
         outcome = running => outcome,
         // Waits for signals for ever; one that is being read again is read once more at the next start.
-        () = read_again(node, hangup, output) => Ok(()),
+        () = read_again(node, line, hangup, output) => Ok(()),
     };
     let stop_web = async {
         if let Some(web) = web {
@@ -165,11 +167,14 @@ async fn serve_figures(node: &Node, address: SocketAddr) -> Option<Exporter> {
 }
 
 /// Reads the settings again at every SIGHUP. What cannot be read is told, and the node goes on as it was.
-async fn read_again(node: &Node, hangup: &mut Hangup, output: &Output) {
+async fn read_again(node: &Node, line: Option<&StatusLine>, hangup: &mut Hangup, output: &Output) {
     loop {
         hangup.told().await;
         match node.reload().await {
-            Ok(reloaded) => output.note(reloaded_text(&reloaded)),
+            Ok(reloaded) => {
+                let text = reloaded_text(&reloaded);
+                line.map_or_else(|| output.note(&text), |line| line.above(|| output.note(&text)));
+            }
             Err(error) => warn!(error = %Failure::from(error).one_line(), "the settings stay as they were"),
         }
     }
@@ -190,10 +195,9 @@ fn announce(node: &Node, web: Option<SocketAddr>, output: &Output) -> Result<(),
 }
 
 /// On a terminal one line that is kept up to date; elsewhere a line for each change of company.
-fn tell(status: &Status, line: Option<&ProgressBar>, told: &mut String, output: &Output) {
+fn tell(status: &Status, line: Option<&StatusLine>, told: &mut String, output: &Output) {
     if let Some(line) = line {
-        line.set_message(summary(status));
-        line.tick();
+        line.show(&summary(status));
         return;
     }
     let company = format!("{} {:?}", connected(status), status.health);
@@ -209,12 +213,14 @@ fn summary(status: &Status) -> String {
     let ahead = others().map(|device| device.ahead_by).max().unwrap_or(0);
     let listening = status.listening.map_or_else(|| "offline".to_owned(), |address| address.to_string());
     let root = status.state_hash.to_string();
+    let company = match others().count() {
+        0 => "no other device yet".to_owned(),
+        all => format!("{} of {all} connected", connected(status)),
+    };
     let mut text = format!(
-        "{} · {listening} · {} of {} connected · {} ops · root {}",
-        status.device.short(),
-        connected(status),
-        others().count(),
-        count(status.op_count),
+        "{} · {listening} · {company} · {} · root {}",
+        status.name,
+        counted(status.op_count, "op"),
         short_hash(&root),
     );
     if ahead > 0 {
@@ -224,7 +230,7 @@ fn summary(status: &Status) -> String {
         text.push_str(&format!(" · others behind by {}", count(behind)));
     }
     if status.conflict_count > 0 {
-        text.push_str(&format!(" · {} conflicts", count(status.conflict_count)));
+        text.push_str(&format!(" · {}", counted(status.conflict_count, "conflict")));
     }
     if !status.health.is_empty() {
         text.push_str(" · see `kinfold status`");
@@ -234,17 +240,6 @@ fn summary(status: &Status) -> String {
 
 fn connected(status: &Status) -> usize {
     status.devices.iter().filter(|device| !device.is_self && device.connected.is_some()).count()
-}
-
-fn status_line(output: &Output) -> Option<ProgressBar> {
-    if output.is_json() || !std::io::stderr().is_terminal() {
-        return None;
-    }
-    let line = ProgressBar::new_spinner();
-    line.set_style(
-        ProgressStyle::with_template("{spinner} {wide_msg}").expect("the template is well formed"),
-    );
-    Some(line)
 }
 
 /// Between two looks at a node that changes.
