@@ -31,7 +31,7 @@ use crate::net::pairing::LinkProblem;
 use crate::node::{BundleFailure, DropboxFailure, NodeError, PairError, WhyNoCheckpoint};
 use crate::roster::RosterError;
 use crate::store::LockError;
-use crate::sync::{JoinError, RequestError};
+use crate::sync::{BaseRefused, JoinError, RequestError};
 
 /// A refused or failed request.
 #[derive(Debug, Error)]
@@ -609,6 +609,7 @@ pub(super) fn node_kind(error: &NodeError) -> &'static str {
             RequestError::NotAuthor => "NotAuthor",
             RequestError::Roster(error) => roster_kind(error),
             RequestError::Host(error) => host_kind(error),
+            RequestError::Base(error) => base_kind(error),
             RequestError::Join(error) => match error {
                 JoinError::Roster(_) => "Roster",
                 JoinError::NotInvited => "NotInvited",
@@ -633,6 +634,7 @@ pub(super) fn node_kind(error: &NodeError) -> &'static str {
         NodeError::NoCheckpoint { .. } => "NoCheckpoint",
         NodeError::UnknownLog { .. } => "UnknownLog",
         NodeError::BeyondLog { .. } => "BeyondLog",
+        NodeError::BeforeBase { .. } => "BeforeBase",
         NodeError::PastKeyMissing { .. } => "PastKeyMissing",
         NodeError::NoConflict { .. } => "NoConflict",
         NodeError::ChoiceMisfit { .. } => "ChoiceMisfit",
@@ -643,6 +645,17 @@ pub(super) fn node_kind(error: &NodeError) -> &'static str {
         NodeError::TimedOut => "TimedOut",
         NodeError::NotStarted => "NotStarted",
         NodeError::Stopped => "Stopped",
+    }
+}
+
+const fn base_kind(error: &BaseRefused) -> &'static str {
+    match error {
+        BaseRefused::Diverged { .. } => "Diverged",
+        BaseRefused::Disputed { .. } => "Disputed",
+        BaseRefused::OtherHistory { .. } => "OtherHistory",
+        BaseRefused::Behind => "BaseBehind",
+        BaseRefused::Rewriting { .. } => "Rewriting",
+        BaseRefused::Underway => "Underway",
     }
 }
 
@@ -677,6 +690,10 @@ pub(super) fn node_hint(error: &NodeError) -> Option<String> {
         NodeError::Refused(RequestError::Roster(error)) => roster_hint(error).map(str::to_owned),
         NodeError::UnknownLog { .. } | NodeError::BeyondLog { .. } => Some(
             "`kinfold frontier` shows how far each log is held; what a log dropped for another branch is gone"
+                .into(),
+        ),
+        NodeError::BeforeBase { .. } => Some(
+            "`kinfold checkpoint --list` shows it; a device that lacks what it holds begins there too, when it is connected"
                 .into(),
         ),
         NodeError::PastKeyMissing { .. } => Some("connect to a device that has the key".into()),

@@ -116,9 +116,10 @@ impl Inventory {
         }
     }
 
-    /// How far a log is covered by objects that `is_ours` says yes to: those of the history held here.
-    pub fn covered(&self, log: LogTag, mut is_ours: impl FnMut(Seq, [u8; 8]) -> bool) -> Seq {
-        let mut end = Seq::ZERO;
+    /// How far a log is covered from a place on by objects that `is_ours` says yes to: those of the history
+    /// held here.
+    pub fn covered(&self, log: LogTag, from: Seq, mut is_ours: impl FnMut(Seq, [u8; 8]) -> bool) -> Seq {
+        let mut end = from;
         loop {
             let mut next: Vec<(Seq, [u8; 8])> =
                 self.of_log(log).filter_map(|name| name.continues(log, end.next())).collect();
@@ -268,9 +269,10 @@ mod tests {
     fn a_log_is_covered_as_far_as_the_history_held_here_reaches() {
         let found = inventory(&[name(1, 4, 1, 9), name(5, 6, 2, 9), name(5, 9, 7, 9)]);
 
-        assert_eq!(found.covered(log(1), |_, link| link != [7; 8]), Seq::new(6));
-        assert_eq!(found.covered(log(1), |_, _| true), Seq::new(9));
-        assert_eq!(found.covered(log(1), |_, link| link != [1; 8]), Seq::ZERO);
+        assert_eq!(found.covered(log(1), Seq::ZERO, |_, link| link != [7; 8]), Seq::new(6));
+        assert_eq!(found.covered(log(1), Seq::ZERO, |_, _| true), Seq::new(9));
+        assert_eq!(found.covered(log(1), Seq::new(9), |_, _| true), Seq::new(9));
+        assert_eq!(found.covered(log(1), Seq::ZERO, |_, link| link != [1; 8]), Seq::ZERO);
     }
 
     #[test]

@@ -101,12 +101,12 @@ impl State {
     ///
     /// # Errors
     /// Every variant of [`SnapshotError`].
-    pub fn from_pieces<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Result<Self, SnapshotError> {
+    pub fn from_pieces(pieces: impl Iterator<Item = impl AsRef<[u8]>>) -> Result<Self, SnapshotError> {
         let mut builder = StateBuilder::new();
         let mut held: Vec<u8> = Vec::new();
         let mut chunks = 0;
         for piece in pieces {
-            held.extend_from_slice(piece);
+            held.extend_from_slice(piece.as_ref());
             while let Some((chunk_bytes, rest)) = held.split_first_chunk::<4>() {
                 let chunk_bytes = usize::try_from(u32::from_be_bytes(*chunk_bytes)).unwrap_or(usize::MAX);
                 let limit = super::snapshot::CHUNK_BYTES_MAX;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -30,8 +30,8 @@ use crate::net::{self, CloseCode, Link, Net, NetEvent, Pins, PushOrder};
 use crate::oplog::Seen;
 use crate::store::{Blocks, KeyRing, Store, StoreError};
 use crate::sync::{
-    Authored, Delivered, Delivery, Effect, Engine, Input, Notice, PeerId, Refusal, RequestError, Stored,
-    Token, Txn, TxnId, Write,
+    Authored, BaseKind, Delivered, Delivery, Effect, Engine, Input, Notice, PeerId, Refusal, RequestError,
+    Stored, Token, Txn, TxnId, Write,
 };
 
 /// What other tasks ask of the loop.
@@ -167,7 +167,9 @@ pub(super) struct Core {
     /// Spaces whose index is being built beside.
     reading: BTreeSet<SpaceId>,
     /// The threads that do so.
-    loaders: Vec<JoinHandle<()>>,
+    pub loaders: Vec<JoinHandle<()>>,
+    /// Set when the loop has ended: what goes on beside it stops.
+    pub is_over: Arc<AtomicBool>,
     /// Set when everything of a space that was left has arrived.
     is_carried: bool,
     /// Questions about states that are being answered beside the loop.
@@ -261,6 +263,7 @@ impl Core {
             carries: VecDeque::new(),
             reading: BTreeSet::new(),
             loaders: Vec::new(),
+            is_over: Arc::default(),
             is_carried: false,
             answering: Arc::default(),
             serving: parts.serving,
@@ -305,6 +308,7 @@ impl Core {
             }
         });
         self.end();
+        self.is_over.store(true, Ordering::Release);
         // Whoever still reads has the store open, and nobody takes what it brings any more.
         self.jobs.close();
         for loader in self.loaders.drain(..) {
@@ -641,6 +645,8 @@ impl Core {
         let ready: Vec<Arc<Index>> =
             cut.iter().filter_map(|space| self.index(space)).filter(|index| index.is_ready()).collect();
         ready.iter().for_each(|index| index.close_to_readers());
+        let based = txns.iter().flat_map(|txn| &txn.writes).filter_map(space_based);
+        based.filter_map(|space| self.index(&space)).for_each(|index| index.note_base());
         let began = std::time::Instant::now();
         let outcome = self.store.commit(&txns);
         self.tally.committed(began.elapsed(), outcome.is_ok());
@@ -821,6 +827,13 @@ impl Core {
                 info!(device = %log.device.short(), "the end of a log was dropped: another history stands");
                 self.blocks.forget_log(&space, &log);
             }
+            Notice::Based { space, checkpoint } => {
+                info!(%checkpoint, "the history begins with a checkpoint; what it holds is dropped from the log");
+                self.sweep_beside(space);
+            }
+            Notice::BelowFloor { device, checkpoint, .. } => {
+                info!(device = %device.short(), %checkpoint, "that device does not hold any more what is missing here");
+            }
             Notice::Removed { .. } => {
                 warn!("this device was removed from a space; what it holds stays readable here");
                 self.repin();
@@ -899,7 +912,13 @@ impl Core {
         self.adopt_chains();
         let spaces: Vec<SpaceId> =
             self.indexes.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect();
-        spaces.into_iter().for_each(|space| self.read_beside(space));
+        for space in spaces {
+            self.read_beside(space);
+            if self.store.base(&space).is_some() {
+                // A crash may have left something of it.
+                self.sweep_beside(space);
+            }
+        }
     }
 
     /// Builds the index of a space on a thread of its own; it comes back as a [`Job::Loaded`].
@@ -933,8 +952,10 @@ impl Core {
         self.reading.remove(&space);
         let Some(index) = self.index(&space) else { return };
         let is_wanted_anew = self.anew.contains(&space) && from == index::From::Snapshot;
-        if folded.truncations != self.store.truncations(&space) || is_wanted_anew {
-            // The end of a log was dropped while this was read: it has folded ops that are gone.
+        let is_old = folded.truncations != self.store.truncations(&space);
+        if is_old || is_wanted_anew || self.lacks_base(&space, &folded.state) {
+            // The end of a log was dropped while this was read, and it has folded ops that are gone; or it
+            // lacks what the history begins with by now.
             return self.read_beside(space);
         }
         if self.anew.remove(&space) {
@@ -960,6 +981,11 @@ impl Core {
     fn catch_up(&mut self, space: SpaceId) {
         let Some(index) = self.index(&space) else { return };
         let Some(frontier) = self.engine.space(space).map(|view| view.frontier.clone()) else { return };
+        let is_behind = self.lacks_base(&space, &index.peek());
+        if is_behind {
+            // The key of what the history begins with has come.
+            return self.read_beside(space);
+        }
         if let Err(error) = index.catch_up(&self.store, &self.keys, &frontier) {
             error!(error = %chain_of(&error), "the log cannot be folded");
         }
@@ -1238,10 +1264,15 @@ impl Core {
     }
 }
 
+/// The space of which a write has the history begin with a checkpoint.
+const fn space_based(write: &Write) -> Option<SpaceId> {
+    if let Write::Base { space, .. } = write { Some(*space) } else { None }
+}
+
 /// The space of which a write drops the end of a log.
 const fn space_cut(write: &Write) -> Option<SpaceId> {
     match write {
-        Write::Truncate { space, .. } => Some(*space),
+        Write::Truncate { space, .. } | Write::Base { space, kind: BaseKind::Rebase, .. } => Some(*space),
         Write::Space { .. }
         | Write::Batches { .. }
         | Write::Drafts { .. }
@@ -1252,6 +1283,7 @@ const fn space_cut(write: &Write) -> Option<SpaceId> {
         | Write::LeaseHome { .. }
         | Write::LeaseVote { .. }
         | Write::LeaseHost { .. }
+        | Write::Base { kind: BaseKind::Trim, .. }
         | Write::ForkProof { .. } => None,
     }
 }

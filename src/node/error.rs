@@ -207,6 +207,14 @@ pub enum NodeError {
         /// How far it is held.
         held: crate::model::Seq,
     },
+    /// What lies before the checkpoint that the history here begins with is not kept.
+    #[error(
+        "the history before checkpoint {checkpoint} is gone: every active device has attested what it came to"
+    )]
+    BeforeBase {
+        /// The checkpoint.
+        checkpoint: crate::wire::checkpoint::CheckpointHash,
+    },
     /// The past of a log is sealed under a key that is not here.
     #[error("log {log} is sealed from op {seq} on under a key that is not here")]
     PastKeyMissing {

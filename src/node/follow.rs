@@ -71,7 +71,7 @@ impl Follower {
     /// Follows from now on, or from a bookmark on.
     ///
     /// # Errors
-    /// [`NodeError::BookmarkStale`], [`NodeError::Index`].
+    /// [`NodeError::BookmarkStale`], [`NodeError::BeforeBase`], [`NodeError::Index`].
     pub(super) async fn new(space: Space, after: Option<Bookmark>) -> Result<Self, NodeError> {
         let Cut { live, folded } = cut(&space).await?;
         let Some(after) = after else {
@@ -93,6 +93,7 @@ impl Follower {
         {
             return Err(NodeError::BookmarkStale);
         }
+        space.within_base(|log| after.frontier.get(log).copied().unwrap_or(Seq::ZERO))?;
         Ok(Self {
             space,
             live,
@@ -162,6 +163,8 @@ impl Follower {
         let Some(through) = self.through.clone() else { return Ok(()) };
         let (index, blocks) = (self.space.index(), Arc::clone(self.space.node.blocks()));
         let bookmark = self.bookmark.clone();
+        // One that lagged may have been passed by.
+        self.space.within_base(|log| bookmark.frontier.get(log).copied().unwrap_or(Seq::ZERO))?;
         let reading = tokio::task::spawn_blocking(move || read_between(&index, &blocks, &bookmark, &through));
         let page = reading.await.map_err(|_| NodeError::Stopped)??;
         if page.is_empty() {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockRead
 use tokio::sync::broadcast;
 use tracing::{debug, warn};
 
+use super::based::covers;
 use super::error::NodeError;
 use super::ledger::Chain;
 use super::types::Change;
@@ -175,6 +176,12 @@ impl Index {
         }
     }
 
+    /// What the logs held up to some places is about to be read from a checkpoint instead: whoever is between
+    /// looking at the state and reading what it points at does both again.
+    pub fn note_base(&self) {
+        self.cuts.fetch_add(1, Ordering::AcqRel);
+    }
+
     /// Reads the state and then what it points at; once more where the end of a log was dropped
     /// meanwhile, so that other ops, or none, may stand there.
     pub fn steadily<T>(&self, read: impl Fn() -> Result<T, NodeError>) -> Result<T, NodeError> {
@@ -248,7 +255,7 @@ impl Folded {
 pub(super) enum From {
     /// The snapshot, where there is one, and the log behind it.
     Snapshot,
-    /// The log alone.
+    /// The log alone, on what its history begins with.
     Log,
 }
 
@@ -270,7 +277,7 @@ impl std::ops::Deref for StateGuard<'_> {
     }
 }
 
-/// Reads the snapshot of a space, or begins with nothing, and folds the rest of the store. Also says
+/// Reads the snapshot of a space, or begins with its base or with nothing, and folds the rest of the store. Also says
 /// how many ops that rest was.
 pub(super) fn load(
     space: &SpaceId,
@@ -279,12 +286,15 @@ pub(super) fn load(
     through: &Frontier,
     from: From,
 ) -> Result<(Folded, u64), StoreError> {
-    let mut folded = Folded::nothing(*space, store);
-    if from == From::Snapshot
-        && let Some(state) = snapshot(space, store, through)
-    {
-        folded.state = state;
-    }
+    let truncations = store.truncations(space);
+    let kept = match from {
+        From::Snapshot => snapshot(space, store, through),
+        From::Log => None,
+    };
+    let mut folded = match kept {
+        Some(state) => Folded { state, truncations },
+        None => Folded::first(*space, store, keys)?,
+    };
     let before = folded.state.counts().ops;
     catch_up(&mut folded.state, space, store, keys, through, &mut |_| {})?;
     let replayed = folded.state.counts().ops - before;
@@ -313,7 +323,10 @@ fn snapshot(space: &SpaceId, store: &Store, through: &Frontier) -> Option<State>
     // A snapshot of a longer history than the store holds is from another life of this directory.
     let fits =
         *state.space() == *space && state.applied_all().iter().all(|(log, seq)| through.covers(log, *seq));
-    fits.then_some(state)
+    // What it lacks of the base no log tells any more.
+    let base = store.base(space);
+    let is_of_use = base.is_none_or(|base| covers(&state, &base.floor));
+    (fits && is_of_use).then_some(state)
 }
 
 /// Folds every log from where the state has it to where the store has it, as far as keys are held.

@@ -5,6 +5,7 @@
 //! `core` is the loop that performs the engine's effects.
 
 mod addresses;
+mod based;
 mod bundle;
 mod checkpoint;
 mod conflicts;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::based::{first_state, greatest_stamp};
 use super::conversation::{Resumed, TranscriptTurn};
 use super::error::NodeError;
 use super::read::Reader;
@@ -10,8 +11,9 @@ use super::space::Space;
 use super::types::{Row, StreamEvent};
 use crate::crypto::{Opener, SealedBatch};
 use crate::fold::{Counts, RowFilter, State};
-use crate::model::{Dot, Hlc, LogId, Positions, Root, Seq, SpaceId, Surface};
+use crate::model::{Dot, Hlc, LogId, Positions, Root, Seq, SpaceId, Surface, Tip};
 use crate::store::{KeyRing, Store};
+use crate::sync::Base;
 use crate::wire::{BodyReader, FrameView};
 
 /// A space as its logs told it up to some positions. It holds where things are, not what they say,
@@ -144,7 +146,7 @@ impl Space {
         self.reader().look(|state| state.applied_all().into_iter().collect())
     }
 
-    /// The space as it was at some positions of its logs, folded anew from the beginning: about a
+    /// The space as it was at some positions of its logs, folded anew from where its history begins: about a
     /// second per million ops, and as much memory as the present state takes. Its conversations,
     /// conflicts and root are those of that moment.
     ///
@@ -152,7 +154,7 @@ impl Space {
     /// since, the state is that of the branch that stands.
     ///
     /// # Errors
-    /// [`NodeError::UnknownLog`], [`NodeError::BeyondLog`], [`NodeError::PastKeyMissing`],
+    /// [`NodeError::UnknownLog`], [`NodeError::BeyondLog`], [`NodeError::BeforeBase`], [`NodeError::PastKeyMissing`],
     /// [`NodeError::Store`], [`NodeError::Index`].
     pub async fn state_at(&self, positions: Positions) -> Result<StateAt, NodeError> {
         let (space, held) = (self.clone(), self.positions()?);
@@ -194,7 +196,7 @@ impl Space {
     /// follows it in its log.
     ///
     /// # Errors
-    /// [`NodeError::PastKeyMissing`], [`NodeError::Store`], [`NodeError::Index`].
+    /// [`NodeError::BeforeBase`], [`NodeError::PastKeyMissing`], [`NodeError::Store`], [`NodeError::Index`].
     pub async fn positions_at(&self, unix_millis: u64) -> Result<Positions, NodeError> {
         let (space, held) = (self.clone(), self.positions()?);
         let scan = move || {
@@ -203,15 +205,7 @@ impl Space {
                 store: space.node.store().clone(),
                 keys: space.node.keys().clone(),
             };
-            let mut found = BTreeMap::new();
-            for (log, through) in held.iter() {
-                logs.visit(log, through, &mut |frame| {
-                    if frame.hlc.millis() <= unix_millis {
-                        found.insert(*log, frame.seq);
-                    }
-                })?;
-            }
-            Ok(found.into_iter().collect())
+            logs.positions_at(unix_millis, &held)
         };
         tokio::task::spawn_blocking(scan).await.expect("a scan does not panic and is not aborted")
     }
@@ -233,24 +227,75 @@ impl Logs {
                 _ => {}
             }
         }
+        self.steadily(|base| self.fold_from(base, positions))
+    }
+
+    fn fold_from(&self, base: Option<&Base>, positions: &Positions) -> Result<State, NodeError> {
         let mut state = State::new(self.space);
+        if let Some(base) = base {
+            let is_before = |(log, floor): (&LogId, &Tip)| positions.get(log) < floor.seq;
+            if base.floor.iter().any(is_before) {
+                return Err(NodeError::BeforeBase { checkpoint: base.checkpoint });
+            }
+            state = first_state(&self.space, &self.store, &self.keys)?;
+            let is_missing = |(log, floor): &(&LogId, &Tip)| state.applied(log) < floor.seq;
+            if let Some((log, floor)) = base.floor.iter().find(is_missing) {
+                return Err(NodeError::PastKeyMissing { log: *log, seq: floor.seq });
+            }
+        }
         for (log, through) in positions.iter() {
-            self.visit(log, through, &mut |frame| {
+            let floor = base.map_or(Seq::ZERO, |base| base.floor.tip(log).seq);
+            self.visit(log, floor, through, &mut |frame| {
                 state.apply(log, frame);
             })?;
         }
         Ok(state)
     }
 
-    /// Shows every op of a log up to a position, in order, sealed or not.
+    /// Reads what the history begins with and the logs after it; once more where it begins with something
+    /// else by now, so that batches may have gone meanwhile.
+    fn steadily<T>(&self, read: impl Fn(Option<&Base>) -> Result<T, NodeError>) -> Result<T, NodeError> {
+        loop {
+            let base = self.store.base(&self.space);
+            let result = read(base.as_ref());
+            if self.store.base(&self.space) == base {
+                return result;
+            }
+        }
+    }
+
+    fn positions_at(&self, unix_millis: u64, held: &Positions) -> Result<Positions, NodeError> {
+        self.steadily(|base| {
+            let mut found = BTreeMap::new();
+            if let Some(base) = base {
+                let greatest = greatest_stamp(&self.space, &self.store, &self.keys)?;
+                if unix_millis < greatest.millis() {
+                    return Err(NodeError::BeforeBase { checkpoint: base.checkpoint });
+                }
+                found.extend(base.floor.iter().map(|(log, floor)| (*log, floor.seq)));
+            }
+            for (log, through) in held.iter() {
+                let floor = base.map_or(Seq::ZERO, |base| base.floor.tip(log).seq);
+                self.visit(log, floor, through, &mut |frame| {
+                    if frame.hlc.millis() <= unix_millis {
+                        found.insert(*log, frame.seq);
+                    }
+                })?;
+            }
+            Ok(found.into_iter().collect())
+        })
+    }
+
+    /// Shows every op of a log after one position and up to another, in order, sealed or not.
     fn visit(
         &self,
         log: &LogId,
+        after: Seq,
         through: Seq,
         show: &mut dyn FnMut(&FrameView<'_>),
     ) -> Result<(), NodeError> {
         let mut opener = Opener::new();
-        let mut shown = Seq::ZERO;
+        let mut shown = after;
         let mut show_body = |body: &[u8], first: Seq, op_count: u32, shown: &mut Seq| {
             let Ok(reader) = BodyReader::new(body, first, op_count) else { return };
             for frame in reader.flatten().filter(|frame| frame.seq <= through) {

@@ -280,6 +280,7 @@ impl Checks {
                 }
                 Write::Key { .. }
                 | Write::Space { .. }
+                | Write::Base { .. }
                 | Write::DraftsSealed { .. }
                 | Write::LeaseHome { .. }
                 | Write::LeaseVote { .. }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::crypto::{EpochKey, Opener, SealedBatch};
 use crate::lease::{DesignationState, HostState};
 use crate::model::{DeviceId, Dot, Frontier, Hlc, KeyId, LogId, RecordHash, Scope, Seq, SpaceId, Tip};
-use crate::sync::{DraftGroup, Loaded, LoadedLease, LoadedSpace, Txn, Write};
+use crate::sync::{Base, BaseKind, DraftGroup, Loaded, LoadedLease, LoadedSpace, Txn, Write};
 use crate::wire::{BodyReader, BodyWriter};
 
 /// A write that does not fit what is stored.
@@ -31,6 +31,14 @@ pub enum DiskError {
         end: Seq,
         /// What was written.
         found: Seq,
+    },
+    /// A base with another cut than what is stored allows.
+    #[error("a base with place {floor} of {log:?}, which has no batch that ends there")]
+    NoSuchEnd {
+        /// The log.
+        log: LogId,
+        /// The place.
+        floor: Seq,
     },
     /// Drafts forgotten that are in no batch.
     #[error("drafts up to {through} forgotten, but the log {log:?} is sealed up to {tip}")]
@@ -57,6 +65,7 @@ struct DiskSpace {
     is_active: bool,
     carried: Seq,
     dropped: u64,
+    base: Option<Base>,
     logs: BTreeMap<LogId, DiskLog>,
     records: BTreeMap<RecordHash, Bytes>,
     acks: BTreeMap<DeviceId, Bytes>,
@@ -65,8 +74,9 @@ struct DiskSpace {
     lease: LoadedLease,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct DiskLog {
+    floor: Tip,
     batches: Vec<SealedBatch>,
     drafts: Vec<DraftGroup>,
 }
@@ -104,6 +114,7 @@ impl Disk {
                     is_active: *is_active,
                     carried: *carried,
                     dropped: *dropped,
+                    base: None,
                     logs: BTreeMap::new(),
                     records: BTreeMap::new(),
                     acks: BTreeMap::new(),
@@ -122,6 +133,13 @@ impl Disk {
                 if log.tip() != *to {
                     return Err(DiskError::NotContiguous { log: *id, end, found: to.seq });
                 }
+            }
+            Write::Base { space, checkpoint, cut, kind } => {
+                let row = self.space(space)?;
+                for (log, floor) in cut.iter() {
+                    row.logs.entry(*log).or_default().lay_floor(*log, *floor, *kind)?;
+                }
+                row.base = Some(Base { checkpoint: *checkpoint, floor: cut.clone() });
             }
             Write::Batches { space, log, batches } => self.batches(space, log, batches)?,
             Write::Drafts { space, group } => {
@@ -193,6 +211,7 @@ impl Disk {
             carried: row.carried,
             dropped: row.dropped,
             frontier: row.frontier(),
+            base: row.base.clone(),
             drafts: row.logs.get(&row.own_log).map(|log| log.drafts.clone()).unwrap_or_default(),
             records: row.records.iter().map(|(hash, bytes)| (*hash, bytes.clone())).collect(),
             acks: row.acks.iter().map(|(device, bytes)| (*device, bytes.clone())).collect(),
@@ -221,6 +240,11 @@ impl Disk {
     /// Whether a position is stored, sealed or not.
     pub fn holds(&self, space: &SpaceId, dot: &Dot) -> bool {
         self.log(space, &dot.log).is_some_and(|log| dot.seq <= log.end())
+    }
+
+    /// Where the history of a space begins.
+    pub fn base(&self, space: &SpaceId) -> Option<&Base> {
+        self.spaces.get(space)?.base.as_ref()
     }
 
     /// The batch that contains a position.
@@ -302,9 +326,26 @@ impl DiskSpace {
     }
 }
 
+impl Default for DiskLog {
+    fn default() -> Self {
+        Self { floor: Tip::NONE, batches: Vec::new(), drafts: Vec::new() }
+    }
+}
+
 impl DiskLog {
+    fn lay_floor(&mut self, log: LogId, floor: Tip, kind: BaseKind) -> Result<(), DiskError> {
+        let is_end = |batch: &SealedBatch| batch.header().last() == floor.seq && batch.link() == floor.hash;
+        let is_raised = kind == BaseKind::Rebase && self.tip().seq < floor.seq;
+        if !is_raised && self.floor != floor && !self.batches.iter().any(is_end) {
+            return Err(DiskError::NoSuchEnd { log, floor: floor.seq });
+        }
+        self.batches.retain(|batch| batch.header().first > floor.seq);
+        self.floor = floor;
+        Ok(())
+    }
+
     fn tip(&self) -> Tip {
-        self.batches.last().map_or(Tip::NONE, |batch| Tip { seq: batch.header().last(), hash: batch.link() })
+        self.batches.last().map_or(self.floor, |batch| Tip { seq: batch.header().last(), hash: batch.link() })
     }
 
     fn end(&self) -> Seq {

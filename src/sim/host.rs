@@ -542,6 +542,8 @@ impl Host {
             | Notice::LogBlocked { .. }
             | Notice::Fork { .. }
             | Notice::Truncated { .. }
+            | Notice::Based { .. }
+            | Notice::BelowFloor { .. }
             | Notice::Removed { .. }
             | Notice::Rotated { .. }
             | Notice::RotationTaken { .. }

@@ -7,6 +7,8 @@
 //!
 //! `cargo run --release --example sim -- --seeds 10000` runs many.
 
+#[cfg(test)]
+mod based;
 mod chaos;
 pub mod check;
 pub mod disk;

@@ -8,11 +8,13 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use super::error::StoreError;
+use super::pieces::Pieces;
 use super::tables::LogIx;
 use super::{Store, lock_mutex, read_lock, write_lock};
 use crate::crypto::{EpochKey, OpenError, Opener};
 use crate::model::{Dot, Hlc, KeyId, LogId, Seq, SpaceId};
 use crate::wire::body::{BodyError, BodyReader};
+use crate::wire::checkpoint::CheckpointHash;
 use crate::wire::{OpView, Original, REISSUE};
 
 /// Why an op cannot be read back.
@@ -48,6 +50,25 @@ pub enum ReadError {
         log: LogId,
         /// The op that was wanted.
         seq: Seq,
+        /// The key.
+        key_id: KeyId,
+    },
+    /// The op is in the checkpoint that the history begins with, and a chunk of that is not what was
+    /// written, or not here.
+    #[error(
+        "a chunk of checkpoint {checkpoint}, which the history here begins with, is damaged or gone; another device still has it"
+    )]
+    Piece {
+        /// The checkpoint.
+        checkpoint: CheckpointHash,
+    },
+    /// The op is in the checkpoint that the history begins with, and its key is not here.
+    #[error(
+        "checkpoint {checkpoint}, which the history here begins with, is sealed under key {key_id}, which is not here"
+    )]
+    PieceKey {
+        /// The checkpoint.
+        checkpoint: CheckpointHash,
         /// The key.
         key_id: KeyId,
     },
@@ -99,6 +120,7 @@ pub struct Blocks {
     keys: KeyRing,
     bytes_max: usize,
     cache: Mutex<Cache>,
+    pieces: Pieces,
     openers: Mutex<Vec<Opener>>,
 }
 
@@ -110,10 +132,13 @@ impl Blocks {
 
     /// Reads from `store` with a cache of `bytes_max` bytes of opened blocks.
     pub fn with_cache(store: Store, keys: KeyRing, bytes_max: usize) -> Self {
-        Self { store, keys, bytes_max, cache: Mutex::default(), openers: Mutex::default() }
+        // Old values are read less often than new ones.
+        let pieces = Pieces::new(bytes_max / 4);
+        Self { store, keys, bytes_max, cache: Mutex::default(), pieces, openers: Mutex::default() }
     }
 
-    /// Reads the op that stands there, sealed or draft; `None` where the log does not reach it.
+    /// Reads the op that stands there, sealed or draft; `None` where the log does not reach it, and where
+    /// the history begins behind it with a checkpoint in which nothing points at it any more.
     ///
     /// # Errors
     /// Every variant of [`ReadError`].
@@ -121,6 +146,9 @@ impl Blocks {
         let Some((log_ix, tip)) = self.store.log_end(space, &dot.log) else {
             return Ok(None);
         };
+        if dot.seq <= self.store.floor_of(log_ix).seq {
+            return self.pieces.op(&self.store, &self.keys, space, dot);
+        }
         if let Some(op) = lock_mutex(&self.cache).op(log_ix, dot, tip.seq) {
             return Ok(Some(op));
         }

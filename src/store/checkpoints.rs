@@ -39,7 +39,7 @@ impl Store {
     /// [`StoreError::UnknownSpace`], and those of the disk as in [`Store::commit`].
     pub fn put_chunks(&self, space: &SpaceId, chunks: &[Bytes]) -> Result<(), StoreError> {
         let ix = self.space_number(space)?;
-        self.change_checkpoints(|txn| {
+        self.change(|txn| {
             let mut table = txn.open_table(CHUNKS)?;
             for chunk in chunks {
                 table.insert((ix, *blake3::hash(chunk).as_bytes()), &chunk[..])?;
@@ -91,7 +91,7 @@ impl Store {
         let ix = self.space_number(&held.manifest.fields().space)?;
         let flag = u8::from(held.wholeness == Wholeness::Whole);
         let row = [&[flag][..], held.manifest.bytes()].concat();
-        self.change_checkpoints(|txn| {
+        self.change(|txn| {
             txn.open_table(CHECKPOINTS)?.insert((ix, *held.manifest.hash().as_bytes()), &row[..])?;
             Ok(())
         })
@@ -134,7 +134,7 @@ impl Store {
     pub fn put_attestation(&self, space: &SpaceId, word: &Attestation) -> Result<(), StoreError> {
         let ix = self.space_number(space)?;
         let key = (ix, *word.fields().device.as_bytes(), word.fields().content);
-        self.change_checkpoints(|txn| {
+        self.change(|txn| {
             txn.open_table(ATTESTATIONS)?.insert(key, &word.bytes()[..])?;
             Ok(())
         })
@@ -158,18 +158,26 @@ impl Store {
         })
     }
 
-    /// Forgets every checkpoint of a space but these, with the chunks and words that only others had.
+    /// Forgets every checkpoint of a space but these, with the chunks and words that only others had. The one
+    /// that its history begins with stays whatever is asked for, and so does the base before that.
     ///
     /// # Errors
     /// As [`Store::checkpoints`].
     pub fn keep_checkpoints(&self, space: &SpaceId, kept: &[CheckpointHash]) -> Result<(), StoreError> {
         let ix = self.space_number(space)?;
         let held = self.checkpoints(space)?;
-        let is_kept = |held: &&HeldCheckpoint| kept.contains(&held.manifest.hash());
+        let bases: Vec<CheckpointHash> = read_lock(&self.0.index)
+            .base(ix)
+            .map(|held| held.before.into_iter().chain([held.base.checkpoint]).collect())
+            .unwrap_or_default();
+        let is_kept = |held: &&HeldCheckpoint| {
+            let hash = held.manifest.hash();
+            kept.contains(&hash) || bases.contains(&hash)
+        };
         let kept: Vec<&Manifest> = held.iter().filter(is_kept).map(|held| &held.manifest).collect();
         let chunks: std::collections::BTreeSet<[u8; 32]> =
             kept.iter().flat_map(|manifest| manifest.fields().chunks.iter().copied()).collect();
-        self.change_checkpoints(|txn| {
+        self.change(|txn| {
             let all = (ix, [0; 32])..=(ix, [0xff; 32]);
             let names: Vec<[u8; 32]> = kept.iter().map(|manifest| *manifest.hash().as_bytes()).collect();
             txn.open_table(CHECKPOINTS)?.retain_in(all.clone(), |(_, hash), _| names.contains(&hash))?;
@@ -183,7 +191,7 @@ impl Store {
         })
     }
 
-    fn change_checkpoints(
+    pub(super) fn change(
         &self,
         change: impl Fn(&WriteTransaction) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
@@ -201,7 +209,7 @@ impl Store {
         written
     }
 
-    fn space_number(&self, space: &SpaceId) -> Result<SpaceIx, StoreError> {
+    pub(super) fn space_number(&self, space: &SpaceId) -> Result<SpaceIx, StoreError> {
         read_lock(&self.0.index).space_ix(space).ok_or(StoreError::UnknownSpace { space: *space })
     }
 }
@@ -292,7 +300,7 @@ mod tests {
         let damaged = |result: Result<(), StoreError>, table: &str| matches!(result, Err(StoreError::Damaged { what: Part::Row { table: found }, .. }) if found == table);
         let spoil = |change: &dyn Fn(&WriteTransaction)| {
             store
-                .change_checkpoints(|txn| {
+                .change(|txn| {
                     change(txn);
                     Ok(())
                 })

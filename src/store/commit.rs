@@ -18,9 +18,9 @@ use crate::wire::body::{BodyReader, BodyWriter};
 
 /// One engine transaction in the making.
 pub(super) struct Writer<'a> {
-    txn: &'a WriteTransaction,
+    pub(super) txn: &'a WriteTransaction,
     vaults: &'a Vaults,
-    changes: Changes<'a>,
+    pub(super) changes: Changes<'a>,
 }
 
 impl<'a> Writer<'a> {
@@ -45,6 +45,7 @@ impl<'a> Writer<'a> {
             }
             Write::Batches { space, log, batches } => self.batches(space, log, batches),
             Write::Truncate { space, log, to } => self.truncate(space, log, *to),
+            Write::Base { space, checkpoint, cut, kind } => self.base(space, *checkpoint, cut, *kind),
             Write::Drafts { space, group } => self.drafts(space, group),
             Write::DraftsSealed { space, through } => self.drafts_sealed(space, *through),
             Write::Record { space, hash, bytes } => {
@@ -110,7 +111,7 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    fn space(&mut self, row: SpaceRow) -> Result<(), StoreError> {
+    pub(super) fn space(&mut self, row: SpaceRow) -> Result<(), StoreError> {
         let ix = match self.changes.space(&row.space) {
             Some((ix, _)) => *ix,
             None => self.changes.next_space_ix(),
@@ -143,6 +144,10 @@ impl<'a> Writer<'a> {
         let mut row = row.clone();
         let log_ix = self.log_ix(space, log)?;
         let (tip, end) = (self.changes.tip(log_ix), self.changes.end(log_ix));
+        let floor = self.changes.floor(log_ix);
+        if to.seq < floor.seq {
+            return Err(StoreError::BelowBase { log: *log, to: to.seq, floor: floor.seq });
+        }
         // The one check between a mistake above and lost drafts.
         if row.own_log == *log && end > tip.seq {
             return Err(StoreError::DraftsUnsealed { device: log.device, through: end, tip: tip.seq });
@@ -179,12 +184,20 @@ impl<'a> Writer<'a> {
         let mut table = self.txn.open_table(BATCHES)?;
         if to != Tip::NONE {
             let up_to = (space_ix, log_ix, 0)..=(space_ix, log_ix, to.seq.get());
-            let held = table.range(up_to)?.next_back().ok_or_else(no_such_end)??;
-            let (first, bytes) = (held.0.value(), held.1.value().to_vec());
-            drop(held);
-            let kept = pack::bytes_through(&bytes, log, to)?.ok_or_else(no_such_end)?;
-            if kept < bytes.len() {
-                table.insert(first, &bytes[..kept])?;
+            let held = table.range(up_to)?.next_back().transpose()?;
+            let held = held.map(|(place, bytes)| (place.value(), bytes.value().to_vec()));
+            let kept = match &held {
+                Some((_, bytes)) => pack::bytes_through(bytes, log, to)?,
+                None => None,
+            };
+            match (held, kept) {
+                (Some((first, bytes)), Some(kept)) if kept < bytes.len() => {
+                    table.insert(first, &bytes[..kept])?;
+                }
+                (Some(_), Some(_)) => {}
+                // What ends there may have gone from the disk: the base vouches for it.
+                (_, None) if to == self.changes.floor((space_ix, log_ix)) => {}
+                (_, None) | (None, Some(_)) => return Err(no_such_end()),
             }
         }
         let beyond = (space_ix, log_ix, to.seq.get().saturating_add(1))..=(space_ix, log_ix, u64::MAX);
@@ -198,7 +211,9 @@ impl<'a> Writer<'a> {
         let mut pieces: Vec<(u64, Vec<u8>)> = Vec::new();
         if let Some(last) = table.range(log_range((space_ix, log_ix)))?.next_back() {
             let (key, value) = last?;
-            if pack::is_short(value.value().len()) {
+            // What begins below the floor is about to go.
+            let is_visible = Seq::new(key.value().2) > self.changes.floor((space_ix, log_ix)).seq;
+            if is_visible && pack::is_short(value.value().len()) {
                 pieces.push((key.value().2, value.value().to_vec()));
             }
         }
@@ -306,7 +321,7 @@ impl<'a> Writer<'a> {
     }
 
     /// The number of a log, which it gets at its first write.
-    fn log_ix(&mut self, space: &SpaceId, log: &LogId) -> Result<LogIx, StoreError> {
+    pub(super) fn log_ix(&mut self, space: &SpaceId, log: &LogId) -> Result<LogIx, StoreError> {
         let space_ix = self.space_ix(space)?;
         if let Some(log_ix) = self.changes.log_ix(space_ix, log) {
             return Ok(log_ix);

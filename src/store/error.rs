@@ -7,6 +7,7 @@ use std::io;
 use thiserror::Error;
 
 use crate::model::{DeviceId, LogId, Seq, SpaceId};
+use crate::wire::checkpoint::CheckpointHash;
 
 /// Why a store does not open, or did not take a transaction.
 ///
@@ -93,6 +94,30 @@ pub enum StoreError {
         /// Where it was to end.
         to: Seq,
     },
+    /// A log was to end within what its base holds: refused as the caller's bug.
+    #[error("log {log} cannot end at {to}: the checkpoint that its history begins with reaches to {floor}")]
+    BelowBase {
+        /// The log.
+        log: LogId,
+        /// Where it was to end.
+        to: Seq,
+        /// The last place within the base.
+        floor: Seq,
+    },
+    /// A space was to begin with a checkpoint that is not whole here, or has another cut: refused as the
+    /// caller's bug.
+    #[error("no checkpoint {checkpoint} of that cut is whole in this store")]
+    NoBase {
+        /// The checkpoint.
+        checkpoint: CheckpointHash,
+    },
+    /// A space was to begin with a checkpoint that some log of it reaches beyond already: refused as the
+    /// caller's bug.
+    #[error("checkpoint {checkpoint} is of an earlier cut than the one this history begins with")]
+    BaseBehind {
+        /// The checkpoint.
+        checkpoint: CheckpointHash,
+    },
     /// The operating system refused; the store was opened anew or will be at the next call.
     #[error("the disk refused a read or a write")]
     Io(#[source] io::Error),
@@ -118,6 +143,8 @@ pub enum Part {
         /// The first of them.
         first: Seq,
     },
+    /// The checkpoint that the history of a space begins with.
+    Base,
     /// A sealed batch.
     Batch {
         /// The log.
@@ -134,6 +161,7 @@ impl fmt::Display for Part {
             Self::Format => f.write_str("the store's format file"),
             Self::Row { table } => write!(f, "a row of the store's table {table}"),
             Self::Drafts { log, first } => write!(f, "the drafts from {first} of log {log}"),
+            Self::Base => f.write_str("the checkpoint that the history of a space begins with"),
             Self::Batch { log, seq } => write!(f, "the batch with op {seq} of log {log}"),
         }
     }
@@ -155,7 +183,10 @@ impl StoreError {
             | Self::NoBody { .. }
             | Self::UnknownSpace { .. }
             | Self::DraftsUnsealed { .. }
-            | Self::NoSuchEnd { .. } => false,
+            | Self::NoSuchEnd { .. }
+            | Self::BelowBase { .. }
+            | Self::NoBase { .. }
+            | Self::BaseBehind { .. } => false,
         }
     }
 

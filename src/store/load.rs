@@ -3,13 +3,14 @@
 use bytes::Bytes;
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction};
 
+use super::base::base_of_row;
 use super::disk::guarded;
 use super::error::{Part, StoreError};
 use super::index::Index;
 use super::tables::{
-    ACKS, ATTESTATIONS, BATCHES, CHECKPOINTS, CHUNKS, DRAFTS, FORKS, FORMAT, KEYS, LEASE_HOMES, LEASE_HOSTS,
-    LEASE_KEYS, LEASE_VOTES, LOGS, META, META_COMMITS, META_FORMAT, META_KEY_CHECK, META_STORE_ID, RECORDS,
-    SPACES, SpaceIx, SpaceRow, TIPS, key_check_context, key_context, parse_tip,
+    ACKS, ATTESTATIONS, BASES, BATCHES, CHECKPOINTS, CHUNKS, DRAFTS, FORKS, FORMAT, KEYS, LEASE_HOMES,
+    LEASE_HOSTS, LEASE_KEYS, LEASE_VOTES, LOGS, META, META_COMMITS, META_FORMAT, META_KEY_CHECK,
+    META_STORE_ID, RECORDS, SPACES, SpaceIx, SpaceRow, TIPS, key_check_context, key_context, parse_tip,
 };
 use super::vaults::{Vaults, fresh};
 use crate::crypto::EpochKey;
@@ -96,7 +97,8 @@ fn create(db: &Database, vaults: &Vaults) -> Result<(), StoreError> {
 /// Stores from before there were leases, or checkpoints, have no tables for them.
 fn make_later_tables(db: &Database) -> Result<(), StoreError> {
     let read = db.begin_read()?;
-    match read.open_table(LEASE_KEYS).map(drop).and_then(|()| read.open_table(CHUNKS).map(drop)) {
+    let chunks = read.open_table(LEASE_KEYS).map(drop).and_then(|()| read.open_table(CHUNKS).map(drop));
+    match chunks.and_then(|()| read.open_table(BASES).map(drop)) {
         Ok(()) => return Ok(()),
         Err(redb::TableError::TableDoesNotExist(_)) => {}
         Err(error) => return Err(error.into()),
@@ -112,6 +114,7 @@ fn open_later_tables(txn: &WriteTransaction) -> Result<(), StoreError> {
     txn.open_table(CHECKPOINTS)?;
     txn.open_table(CHUNKS)?;
     txn.open_table(ATTESTATIONS)?;
+    txn.open_table(BASES)?;
     txn.open_table(LEASE_HOMES)?;
     txn.open_table(LEASE_VOTES)?;
     txn.open_table(LEASE_HOSTS)?;
@@ -177,6 +180,16 @@ fn index(txn: &ReadTransaction) -> Result<Index, StoreError> {
         let (log_ix, tip) = row?;
         index.set_tip(log_ix.value(), parse_tip(&tip.value()));
     }
+    let checkpoints = txn.open_table(CHECKPOINTS)?;
+    for row in txn.open_table(BASES)?.iter()? {
+        let (ix, row) = row?;
+        let (ix, held) = (ix.value(), base_of_row(&checkpoints, ix.value(), &row.value())?);
+        for (log, floor) in held.base.floor.iter() {
+            let log_ix = index.log_ix_in(ix, log).ok_or_else(|| damaged("bases"))?;
+            index.set_floor(log_ix, *floor);
+        }
+        index.set_base(ix, held);
+    }
     Ok(index)
 }
 
@@ -195,6 +208,7 @@ fn space(
         carried: row.carried,
         dropped: row.dropped,
         frontier: Default::default(),
+        base: index.base(ix).map(|held| held.base.clone()),
         drafts: Vec::new(),
         records: Vec::new(),
         acks: Vec::new(),

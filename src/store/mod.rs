@@ -9,6 +9,7 @@
 //! power loss; when it fails, none of them happened. Read `tables` for the layout, `pack` for how
 //! batches share pages, [`fault`] for the disk that the tests break.
 
+mod base;
 mod blocks;
 mod checkpoints;
 mod commit;
@@ -20,6 +21,7 @@ mod load;
 mod lock;
 mod mark;
 mod pack;
+mod pieces;
 mod read;
 mod snapshot;
 mod tables;

@@ -6,10 +6,11 @@ use redb::ReadableDatabase;
 use super::disk::guarded;
 use super::error::{Part, StoreError};
 use super::tables::{BATCHES, DRAFTS, LogIx};
-use super::{Store, lock_mutex, read_lock};
+use super::{Store, Truncations, lock_mutex, read_lock};
 use crate::crypto::{BatchHeader, SealedBatch};
 use crate::model::{LogId, Seq, SpaceId, Tip, TipHash};
 use crate::sync::DraftGroup;
+use crate::wire::checkpoint::CheckpointHash;
 
 /// Consecutive sealed batches of one log, ready to be sent.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -52,7 +53,7 @@ impl Store {
         let Some((log_ix, tip)) = self.log_end(space, log) else {
             return Ok(None);
         };
-        if after >= tip.seq.min(through) {
+        if after >= tip.seq.min(through) || after < self.floor_of(log_ix).seq {
             return Ok(None);
         }
         let mut walk = RunWalk {
@@ -97,7 +98,7 @@ impl Store {
         let Some((log_ix, tip)) = self.log_end(space, log) else {
             return Ok(None);
         };
-        if seq == Seq::ZERO || seq > tip.seq {
+        if seq <= self.floor_of(log_ix).seq || seq > tip.seq {
             return Ok(None);
         }
         let damaged = || StoreError::damaged(Part::Batch { log: *log, seq });
@@ -153,17 +154,22 @@ impl Store {
         read: impl Fn() -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         loop {
-            let truncations = self.truncations(space);
+            let before = self.cuts(space);
             let result = read();
             if !matches!(&result, Err(StoreError::Damaged { what: Part::Batch { .. }, .. })) {
                 return result;
             }
             // Tables change before the index that readers ask first: both are of one commit after this.
             drop(lock_mutex(&self.0.doubt));
-            if self.truncations(space) == truncations {
+            if self.cuts(space) == before {
                 return result;
             }
         }
+    }
+
+    /// What changes with every write that drops batches of a space.
+    fn cuts(&self, space: &SpaceId) -> (Truncations, Option<CheckpointHash>) {
+        (self.truncations(space), self.base(space).map(|base| base.checkpoint))
     }
 
     /// The number of a log and where its sealed part ends.
@@ -171,6 +177,11 @@ impl Store {
         let index = read_lock(&self.0.index);
         let log_ix = index.log_ix(space, log)?;
         Some((log_ix, index.tip(log_ix)))
+    }
+
+    /// The last place of a log that is in the base and in no batch.
+    pub(super) fn floor_of(&self, log_ix: LogIx) -> Tip {
+        read_lock(&self.0.index).floor(log_ix)
     }
 
     /// Visits the values of a log in order, from the one that may contain `from`.

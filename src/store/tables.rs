@@ -15,6 +15,7 @@
 //! | `checkpoints` | space index, manifest hash 32 | is whole u8 ‖ manifest, `KFM1` |
 //! | `chunks` | space index, BLAKE3 of the value 32 | a sealed chunk of a checkpoint |
 //! | `attestations` | space index, device 32, content hash 32 | as received, `KFT1` |
+//! | `bases` | space index | manifest hash 32 of the checkpoint that the history begins with ‖ that of the base before, zero for none |
 //! | `lease homes` | space index | instance u64 BE; absent in the first life of a home |
 //! | `lease votes` | space index | promise and greatest token seen, `KFLD` |
 //! | `lease hosts` | space index | head of the register this device hosts, `KFLH` |
@@ -53,6 +54,7 @@ pub(super) const DRAFTS: TableDefinition<'_, PlaceIx, &[u8]> = TableDefinition::
 pub(super) const CHECKPOINTS: TableDefinition<'_, HashIx, &[u8]> = TableDefinition::new("checkpoints");
 pub(super) const CHUNKS: TableDefinition<'_, HashIx, &[u8]> = TableDefinition::new("chunks");
 pub(super) const ATTESTATIONS: TableDefinition<'_, WordIx, &[u8]> = TableDefinition::new("attestations");
+pub(super) const BASES: TableDefinition<'_, SpaceIx, [u8; 64]> = TableDefinition::new("bases");
 pub(super) const RECORDS: TableDefinition<'_, (SpaceIx, [u8; 32]), &[u8]> = TableDefinition::new("records");
 pub(super) const ACKS: TableDefinition<'_, (SpaceIx, [u8; 32]), &[u8]> = TableDefinition::new("acks");
 pub(super) const KEYS: TableDefinition<'_, (SpaceIx, [u8; 16]), &[u8]> = TableDefinition::new("keys");

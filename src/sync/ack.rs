@@ -34,11 +34,13 @@ impl Engine {
         };
         let frontier_digest = state.durable.digest();
         let roster_digest = state.roster.digest();
+        let checkpoint = state.base.as_ref().map(|base| *base.checkpoint.as_bytes());
         let is_said = state.acks.get(&own).is_some_and(|held| {
             let said = held.ack.fields();
             said.frontier_digest == frontier_digest
                 && said.roster_digest == roster_digest
                 && said.root == root
+                && said.checkpoint == checkpoint
         });
         if !is_said {
             state.ack_number = (state.ack_number + 1).max(state.acknowledged_count());
@@ -55,7 +57,7 @@ impl Engine {
                     root,
                     unknown_count,
                     fold_version,
-                    checkpoint: None,
+                    checkpoint,
                 },
             );
             state.acks.insert(own, HeldAck { ack, frontier: state.durable.clone(), is_stored: false });

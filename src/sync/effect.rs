@@ -6,16 +6,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use thiserror::Error;
 
+use super::base::BaseRefused;
 use super::ingest::WhyNotAdmitted;
 use super::txn::{Txn, TxnId};
 use crate::crypto::{BatchError, EpochKey, SealedBatch, SignatureError};
 use crate::lease;
 use crate::model::{
-    Blame, DeviceId, Dot, Hlc, LeaseEpoch, LogId, Op, OpId, Root, Scope, Seq, SpaceId, TipHash,
+    Blame, DeviceId, Dot, Frontier, Hlc, LeaseEpoch, LogId, Op, OpId, Root, Scope, Seq, SpaceId, TipHash,
 };
 use crate::oplog::Seen;
 use crate::roster::{NotAuthor, Role, RosterError};
 use crate::wire::MessageError;
+use crate::wire::checkpoint::CheckpointHash;
 
 /// Names one connection of one run.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -263,6 +265,19 @@ pub enum Input {
     Seal {
         /// The space.
         space: SpaceId,
+    },
+    /// A checkpoint that is whole here, to begin the history of a space with: what its cut covers is
+    /// dropped, and logs that end before the cut end there. Whoever gives it has made sure that logs
+    /// which go on beyond the cut have a batch that ends there.
+    Base {
+        /// The space.
+        space: SpaceId,
+        /// The checkpoint.
+        checkpoint: CheckpointHash,
+        /// Its cut.
+        cut: Frontier,
+        /// Who waits.
+        token: Token,
     },
     /// The disk of this device is a restored backup or a copy: given before anything is written.
     Doubt,
@@ -619,6 +634,25 @@ pub enum Notice {
         /// The log.
         log: LogId,
     },
+    /// The history of a space begins with a checkpoint from now on.
+    Based {
+        /// The space.
+        space: SpaceId,
+        /// The checkpoint.
+        checkpoint: CheckpointHash,
+    },
+    /// A device does not hold any more what this one lacks: its history begins with a checkpoint, and
+    /// this device can only begin there too.
+    BelowFloor {
+        /// The space.
+        space: SpaceId,
+        /// The connection.
+        peer: PeerId,
+        /// The device at its other end.
+        device: DeviceId,
+        /// The checkpoint.
+        checkpoint: CheckpointHash,
+    },
     /// This device was removed from a space, or has left it.
     Removed {
         /// The space.
@@ -750,6 +784,9 @@ pub enum RequestError {
     /// The register of leases does not get another host.
     #[error("the leases stay where they are")]
     Host(#[source] lease::DesignateRefused),
+    /// The history of a space does not begin with a checkpoint.
+    #[error("nothing of the history is dropped")]
+    Base(#[source] BaseRefused),
     /// A space cannot be founded or joined.
     #[error("the space cannot be joined")]
     Join(#[source] JoinError),

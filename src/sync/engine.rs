@@ -158,6 +158,7 @@ impl Engine {
             Input::MoveLeaseHost { space, to, kind, token } => self.move_host(now, space, to, kind, token),
             Input::Round { with, token } => self.round(&with, token),
             Input::Seal { space } => self.seal_drafts(space),
+            Input::Base { space, checkpoint, cut, token } => self.begin_at(space, checkpoint, cut, token),
             Input::Doubt => self.doubt(),
             Input::Tick => self.tick(now),
         }
@@ -289,6 +290,7 @@ impl Engine {
                 Then::Truncated { space, log, to, .. } => self.truncated(space, log, to),
                 Then::Begun { space, left, token } => self.begun(now, space, left, token),
                 Then::NewLog { space, log, moved, .. } => self.new_log_begun(space, log, moved),
+                Then::Based { space, base, raised, token } => self.based(now, space, base, &raised, token),
                 Then::Delivered { token, outcome } => self.emit(Effect::Delivered { token, outcome }),
             }
         }
@@ -363,6 +365,7 @@ impl Engine {
                     }
                     is_peer_data_lost = true;
                 }
+                Then::Based { space, raised, token, .. } => self.unbased(space, &raised, token),
                 Then::Delivered { token, .. } => {
                     self.emit(Effect::Failed { token, why: RequestError::Storage });
                 }
@@ -422,7 +425,7 @@ fn load_space(loaded: LoadedSpace) -> Result<SpaceState, EngineError> {
     let mut state = SpaceState::new(loaded.scope, roster, loaded.own_log);
     (state.is_active, state.carried, state.dropped) = (loaded.is_active, loaded.carried, loaded.dropped);
     state.keys = loaded.keys.into_iter().map(|key| (key.id(), key)).collect();
-    (state.author, state.durable) = (author, loaded.frontier);
+    (state.author, state.durable, state.base) = (author, loaded.frontier, loaded.base);
     (state.acks, state.ack_number, state.proofs) = (acks, ack_number, proofs);
     // Whoever is told of it asks for it; there is nobody to tell yet.
     state.compare_roots(&own);

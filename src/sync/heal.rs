@@ -37,17 +37,19 @@ impl Engine {
         let own = self.identity.device();
         let Some(state) = self.spaces.get(&hello.space) else { return };
         let current = state.author.log();
-        let echo: Vec<(LogId, Tip, Tip)> = hello
+        let echo: Vec<(LogId, Tip, Tip, Tip)> = hello
             .echo
             .iter()
             .filter(|(log, _)| log.device == own)
             .map(|(log, theirs)| {
                 let ours = if *log == current { state.author.tip() } else { state.durable.tip(log) };
-                (*log, *theirs, ours)
+                (*log, *theirs, ours, state.floor(log))
             })
             .collect();
-        for (log, theirs, ours) in echo {
-            if theirs.seq > ours.seq {
+        for (log, theirs, ours, floor) in echo {
+            if theirs.seq < floor.seq || (theirs == floor && theirs.seq < ours.seq) {
+                // Within what every device that is waited for has had.
+            } else if theirs.seq > ours.seq {
                 // An old log of this device is fetched like any other.
                 if log == current {
                     self.locate(peer, hello.space, log);
@@ -68,13 +70,15 @@ impl Engine {
         if log.device != self.identity.device() {
             return;
         }
+        // Histories do not part below the base: what is there every device that is waited for has had.
+        let Some(low) = self.spaces.get(&space).map(|state| state.floor(&log)) else { return };
         let Some(session) = self.session(peer, space) else { return };
         if session.locating.contains_key(&log) {
             return;
         }
-        let locating = Locating { low: Tip::NONE, points: Vec::new(), rounds_left: ROUNDS_MAX };
+        let locating = Locating { low, points: Vec::new(), rounds_left: ROUNDS_MAX };
         session.locating.insert(log, locating);
-        self.look_for_points(peer, space, log, Seq::ZERO, None);
+        self.look_for_points(peer, space, log, low.seq, None);
     }
 
     /// Gathers the next points to ask about: spread evenly over what is after `low` and before `high`.
@@ -127,14 +131,16 @@ impl Engine {
         points: &[Tip],
         batches: &[Option<SealedBatch>],
     ) {
-        let shared = points
-            .iter()
-            .zip(batches)
-            .filter(|(point, batch)| batch.as_ref().is_some_and(|batch| end_of(batch) == **point));
-        let common = shared.map(|(point, _)| *point).last().unwrap_or(Tip::NONE);
         let Some(state) = self.spaces.get(&space) else { return };
+        let floor = state.floor(&log);
+        let is_shared = |(point, batch): &(&Tip, &Option<SealedBatch>)| {
+            **point == floor || batch.as_ref().is_some_and(|batch| end_of(batch) == **point)
+        };
+        let shared = points.iter().zip(batches).filter(is_shared);
+        let common = shared.map(|(point, _)| *point).last().unwrap_or(Tip::NONE);
         let end = state.durable.tip(&log).seq;
-        if end > common.seq {
+        // Where the histories go on after a place below the base is not known here any more.
+        if end > common.seq && common.seq >= floor.seq {
             let seqs = vec![common.seq.next(), end];
             self.look_up(space, log, seqs, LookUpReason::Ends { peer, common });
         } else {
@@ -256,6 +262,8 @@ impl Engine {
                 _ if log.device == own => {}
                 Allowance::All => {}
                 Allowance::UpTo(cut) if tip.seq < cut.seq || tip == cut => {}
+                // No cut reaches below the base.
+                Allowance::UpTo(cut) if cut.seq <= state.floor(&log).seq => drops.push(log),
                 Allowance::UpTo(cut) if tip.seq == cut.seq => drops.push(log),
                 Allowance::UpTo(cut) => looks.push((log, vec![cut.seq], LookUpReason::Cut { cut })),
                 Allowance::Nothing(_) => drops.push(log),
@@ -265,7 +273,10 @@ impl Engine {
             }
             let seen = state.logs.get(&log).map(|log| &log.branches);
             let is_open = |branch: &Branch| {
-                tip.seq > branch.base.seq && seen.is_none_or(|seen| !seen.contains(&branch.first))
+                let is_in_reach = branch.base.seq >= state.floor(&log).seq;
+                is_in_reach
+                    && tip.seq > branch.base.seq
+                    && seen.is_none_or(|seen| !seen.contains(&branch.first))
             };
             for branch in state.roster.branches_of(&log).filter(is_open) {
                 let seqs = vec![branch.base.seq, branch.base.seq.next()];
@@ -313,8 +324,8 @@ impl Engine {
             return;
         }
         state.log(log).branches.insert(branch.first);
-        let is_base_here =
-            branch.base == Tip::NONE || at_base.as_ref().is_some_and(|batch| end_of(batch) == branch.base);
+        let is_base_here = branch.base == state.floor(&log)
+            || at_base.as_ref().is_some_and(|batch| end_of(batch) == branch.base);
         let is_on_it = |batch: &SealedBatch| {
             batch.header().first == branch.base.seq.next() && batch.link() == branch.first
         };
@@ -405,10 +416,11 @@ impl Engine {
         }
     }
 
-    /// Drops what is held of a log after a batch end.
+    /// Drops what is held of a log after a batch end, but nothing that the base holds.
     pub(super) fn truncate(&mut self, space: SpaceId, log: LogId, to: Tip) {
         let Some(state) = self.spaces.get_mut(&space) else { return };
-        let held = state.durable.tip(&log);
+        let (held, floor) = (state.durable.tip(&log), state.floor(&log));
+        let to = if to.seq < floor.seq { floor } else { to };
         if held.seq <= to.seq || log == state.author.log() {
             return;
         }

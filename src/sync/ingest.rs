@@ -106,6 +106,13 @@ impl Engine {
         if state.log(log).blocked.is_some() {
             return not_admitted(head.first, WhyNotAdmitted::Blocked);
         }
+        let below = state.below_base(&log, &run);
+        let known: u64 = run.drain(..below.count).map(|batch| u64::from(batch.header().op_count)).sum();
+        self.duplicate_ops += known;
+        if let Some(first) = below.other {
+            return not_admitted(first, WhyNotAdmitted::OtherHistory { shared: None });
+        }
+        let Some(state) = self.spaces.get_mut(&space) else { return Ok(()) };
         let admitted = state.log(log).chain.admit(run);
         self.duplicate_ops += admitted.duplicate_count;
         if let Some(batch) = admitted.to_compare.into_iter().next() {

@@ -6,6 +6,7 @@
 
 mod ack;
 mod append;
+mod base;
 mod deliver;
 pub mod effect;
 mod engine;
@@ -22,6 +23,7 @@ mod stable;
 pub mod txn;
 mod view;
 
+pub use base::BaseRefused;
 pub use effect::{
     Authored, Deadline, DeadlineReason, Delivered, Delivery, Effect, FoldRun, Input, JoinError, NotTaken,
     Notice, PeerId, Placed, Refusal, RequestError, RosterChange, Stored, Token, WhyNotTaken,
@@ -29,5 +31,5 @@ pub use effect::{
 pub use engine::{Engine, EngineError};
 pub use lease::{Driving, LeaseView};
 pub use stable::Divergence;
-pub use txn::{DraftGroup, Loaded, LoadedLease, LoadedSpace, Txn, TxnId, Write};
+pub use txn::{Base, BaseKind, DraftGroup, Loaded, LoadedLease, LoadedSpace, Txn, TxnId, Write};
 pub use view::{AckView, Carry, Counters, PeerView, SpaceView};

@@ -14,6 +14,7 @@ use crate::model::limits::FORWARD_DELAY;
 use crate::model::{
     DeviceId, Frontier, LeaseEpoch, LogId, Now, RecordHash, ScopeTag, Seq, SpaceId, Tip, TipHash,
 };
+use crate::wire::checkpoint::CheckpointHash;
 use crate::wire::{Hello, Message, SpaceHello};
 
 /// One connection.
@@ -51,6 +52,8 @@ pub(super) struct Session {
     /// Acks of devices that are not in the roster here yet.
     pub acks_early: BTreeMap<DeviceId, HeldAck>,
     pub ack_gossip_at: Option<Duration>,
+    /// The checkpoint that the peer was told to begin with.
+    pub floor_told: Option<CheckpointHash>,
     /// Logs of which something did not continue what this device holds, and how often since it said
     /// what that is.
     gaps: BTreeMap<LogId, u32>,
@@ -199,6 +202,7 @@ impl Engine {
             Message::Delegate { scope, digest } => self.delegated(now, peer, scope, digest),
             Message::Receipt { scope, digest, signature } => self.receipt(peer, scope, digest, &signature),
             Message::Host { scope, message } => self.host_message(now, peer, scope, message),
+            Message::Floor { scope, base } => self.floor_told(peer, scope, base),
             // A later version says something this one does not know.
             Message::Unknown(_) => {}
         }
@@ -250,7 +254,7 @@ impl Engine {
         // The peer may have been away from the space and have forgotten what it was told.
         session.acks_sent.clear();
         session.is_roster_awaited = !is_roster_equal;
-        session.told = None;
+        (session.told, session.floor_told) = (None, None);
         if is_frontier_equal {
             session.known = Some(durable);
         }
@@ -456,6 +460,9 @@ impl Engine {
             return self.not_shared(peer, &scope);
         };
         let Some(session) = self.session(peer, space) else { return };
+        if is_full {
+            session.floor_told = None;
+        }
         let mut known = if is_full { Frontier::new() } else { session.known.take().unwrap_or_default() };
         for (log, tip) in entries {
             known.set(*log, *tip);
@@ -483,10 +490,15 @@ impl Engine {
 
     /// Orders a push of what the peer lacks of one log, unless one is under way.
     fn push_log(&mut self, peer: PeerId, space: SpaceId, log: LogId) {
-        let Some(ours) = self.spaces.get(&space).map(|state| state.durable.tip(&log)) else { return };
+        let Some(state) = self.spaces.get(&space) else { return };
+        let (ours, floor) = (state.durable.tip(&log), state.floor(&log));
         let Some(session) = self.session(peer, space) else { return };
         let Some(known) = &session.known else { return };
         let theirs = known.tip(&log);
+        if theirs.seq < floor.seq {
+            // No batch here continues what the peer has.
+            return self.tell_floor(peer, space);
+        }
         if theirs.seq == ours.seq && theirs.hash != ours.hash {
             return self.ask_fork(peer, space, log, ours.seq);
         }
@@ -717,7 +729,12 @@ impl Engine {
     pub(super) fn is_settled(&self, peer: &Peer) -> bool {
         peer.spaces.iter().all(|(space, session)| {
             let (Some(known), Some(state)) = (&session.known, self.spaces.get(space)) else { return false };
-            session.backlog.is_empty() && known.covers_all(&state.durable) && state.durable.covers_all(known)
+            // What the peer lacks below the base is not to be had here: it begins there, or asks others.
+            let is_told = |(log, tip): (&LogId, &Tip)| {
+                let theirs = known.tip(log).seq;
+                theirs >= tip.seq || theirs < state.floor(log).seq
+            };
+            session.backlog.is_empty() && state.durable.iter().all(is_told) && state.durable.covers_all(known)
         })
     }
 

@@ -7,7 +7,7 @@ use super::effect::{Delivered, PeerId, Token};
 use super::keys::Rotation;
 use super::lease::{LeaseThen, Leases};
 use super::stable::Parted;
-use super::txn::LoadedLease;
+use super::txn::{Base, LoadedLease};
 use crate::crypto::EpochKey;
 use crate::lease::HostInstance;
 use crate::model::{
@@ -30,6 +30,10 @@ pub(super) struct SpaceState {
     pub logs: BTreeMap<LogId, LogState>,
     /// Sealed and durable here.
     pub durable: Frontier,
+    /// Where the history here begins, if not with the first op of every log.
+    pub base: Option<Base>,
+    /// Whether another one is on its way to the store.
+    pub is_base_arriving: bool,
     /// What the fold has reported, with the root there.
     pub folded: Option<Folded>,
     pub acks: BTreeMap<DeviceId, HeldAck>,
@@ -132,6 +136,8 @@ impl SpaceState {
             author: Author::new(own_log, Tip::NONE),
             logs: BTreeMap::new(),
             durable: Frontier::new(),
+            base: None,
+            is_base_arriving: false,
             folded: None,
             acks: BTreeMap::new(),
             ack_number: 0,
@@ -240,6 +246,8 @@ pub(super) enum Then {
     Lease(LeaseThen),
     /// The end of a log was dropped.
     Truncated { space: SpaceId, log: LogId, to: Tip, held: Tip },
+    /// The history begins with a checkpoint; these logs ended before its cut.
+    Based { space: SpaceId, base: Base, raised: Vec<LogId>, token: Token },
     /// What a carrier brought was stored, as far as it was taken.
     Delivered { token: Token, outcome: Delivered },
 }

@@ -70,7 +70,7 @@ impl SpaceState {
     }
 
     /// Whether two histories of a log are proved and no word has been given which one stands.
-    fn is_disputed(&self, log: &LogId) -> bool {
+    pub fn is_disputed(&self, log: &LogId) -> bool {
         self.proofs.contains_key(log) && self.roster.branches_of(log).next().is_none()
     }
 

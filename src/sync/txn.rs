@@ -5,6 +5,7 @@ use bytes::Bytes;
 use crate::crypto::{EpochKey, SealedBatch};
 use crate::lease::{DesignationState, HostInstance, HostState, HostWrite};
 use crate::model::{DeviceId, Frontier, LogId, RecordHash, Scope, Seq, SpaceId, Tip};
+use crate::wire::checkpoint::CheckpointHash;
 
 /// Names one [`Txn`] of one run.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -59,6 +60,18 @@ pub enum Write {
         log: LogId,
         /// Where it ends from now on.
         to: Tip,
+    },
+    /// The space begins at a checkpoint from here on. Batches within its cut are not visible any more,
+    /// and go from the disk later; whatever comes after the cut stays and chains onto it.
+    Base {
+        /// The space.
+        space: SpaceId,
+        /// The checkpoint, which is whole here. It and the base before stay.
+        checkpoint: CheckpointHash,
+        /// Its cut. No log of it lies before its place in the base until now.
+        cut: Frontier,
+        /// What becomes of logs that end before the cut.
+        kind: BaseKind,
     },
     /// Batches of one log that continue it: chain-checked, in order, without a gap.
     ///
@@ -142,6 +155,26 @@ pub enum Write {
     },
 }
 
+/// What becomes of logs that end before the cut of a base.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BaseKind {
+    /// There are none: this device holds everything that is dropped.
+    Trim,
+    /// They end at the cut from now on. No index that was stored before is used again: it lacks what the
+    /// checkpoint holds.
+    Rebase,
+}
+
+/// Where the history of a space begins on a device.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Base {
+    /// The checkpoint.
+    pub checkpoint: CheckpointHash,
+    /// Its cut: of each log the last op that is in no batch here any more, and the link that the next
+    /// batch names.
+    pub floor: Frontier,
+}
+
 /// Consecutive ops of the own log, framed as a batch body (`wire::body`) but not sealed as a batch.
 #[derive(Clone, Debug)]
 pub struct DraftGroup {
@@ -186,6 +219,8 @@ pub struct LoadedSpace {
     pub dropped: u64,
     /// Sealed batches held, per log.
     pub frontier: Frontier,
+    /// Where its history begins, if not with the first op of every log.
+    pub base: Option<Base>,
     /// Drafts beyond the own log's tip, in order.
     pub drafts: Vec<DraftGroup>,
     /// Roster records as received, by hash.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::append::fold_runs;
 use super::effect::{FoldRun, PeerId};
 use super::engine::Engine;
+use super::txn::Base;
 use crate::crypto::EpochKey;
 use crate::model::{DeviceId, Dot, Frontier, LogId, Root, Scope, Seq, SpaceId, Wall};
 use crate::roster::Roster;
@@ -23,6 +24,8 @@ pub struct SpaceView<'a> {
     pub roster: &'a Roster,
     /// What is sealed and durable.
     pub frontier: &'a Frontier,
+    /// Where its history begins, if not with the first op of every log.
+    pub base: Option<&'a Base>,
     /// The log this device writes.
     pub own_log: LogId,
     /// Own ops that are durable and not sealed.
@@ -97,6 +100,7 @@ impl Engine {
             is_active: state.is_active,
             roster: &state.roster,
             frontier: &state.durable,
+            base: state.base.as_ref(),
             own_log: state.author.log(),
             draft_count: state.author.drafts().len() as u64,
             skewed_count: state.skewed_count,

@@ -159,8 +159,10 @@ impl Export {
     /// What goes in of each log. Where its receiver holds another history of one, all of it.
     fn parts(&self) -> Result<Vec<Part>, BundleFailure> {
         let mut parts = Vec::new();
+        let base = self.store.base(&self.space);
         for (log, tip) in self.holdings.frontier.iter() {
             let mut after = self.from.tip(log);
+            let floor = base.as_ref().map_or(Tip::NONE, |base| base.floor.tip(log));
             if after.seq > Seq::ZERO {
                 let next =
                     self.store.batch_at(&self.space, log, after.seq.next()).map_err(NodeError::from)?;
@@ -169,6 +171,9 @@ impl Export {
                 if !continues && !is_held {
                     after = Tip::NONE;
                 }
+            }
+            if let Some(base) = base.as_ref().filter(|_| after.seq < floor.seq) {
+                return Err(NodeError::BeforeBase { checkpoint: base.checkpoint }.into());
             }
             if after.seq < tip.seq {
                 parts.push(Part { log: *log, after, tip: *tip });

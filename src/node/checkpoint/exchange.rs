@@ -11,7 +11,7 @@ use tracing::{debug, error, info};
 
 use super::{Standing, complete, rank, to_keep, whole};
 use crate::fold::FOLD_VERSION;
-use crate::model::{Frontier, SpaceId};
+use crate::model::{Frontier, LogId, SpaceId, Tip};
 use crate::net::{Link, Topic};
 use crate::node::error::NodeError;
 use crate::node::handle::{Inner, Node};
@@ -203,7 +203,10 @@ impl Space {
         let (space, store) = (self.id(), self.node.store().clone());
         let (frontier, cut) = (frontier.clone(), cut.clone());
         let look = move || {
-            for (log, tip) in cut.iter().filter(|(log, tip)| frontier.tip(log) != **tip) {
+            let base = store.base(&space);
+            let floor = |log: &LogId| base.as_ref().map_or(Tip::NONE, |base| base.floor.tip(log));
+            let is_end = |(log, tip): &(&LogId, &Tip)| frontier.tip(log) == **tip || floor(log) == **tip;
+            for (log, tip) in cut.iter().filter(|end| !is_end(end)) {
                 let Some(batch) = store.batch_at(&space, log, tip.seq)? else { return Ok(false) };
                 if batch.header().last() != tip.seq || batch.link() != tip.hash {
                     return Ok(false);

@@ -63,7 +63,10 @@ impl Round<'_> {
     fn covered(&self, log: LogId, tip: Tip) -> Result<Seq, StoreError> {
         let mut failure = None;
         let tag = LogTag::of(&self.space, &log);
-        let end = self.inventory.covered(tag, |last, link| {
+        // What lies below the base is here in a checkpoint only, and cannot be left as batches.
+        let base = self.node.store().base(&self.space);
+        let floor = base.map_or(Seq::ZERO, |base| base.floor.tip(&log).seq);
+        let end = self.inventory.covered(tag, floor, |last, link| {
             self.is_ours(log, tip, last, link).unwrap_or_else(|error| {
                 failure = Some(error);
                 false

@@ -53,6 +53,7 @@ impl Message {
             | Self::Fork { .. }
             | Self::Ping { .. }
             | Self::Pong { .. }
+            | Self::Floor { .. }
             | Self::Unknown(_) => Ok(()),
         }
     }

@@ -4,6 +4,7 @@ use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 use zeroize::Zeroizing;
 
+use super::super::checkpoint::CheckpointHash;
 use super::super::codec;
 use super::{AckFrame, Hello, HostMessage, Message, MessageError, SpaceHello};
 use crate::crypto::{EpochKey, ForkWitness};
@@ -170,6 +171,9 @@ pub(super) fn write(message: &Message) -> Vec<u8> {
         }
         Message::Ping { nonce } | Message::Pong { nonce } => codec::encode_into(*nonce, &mut out),
         Message::Host { scope, message } => message.write(*scope, &mut out),
+        Message::Floor { scope, base } => {
+            codec::encode_into((*scope.as_bytes(), *base.as_bytes()), &mut out);
+        }
         Message::Unknown(_) => {}
     }
     out
@@ -253,6 +257,10 @@ pub(super) fn read(kind: u16, body: &[u8]) -> Result<Message, MessageError> {
         RECEIPT => {
             let (scope, digest, signature): ([u8; 16], [u8; 32], [u8; 64]) = decode(kind, body)?;
             Message::Receipt { scope: ScopeTag::from_bytes(scope), digest, signature: Box::new(signature) }
+        }
+        FLOOR => {
+            let (scope, base): ([u8; 16], [u8; 32]) = decode(kind, body)?;
+            Message::Floor { scope: ScopeTag::from_bytes(scope), base: CheckpointHash::from_bytes(base) }
         }
         PING => Message::Ping { nonce: decode(kind, body)? },
         PONG => Message::Pong { nonce: decode(kind, body)? },
@@ -378,6 +386,7 @@ pub(super) const HOST_UNABLE: u16 = 23;
 pub(super) const HOST_WITHDRAW: u16 = 24;
 pub(super) const HOST_FETCH: u16 = 25;
 pub(super) const HOST_TABLE: u16 = 26;
+pub(super) const FLOOR: u16 = 27;
 
 #[cfg(test)]
 pub(super) mod tests {
@@ -480,6 +489,7 @@ pub(super) mod tests {
             host(HostMessage::Withdraw { hash: [0x44; 32], signature: Box::new([0x66; 64]) }),
             host(HostMessage::Fetch { digest: [0x55; 32] }),
             host(HostMessage::Table { total: 70_000, offset: 5, piece: Bytes::from_static(b"a piece") }),
+            Message::Floor { scope: scope(), base: CheckpointHash::from_bytes([0x7b; 32]) },
         ]
     }
 
@@ -497,7 +507,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_kind_of_a_later_version_is_told_apart_from_a_broken_message() {
-        for kind in [0, 27, u16::MAX] {
+        for kind in [0, 28, u16::MAX] {
             let frame = [&kind.to_be_bytes()[..], b"whatever"].concat();
             let message = Message::decode(&frame).unwrap();
 
@@ -613,14 +623,14 @@ pub(super) mod tests {
         }
 
         #[test]
-        fn any_bytes_read_or_are_refused(kind in 0u16..28, body in proptest::collection::vec(any::<u8>(), 0..700)) {
+        fn any_bytes_read_or_are_refused(kind in 0u16..29, body in proptest::collection::vec(any::<u8>(), 0..700)) {
             let _ = Message::decode(&[&kind.to_be_bytes()[..], &body].concat());
         }
 
         /// What is read from a spoiled message keeps the rules, so it can be written again.
         #[test]
         fn a_spoiled_message_reads_by_the_rules_or_is_refused(
-            which in 0usize..26,
+            which in 0usize..27,
             spoils in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..4),
             cut in proptest::option::of(any::<proptest::sample::Index>()),
         ) {

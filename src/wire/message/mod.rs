@@ -31,6 +31,7 @@
 //! | 24 | `HostWithdraw` | scope 16, proposal hash 32, signature 64 |
 //! | 25 | `HostFetch` | scope 16, table digest 32 |
 //! | 26 | `HostTable` | scope 16, total u32, offset u32, piece bytes |
+//! | 27 | `Floor` | scope 16, manifest hash 32 |
 //!
 //! `tips` is a list of `log 40, seq u64, link 32`, strictly rising by log; seq 0 goes with a zero
 //! link. `[…]` is a count and the items; integers inside a body are bincode's little-endian
@@ -45,6 +46,7 @@ use bytes::Bytes;
 use thiserror::Error;
 
 pub use self::host::{HostMessage, PROPOSAL_BYTES_MAX, TABLE_PIECE_BYTES_MAX};
+use super::checkpoint::CheckpointHash;
 use super::codec::DecodeError;
 use crate::crypto::{EpochKey, ForkWitness};
 use crate::model::limits::{FRAME_BYTES_MAX, LOGS_MAX, RECORD_BYTES_MAX, RECORDS_MAX};
@@ -271,6 +273,14 @@ pub enum Message {
         /// What is said.
         message: HostMessage,
     },
+    /// Some of what you lack I do not hold any more: my history begins at this checkpoint. Begin there
+    /// too; the rest follows.
+    Floor {
+        /// The space.
+        scope: ScopeTag,
+        /// The checkpoint.
+        base: CheckpointHash,
+    },
     /// A kind that a later version defines; to be ignored.
     Unknown(u16),
 }
@@ -344,6 +354,7 @@ impl Message {
             Self::Delegate { .. } => form::DELEGATE,
             Self::Receipt { .. } => form::RECEIPT,
             Self::Host { message, .. } => message.kind(),
+            Self::Floor { .. } => form::FLOOR,
             Self::Unknown(kind) => *kind,
         }
     }
@@ -370,6 +381,7 @@ impl Message {
             Self::Delegate { .. } => "delegate",
             Self::Receipt { .. } => "receipt",
             Self::Host { message, .. } => message.name(),
+            Self::Floor { .. } => "floor",
             Self::Unknown(_) => "unknown",
         }
     }

@@ -1,0 +1,441 @@
+//! Two or three devices of one space, step by step: what becomes of a space that begins at a checkpoint.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::disk::Disk;
+use super::shell::{continues, fold_disk, fold_run, seen};
+use crate::crypto::{EpochKey, Identity};
+use crate::fold::State;
+use crate::model::{
+    DeviceId, Frontier, Hlc, Incarnation, LogId, Now, Op, Payload, RecordHash, Scope, Seq, SpaceId, Wall,
+};
+use crate::roster::{Admit, Author, NewDevice, Role, Roster};
+use crate::sync::{
+    Authored, BaseRefused, Effect, Engine, Input, Notice, PeerId, RequestError, Token, Txn, TxnId, Write,
+};
+use crate::wire::checkpoint::CheckpointHash;
+
+/// A device with everything it holds.
+struct Device {
+    identity: Arc<Identity>,
+    disk: Disk,
+    engine: Engine,
+    state: State,
+    /// What its bases fold on from.
+    pieces: Pieces,
+    outbox: Vec<(PeerId, Parcel)>,
+    notices: Vec<Notice>,
+    done: Vec<Token>,
+    failed: Vec<RequestError>,
+    lookup_count: usize,
+    is_ill: bool,
+}
+
+type Pieces = BTreeMap<CheckpointHash, Vec<Vec<u8>>>;
+
+enum Parcel {
+    Frame(Bytes),
+    Batches(Vec<Bytes>),
+}
+
+/// Devices of one space; each names a connection by the number of the device at its other end.
+struct Fleet {
+    space: SpaceId,
+    devices: Vec<Device>,
+}
+
+impl Fleet {
+    fn new(count: u8) -> Self {
+        let identities: Vec<Arc<Identity>> =
+            (1..=count).map(|n| Arc::new(Identity::from_secret(&[n; 32]))).collect();
+        let key = EpochKey::from_bytes([7; 32]);
+        let author = Author { identity: &identities[0], key: &key, hlc: Hlc::new(1), entropy: [5; 32] };
+        let (mut roster, genesis) = Roster::found(&author, &Scope::Personal, "one").unwrap();
+        let space = roster.space();
+        let mut records = vec![(RecordHash::from_bytes(*space.as_bytes()), genesis)];
+        for identity in &identities[1..] {
+            let new = NewDevice { device: identity.device(), role: Role::Admin, name: "another" };
+            let record = roster.add_device(&author, &new).unwrap();
+            let before: Vec<RecordHash> = roster.record_hashes().collect();
+            assert!(matches!(roster.admit(record.clone()), Ok(Admit::New { .. })));
+            let hash = roster.record_hashes().find(|hash| !before.contains(hash)).unwrap();
+            records.push((hash, record));
+        }
+        let device = |(index, identity): (usize, Arc<Identity>)| {
+            let own_log =
+                LogId { device: identity.device(), incarnation: Incarnation::new(index as u64 + 1) };
+            let mut disk = Disk::default();
+            let (scope, carried) = (Scope::Personal, Seq::ZERO);
+            let space_write = Write::Space { space, scope, own_log, is_active: true, carried, dropped: 0 };
+            let record = |(hash, bytes): &(RecordHash, Bytes)| Write::Record {
+                space,
+                hash: *hash,
+                bytes: bytes.clone(),
+            };
+            let mut writes = vec![space_write, Write::Key { space, key: key.clone() }];
+            writes.extend(records.iter().map(record));
+            disk.commit(&[Txn { id: TxnId::new(0), writes }]).unwrap();
+            Device::open(identity, disk, space, Pieces::new())
+        };
+        let devices = identities.into_iter().enumerate().map(device).collect();
+        Self { space, devices }
+    }
+
+    fn tell(&mut self, device: usize, input: Input) {
+        let space = self.space;
+        self.devices[device].step(space, input);
+        self.run();
+    }
+
+    fn connect(&mut self, one: usize, other: usize) {
+        for (at, with) in [(one, other), (other, one)] {
+            let (peer, device) = (peer(with), self.devices[with].identity.device());
+            let space = self.space;
+            self.devices[at].step(space, Input::Connected { peer, device });
+        }
+        self.run();
+    }
+
+    /// Carries parcels until nothing is under way.
+    fn run(&mut self) {
+        for _ in 0..10_000 {
+            let Some(from) = self.devices.iter().position(|device| !device.outbox.is_empty()) else { return };
+            let (to, parcel) = self.devices[from].outbox.remove(0);
+            let to = usize::try_from(to.get()).unwrap();
+            let input = match parcel {
+                Parcel::Frame(bytes) => Input::Frame { peer: peer(from), bytes },
+                Parcel::Batches(batches) => Input::Batches { peer: peer(from), batches },
+            };
+            let space = self.space;
+            self.devices[to].step(space, input);
+        }
+        panic!("parcels go round for ever");
+    }
+
+    fn write(&mut self, device: usize, count: u64) {
+        for _ in 0..count {
+            let space = self.space;
+            let surface = "registry:note".parse().unwrap();
+            let key = format!("row {}", self.devices[device].held(space).op_count() % 5);
+            let payload = Payload::parse("{}").unwrap();
+            let op = Op::Put { surface, key: key.into(), preds: Vec::new(), payload };
+            let seen = seen(&self.devices[device].state, &op);
+            let ops = vec![Authored { op, seen }];
+            self.tell(device, Input::Append { space, ops, token: Token(1) });
+            self.tell(device, Input::Seal { space });
+        }
+    }
+
+    /// A checkpoint of what a device holds now, as the others have it too.
+    fn checkpoint(&mut self, of: usize, n: u8) -> (CheckpointHash, Frontier) {
+        let (hash, cut) = (CheckpointHash::from_bytes([n; 32]), self.devices[of].held(self.space));
+        let mut pieces = Vec::new();
+        self.devices[of].state.pieces(&mut |piece| pieces.push(piece.to_vec()));
+        for device in &mut self.devices {
+            device.pieces.insert(hash, pieces.clone());
+        }
+        (hash, cut)
+    }
+
+    fn begin_at(&mut self, device: usize, (checkpoint, cut): &(CheckpointHash, Frontier)) {
+        let (space, checkpoint, cut, token) = (self.space, *checkpoint, cut.clone(), Token(9));
+        self.tell(device, Input::Base { space, checkpoint, cut, token });
+    }
+
+    fn roots(&mut self) -> Vec<crate::model::Root> {
+        self.devices.iter_mut().map(|device| device.state.root()).collect()
+    }
+
+    fn said_base(&self, of: usize, at: usize) -> Option<[u8; 32]> {
+        let frames = self.devices[at].engine.ack_frames(self.space);
+        let device = self.devices[of].identity.device();
+        let frame = frames.into_iter().find(|(by, _, _)| *by == device)?.2;
+        let Ok(crate::wire::Message::Ack(frame)) = crate::wire::Message::decode(&frame) else { return None };
+        crate::wire::Ack::parse(&frame.bytes).unwrap().fields().checkpoint
+    }
+}
+
+impl Device {
+    fn open(identity: Arc<Identity>, disk: Disk, space: SpaceId, pieces: Pieces) -> Self {
+        let engine = Engine::new(identity.clone(), *b"sixteen bytes ok", disk.load()).unwrap();
+        let mut device = Self {
+            identity,
+            disk,
+            engine,
+            state: State::new(space),
+            pieces,
+            outbox: Vec::new(),
+            notices: Vec::new(),
+            done: Vec::new(),
+            failed: Vec::new(),
+            lookup_count: 0,
+            is_ill: false,
+        };
+        device.refold(space);
+        device
+    }
+
+    /// Starts again from its disk.
+    fn restart(&mut self, space: SpaceId) {
+        let pieces = std::mem::take(&mut self.pieces);
+        *self = Self::open(Arc::clone(&self.identity), self.disk.clone(), space, pieces);
+        let folded = self.folded(space);
+        self.step(space, folded);
+    }
+
+    fn held(&self, space: SpaceId) -> Frontier {
+        self.engine.space(space).unwrap().frontier.clone()
+    }
+
+    fn refold(&mut self, space: SpaceId) {
+        let base = self.disk.base(&space).and_then(|base| self.pieces.get(&base.checkpoint));
+        let based = base.map(|pieces| State::from_pieces(pieces.iter().map(|piece| &piece[..])).unwrap());
+        self.state = based.unwrap_or_else(|| State::new(space));
+        let held = self.held(space);
+        fold_disk(&mut self.state, &space, &self.disk, &held);
+    }
+
+    fn folded(&mut self, space: SpaceId) -> Input {
+        let applied = self.state.applied_all().into_iter().collect();
+        Input::Folded { space, applied, root: self.state.root(), unknown_count: 0 }
+    }
+
+    fn step(&mut self, space: SpaceId, input: Input) {
+        let mut inputs = vec![input];
+        let mut txns: Vec<Txn> = Vec::new();
+        let mut n = 0;
+        while let Some(input) = (!inputs.is_empty()).then(|| inputs.remove(0)) {
+            n += 1;
+            let entropy = *blake3::hash(&[self.done.len() as u8, n, self.lookup_count as u8]).as_bytes();
+            let now =
+                Now { uptime: Duration::from_secs(5), wall: Wall::from_millis(1_700_000_000_000), entropy };
+            for effect in self.engine.step(&now, input) {
+                match effect {
+                    Effect::Persist(txn) => txns.push(txn),
+                    Effect::Fold { runs, .. } => {
+                        runs.iter().for_each(|run| fold_run(&mut self.state, run));
+                        inputs.push(self.folded(space));
+                    }
+                    Effect::CatchUp { .. } | Effect::Refold { .. } => {
+                        self.refold(space);
+                        inputs.push(self.folded(space));
+                    }
+                    Effect::Send { peer, frame } => self.outbox.push((peer, Parcel::Frame(frame))),
+                    Effect::SendLive { peer, batch } => {
+                        self.outbox.push((peer, Parcel::Batches(vec![batch])))
+                    }
+                    Effect::Push { peer, space, log, after, after_link, through } => {
+                        assert!(continues(&self.disk, &space, &log, after, after_link));
+                        let run = self.disk.run(&space, &log, after, through, usize::MAX);
+                        let batches = run.iter().map(|batch| batch.bytes().clone()).collect();
+                        self.outbox.push((peer, Parcel::Batches(batches)));
+                        inputs.push(Input::PushDone { peer, space, log, through });
+                    }
+                    Effect::LookUp { space, log, seqs, token } => {
+                        self.lookup_count += 1;
+                        let batches = seqs.iter().map(|seq| self.disk.batch_at(&space, &log, *seq)).collect();
+                        inputs.push(Input::LookedUp { token, batches });
+                    }
+                    Effect::Done { token } => self.done.push(token),
+                    Effect::Failed { why, .. } => self.failed.push(why),
+                    Effect::Notice(notice) => self.notices.push(notice),
+                    Effect::Close { why, .. } => panic!("closes: {why}"),
+                    Effect::Appended { .. }
+                    | Effect::Leased { .. }
+                    | Effect::Delivered { .. }
+                    | Effect::CarryOver { .. }
+                    | Effect::Reissue { .. } => {}
+                }
+            }
+            if inputs.is_empty() && !txns.is_empty() {
+                let done = std::mem::take(&mut txns);
+                if self.is_ill {
+                    inputs.extend(done.iter().rev().map(|txn| Input::PersistFailed(txn.id)));
+                } else {
+                    self.disk.commit(&done).unwrap();
+                    inputs.extend(done.iter().map(|txn| Input::Persisted(txn.id)));
+                }
+            }
+        }
+    }
+
+    fn told_floor(&self) -> Vec<(DeviceId, CheckpointHash)> {
+        let of = |notice: &Notice| match notice {
+            Notice::BelowFloor { device, checkpoint, .. } => Some((*device, *checkpoint)),
+            _ => None,
+        };
+        self.notices.iter().filter_map(of).collect()
+    }
+}
+
+fn peer(device: usize) -> PeerId {
+    PeerId::new(device as u64)
+}
+
+#[test]
+fn a_base_is_named_by_acks_once_durable_and_everything_after_it_goes_on() {
+    let mut fleet = Fleet::new(2);
+    fleet.connect(0, 1);
+    fleet.write(0, 6);
+    fleet.write(1, 4);
+    let checkpoint = fleet.checkpoint(0, 0xc1);
+    assert_eq!(fleet.said_base(0, 1), None);
+
+    fleet.begin_at(0, &checkpoint);
+    fleet.begin_at(1, &checkpoint);
+    fleet.write(1, 3);
+    fleet.write(0, 3);
+
+    for (of, at) in [(0, 1), (1, 0), (0, 0)] {
+        assert_eq!(fleet.said_base(of, at), Some([0xc1; 32]), "{of} at {at}");
+    }
+    let roots = fleet.roots();
+    assert_eq!(roots[0], roots[1]);
+    for device in [0, 1] {
+        let space = fleet.space;
+        assert_eq!(fleet.devices[device].held(space).op_count(), 16);
+        fleet.devices[device].restart(space);
+        assert_eq!(fleet.devices[device].state.root(), roots[0], "after a restart of {device}");
+        assert_eq!(fleet.devices[device].engine.space(space).unwrap().base.unwrap().floor, checkpoint.1);
+    }
+    assert!(fleet.devices.iter().all(|device| device.told_floor().is_empty() && device.failed.is_empty()));
+}
+
+#[test]
+fn whoever_lacks_what_is_gone_is_told_once_and_goes_on_from_the_checkpoint() {
+    let mut fleet = Fleet::new(3);
+    fleet.connect(0, 1);
+    fleet.write(0, 6);
+    fleet.write(1, 4);
+    fleet.write(2, 2);
+    let checkpoint = fleet.checkpoint(0, 0xc1);
+    fleet.begin_at(0, &checkpoint);
+    fleet.write(0, 2);
+
+    fleet.connect(0, 2);
+    let space = fleet.space;
+    fleet.tell(0, Input::Round { with: Vec::new(), token: Token(77) });
+    assert!(fleet.devices[0].done.contains(&Token(77)), "a round does not wait for what cannot be sent");
+    let by = fleet.devices[0].identity.device();
+    assert_eq!(fleet.devices[2].told_floor(), [(by, checkpoint.0)]);
+    assert_eq!(fleet.devices[2].held(space).op_count(), 2);
+
+    fleet.begin_at(2, &checkpoint);
+    let roots = fleet.roots();
+    assert_eq!(roots[0], roots[2]);
+    assert_eq!(fleet.devices[2].held(space).op_count(), 14, "its own two are there too");
+    assert_eq!(fleet.devices[0].held(space).op_count(), 14);
+    assert_eq!(fleet.said_base(2, 0), Some([0xc1; 32]));
+    assert_eq!(fleet.devices[2].told_floor().len(), 1);
+    fleet.devices[2].restart(space);
+    assert_eq!(fleet.devices[2].state.root(), roots[0]);
+    assert!(fleet.devices.iter().all(|device| device.engine.diverged(space).is_empty()));
+}
+
+#[test]
+fn batches_from_below_the_base_count_as_held_and_prove_nothing() {
+    let mut fleet = Fleet::new(2);
+    fleet.connect(0, 1);
+    fleet.write(1, 40);
+    let space = fleet.space;
+    let log = fleet.devices[1].engine.space(space).unwrap().own_log;
+    let all = fleet.devices[1].disk.run(&space, &log, Seq::ZERO, Seq::new(99), usize::MAX);
+    let checkpoint = fleet.checkpoint(0, 0xc1);
+    fleet.begin_at(0, &checkpoint);
+    fleet.write(1, 1);
+    let before = (fleet.devices[0].engine.counters().duplicate_ops, fleet.devices[0].lookup_count);
+
+    let batches = all.iter().map(|batch| batch.bytes().clone()).collect();
+    fleet.tell(0, Input::Batches { peer: peer(1), batches });
+
+    let after = (fleet.devices[0].engine.counters().duplicate_ops, fleet.devices[0].lookup_count);
+    assert_eq!((after.0 - before.0, after.1 - before.1), (40, 0));
+    assert!(!fleet.devices[0].notices.iter().any(|notice| matches!(notice, Notice::Fork { .. })));
+    assert!(fleet.devices[0].disk.batch_at(&space, &log, Seq::new(40)).is_none());
+    fleet.write(1, 1);
+    assert_eq!(fleet.devices[0].held(space).op_count(), 42);
+}
+
+#[test]
+fn a_base_that_is_not_durable_changes_nothing_and_can_be_taken_up_again() {
+    let mut fleet = Fleet::new(2);
+    fleet.write(0, 5);
+    let checkpoint = fleet.checkpoint(0, 0xc1);
+    let space = fleet.space;
+
+    fleet.devices[1].is_ill = true;
+    fleet.begin_at(1, &checkpoint);
+    assert_eq!(fleet.devices[1].failed, [RequestError::Storage]);
+    assert_eq!(fleet.devices[1].held(space).op_count(), 0);
+    assert!(fleet.devices[1].engine.space(space).unwrap().base.is_none());
+    fleet.devices[1].is_ill = false;
+    fleet.begin_at(1, &checkpoint);
+
+    let roots = fleet.roots();
+    assert_eq!(roots[0], roots[1]);
+    assert_eq!(fleet.devices[1].done, [Token(9)]);
+}
+
+#[test]
+fn a_device_whose_own_log_ends_before_the_cut_writes_in_a_new_one() {
+    let mut fleet = Fleet::new(2);
+    let space = fleet.space;
+    fleet.connect(0, 1);
+    let backup = fleet.devices[1].disk.clone();
+    fleet.write(1, 4);
+    let checkpoint = fleet.checkpoint(0, 0xc1);
+    let log = fleet.devices[1].engine.space(space).unwrap().own_log;
+    let identity = Arc::clone(&fleet.devices[1].identity);
+    let pieces = fleet.devices[1].pieces.clone();
+    fleet.devices[1] = Device::open(identity, backup, space, pieces);
+    let payload = Payload::parse("{}").unwrap();
+    let surface = "registry:note".parse().unwrap();
+    let op = Op::Put { surface, key: "a draft".into(), preds: Vec::new(), payload };
+    let ops = vec![Authored { op, seen: Default::default() }];
+    fleet.devices[1].step(space, Input::Append { space, ops, token: Token(1) });
+
+    fleet.devices[1].outbox.clear();
+    let (hash, cut) = checkpoint;
+    fleet.devices[1].step(space, Input::Base { space, checkpoint: hash, cut, token: Token(9) });
+
+    let device = &fleet.devices[1];
+    let view = device.engine.space(space).unwrap();
+    assert_ne!(view.own_log, log);
+    assert_eq!((view.frontier.tip(&log).seq, view.draft_count), (Seq::new(4), 1));
+    assert_eq!(device.done, [Token(9)]);
+}
+
+#[test]
+fn a_base_does_not_go_back_nor_over_another_history_and_unknown_spaces_have_none() {
+    let mut fleet = Fleet::new(2);
+    fleet.write(0, 4);
+    let early = fleet.checkpoint(0, 0xc1);
+    fleet.write(0, 1);
+    let late = fleet.checkpoint(0, 0xc2);
+    fleet.begin_at(0, &late);
+    fleet.begin_at(0, &late);
+    assert_eq!(fleet.devices[0].done, [Token(9), Token(9)], "the same again is no news");
+
+    fleet.begin_at(0, &early);
+    let (log, tip) = late.1.iter().next().map(|(log, tip)| (*log, *tip)).unwrap();
+    let other = crate::model::Tip { hash: crate::model::TipHash::from_bytes([1; 32]), ..tip };
+    let (space, token, checkpoint) = (fleet.space, Token(9), CheckpointHash::from_bytes([0xc3; 32]));
+    let cut: Frontier = [(log, other)].into_iter().collect();
+    fleet.tell(1, Input::Base { space, checkpoint, cut: late.1.clone(), token });
+    fleet.write(0, 1);
+    let elsewhere = SpaceId::from_bytes([3; 32]);
+    fleet.tell(0, Input::Base { space: elsewhere, checkpoint, cut: cut.clone(), token });
+    let mut second = Fleet::new(1);
+    second.write(0, 5);
+    let cut: Frontier = [(log, other)].into_iter().collect();
+    second.tell(0, Input::Base { space: second.space, checkpoint, cut, token });
+
+    let behind = RequestError::Base(BaseRefused::Behind);
+    assert_eq!(fleet.devices[0].failed, [behind, RequestError::NoSuchSpace]);
+    let other_history = RequestError::Base(BaseRefused::OtherHistory { log });
+    assert_eq!(second.devices[0].failed, [other_history]);
+}
