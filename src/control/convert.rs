@@ -9,6 +9,7 @@ use super::error::{ControlError, blame_text};
 use super::forms::*;
 use super::lease::phase_text;
 use super::params::{AppendParams, BookmarkForm, RoleParam, ScopeParam};
+use super::rebase::{AdoptedForm, WaitingForm};
 use crate::model::{DeviceId, Dot, Hlc, Incarnation, LogId, Payload, Scope, Seq, Surface, Tier};
 use crate::node::{
     Appended, Bookmark, Change, DeviceStatus, Figure, HealthReason, LeaseHostStatus, Lifecycle, Metric,
@@ -227,7 +228,9 @@ impl From<Status> for StatusForm {
             stable_frontier: status
                 .stable
                 .map(|stable| stable.iter().map(|(log, seq)| (log.to_string(), *seq)).collect()),
-            base_checkpoint: None,
+            base_checkpoint: status.base.map(|base| base.to_string()),
+            adopted: status.adopted.as_ref().map(AdoptedForm::from),
+            waiting: status.waiting.as_ref().map(WaitingForm::from),
             ops: status.op_count,
             rows: status.row_count,
             events: status.event_count,
@@ -382,6 +385,15 @@ fn reason_form(reason: &HealthReason) -> ReasonForm {
             format!("{count} ops of a later version are kept but not shown"),
             "update this program",
             None,
+        ),
+        HealthReason::BaseWaiting { waiting } => form(
+            "BaseWaiting",
+            format!(
+                "what is missing here is gone elsewhere, and the checkpoint in its place waits: {}",
+                waiting.why
+            ),
+            super::rebase::hint_of(&waiting.why),
+            Some(&waiting.author),
         ),
         HealthReason::DiscoveryDown { why } => form(
             "DiscoveryDown",

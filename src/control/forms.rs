@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use super::dropbox::DropboxForm;
 use super::error::RpcError;
 use super::params::{BookmarkForm, RoleParam, RowPlace, ScopeParam};
+use super::rebase::{AdoptedForm, WaitingForm};
 
 /// An op that is durable.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
@@ -325,6 +326,12 @@ pub struct StatusForm {
     pub forks_healed: Vec<String>,
     /// The drop boxes of the space. What lies in one is on no device yet.
     pub dropboxes: Vec<DropboxForm>,
+    /// The checkpoint that the state starts from, where this device did not fold that itself; null otherwise.
+    #[serde(default)]
+    pub adopted: Option<AdoptedForm>,
+    /// The checkpoint that the state is to start from, and does not yet; null otherwise.
+    #[serde(default)]
+    pub waiting: Option<WaitingForm>,
     /// Who hosts the leases; null where this device is no longer one of the space.
     #[serde(default)]
     pub lease_host: Option<LeaseHostStatusForm>,

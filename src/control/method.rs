@@ -35,6 +35,7 @@ use super::pairing::{self, CancelledForm, InviteForm, InviteParams, JoinParams, 
 use super::params::*;
 use super::past::{self, StateAtForm, StateAtParams};
 use super::policy::{self, PoliciesForm, SetPolicyParams};
+use super::rebase::{self, RebaseForm, RebaseParams};
 use super::roster::{
     self, ActivityForm, CreateSpaceParams, DeviceParams, LeftForm, RenameParams, RenamedForm, RevokedForm,
     RosterForm, RotatedForm, SpaceForm, SpacesForm,
@@ -154,6 +155,9 @@ methods! {
     Checkpoint = "sync.checkpoint" (ScopeParams) -> PublishedForm, node checkpoint::publish;
     /// Lists the checkpoints this device keeps, and who attests them.
     Checkpoints = "sync.checkpoints" (ScopeParams) -> CheckpointsForm, node checkpoint::list;
+    /// Begins with a checkpoint of other devices where some of the history is not to be had, or says what it
+    /// waits for.
+    Rebase = "sync.rebase" (RebaseParams) -> RebaseForm, node rebase::rebase;
     /// Reads one op by its id or its place, also one that lost.
     Op = "sync.op" (OpParams) -> OpForm, node conflicts::op;
     /// Settles a conflict: with one of its values, a new one, a removal, or an acknowledgement.

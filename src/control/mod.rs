@@ -32,6 +32,7 @@ pub mod pairing;
 pub mod params;
 pub mod past;
 pub mod policy;
+pub mod rebase;
 pub mod roster;
 #[cfg(unix)]
 pub mod server;

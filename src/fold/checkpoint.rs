@@ -102,24 +102,60 @@ impl State {
     /// # Errors
     /// Every variant of [`SnapshotError`].
     pub fn from_pieces(pieces: impl Iterator<Item = impl AsRef<[u8]>>) -> Result<Self, SnapshotError> {
-        let mut builder = StateBuilder::new();
-        let mut held: Vec<u8> = Vec::new();
-        let mut chunks = 0;
+        let mut reader = StatePieces::new();
         for piece in pieces {
-            held.extend_from_slice(piece.as_ref());
-            while let Some((chunk_bytes, rest)) = held.split_first_chunk::<4>() {
-                let chunk_bytes = usize::try_from(u32::from_be_bytes(*chunk_bytes)).unwrap_or(usize::MAX);
-                let limit = super::snapshot::CHUNK_BYTES_MAX;
-                if chunk_bytes > limit {
-                    return Err(SnapshotError::ChunkTooLong { found: chunk_bytes, limit });
-                }
-                let Some((chunk, _)) = rest.split_at_checked(chunk_bytes) else { break };
-                builder.push(chunk)?;
-                chunks += 1;
-                held.drain(..4 + chunk_bytes);
-            }
+            reader.push(piece.as_ref())?;
         }
-        if held.is_empty() { builder.finish() } else { Err(SnapshotError::Unfinished { chunks }) }
+        reader.finish()
+    }
+}
+
+/// Reads a state back, piece by piece.
+pub struct StatePieces {
+    builder: StateBuilder,
+    held: Vec<u8>,
+    chunks: u32,
+}
+
+impl StatePieces {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self { builder: StateBuilder::new(), held: Vec::new(), chunks: 0 }
+    }
+
+    /// Takes the next piece.
+    ///
+    /// # Errors
+    /// Every variant of [`SnapshotError`] but [`SnapshotError::Unfinished`].
+    pub fn push(&mut self, piece: &[u8]) -> Result<(), SnapshotError> {
+        self.held.extend_from_slice(piece);
+        while let Some((chunk_bytes, rest)) = self.held.split_first_chunk::<4>() {
+            let chunk_bytes = usize::try_from(u32::from_be_bytes(*chunk_bytes)).unwrap_or(usize::MAX);
+            let limit = super::snapshot::CHUNK_BYTES_MAX;
+            if chunk_bytes > limit {
+                return Err(SnapshotError::ChunkTooLong { found: chunk_bytes, limit });
+            }
+            let Some((chunk, _)) = rest.split_at_checked(chunk_bytes) else { break };
+            self.builder.push(chunk)?;
+            self.chunks += 1;
+            self.held.drain(..4 + chunk_bytes);
+        }
+        Ok(())
+    }
+
+    /// The state.
+    ///
+    /// # Errors
+    /// Every variant of [`SnapshotError`].
+    pub fn finish(self) -> Result<State, SnapshotError> {
+        let chunks = self.chunks;
+        if self.held.is_empty() { self.builder.finish() } else { Err(SnapshotError::Unfinished { chunks }) }
+    }
+}
+
+impl Default for StatePieces {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

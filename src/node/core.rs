@@ -799,9 +799,15 @@ impl Core {
                 self.repin();
             }
             Notice::Begun { space, left } => self.begun(space, left),
-            Notice::PeerUp { device, .. } | Notice::Ack { device, .. } => {
+            Notice::PeerUp { device, .. } => {
                 self.memory.heard.insert(device, clock::uptime());
+                if self.engine.peers().iter().filter(|peer| peer.is_greeted).count() == 1 {
+                    self.serving.connected_since = clock::wall().as_millis();
+                }
+                // It may have a checkpoint that this device waits for.
+                self.serving.news.notify_one();
             }
+            Notice::Ack { device, .. } => drop(self.memory.heard.insert(device, clock::uptime())),
             Notice::PeerDown { .. } => {}
             Notice::Diverged { device, .. } => {
                 error!(device = %device.short(), "the same ops, and another state on that device; `kinfold verify` finds the row");
@@ -828,11 +834,14 @@ impl Core {
                 self.blocks.forget_log(&space, &log);
             }
             Notice::Based { space, checkpoint } => {
+                self.serving.below.remove(&space);
                 info!(%checkpoint, "the history begins with a checkpoint; what it holds is dropped from the log");
                 self.sweep_beside(space);
             }
-            Notice::BelowFloor { device, checkpoint, .. } => {
+            Notice::BelowFloor { space, device, checkpoint, .. } => {
                 info!(device = %device.short(), %checkpoint, "that device does not hold any more what is missing here");
+                self.serving.below.insert(space);
+                self.serving.news.notify_one();
             }
             Notice::Removed { .. } => {
                 warn!("this device was removed from a space; what it holds stays readable here");

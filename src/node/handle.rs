@@ -426,7 +426,7 @@ impl Node {
         Ok(Round { absent, ..self.round(present, before).await? })
     }
 
-    fn must_be_started(&self) -> Result<(), NodeError> {
+    pub(super) fn must_be_started(&self) -> Result<(), NodeError> {
         if self.local_addr().is_none() { Err(NodeError::NotStarted) } else { Ok(()) }
     }
 
@@ -747,6 +747,7 @@ fn open(builder: NodeBuilder) -> Result<Node, NodeError> {
     let unmarked = *clock::entropy().first_chunk().expect("32 bytes hold 16");
     let instance = store.mark()?.map_or(unmarked, |mark| mark.instance);
     let mut engine = Engine::new(Arc::clone(&identity), instance, loaded)?;
+    engine.hold_back();
     if let Past::InDoubt(why) = past {
         warn!(%why, "this home was restored or copied; writing new logs from here on");
         begin_anew(&mut engine, &store)?;

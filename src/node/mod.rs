@@ -40,7 +40,10 @@ mod verify;
 
 pub use addresses::remembered_addresses;
 pub use bundle::{BundleExported, BundleFailure, BundleImported, BundleProgress, Missing};
-pub use checkpoint::{CheckpointInfo, Published, WhyNoCheckpoint};
+pub use checkpoint::{
+    ATTESTATIONS_NEEDED, Adopted, CheckpointInfo, Consent, Published, Rebased, Waiting, WhyNoCheckpoint,
+    WhyWaiting,
+};
 pub use conflicts::{Choice, Decision, Resolution, StoredOp};
 pub use conversation::{NewTurn, Resumed, TranscriptTurn};
 pub use dropbox::{DropboxFailure, DropboxStatus};

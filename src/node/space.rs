@@ -4,6 +4,7 @@ use std::sync::{Arc, PoisonError};
 
 use tokio::sync::{broadcast, oneshot};
 
+use super::checkpoint::Waiting;
 use super::core::{Job, Reply};
 use super::error::NodeError;
 use super::follow::{Bookmark, Follower};
@@ -54,8 +55,17 @@ impl Space {
     /// [`NodeError::Stopped`].
     pub async fn status(&self) -> Result<Status, NodeError> {
         let space = self.id();
-        let asked = self.node.ask(move |core| core.status(space));
-        let mut status = asked.await?.ok_or(NodeError::Stopped)?;
+        let asked = self.node.ask(move |core| Some((core.status(space)?, core.begins_anew(space))));
+        let (mut status, begins_anew) = asked.await?.ok_or(NodeError::Stopped)?;
+        // Where the history is to be had as well, it comes, and nobody has to do anything.
+        status.waiting = self.waiting().filter(|_| begins_anew);
+        if let Some(waiting) = status.waiting.clone().filter(Waiting::is_stuck) {
+            status.health.push(HealthReason::BaseWaiting { waiting });
+        }
+        if status.base.is_some() {
+            let this = self.clone();
+            status.adopted = self.node.blocking(move || this.adopted()).await?;
+        }
         status.dropboxes = self.dropboxes(&status.scope);
         status.health.extend(super::dropbox::reasons(&status.dropboxes));
         status.lifecycle = self.node.lifecycle().borrow().clone();

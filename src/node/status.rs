@@ -63,6 +63,9 @@ impl Core {
             health: self.health(&view, &peers, lease_host.as_ref(), counts.unknown),
             lease_host,
             dropboxes: Vec::new(),
+            base: view.base.map(|base| base.checkpoint),
+            adopted: None,
+            waiting: None,
             is_loading,
         })
     }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::checkpoint::{Adopted, Waiting};
 use super::dropbox::DropboxStatus;
 use super::lifecycle::Lifecycle;
 use crate::lease::Phase;
@@ -11,6 +12,7 @@ use crate::model::{
     RunId, Scope, SpaceId, Surface,
 };
 use crate::roster::Role;
+use crate::wire::checkpoint::CheckpointHash;
 
 /// A change to record, before it has a place.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -282,6 +284,11 @@ pub enum HealthReason {
         /// How many.
         count: u64,
     },
+    /// What is missing here is gone elsewhere, and the checkpoint in its place is not to be begun with yet.
+    BaseWaiting {
+        /// Which, and why.
+        waiting: Waiting,
+    },
     /// mDNS is not to be had, so only known addresses are dialled.
     DiscoveryDown {
         /// Why, for people.
@@ -405,6 +412,12 @@ pub struct Status {
     pub forks_healed: Vec<DeviceId>,
     /// The drop boxes of the space. What lies in one is on no device yet.
     pub dropboxes: Vec<DropboxStatus>,
+    /// The checkpoint that the history begins with, if not with the first op of every log.
+    pub base: Option<CheckpointHash>,
+    /// What it begins with, where this device did not fold that itself.
+    pub adopted: Option<Adopted>,
+    /// What it is to begin with, and does not yet.
+    pub waiting: Option<Waiting>,
     /// Who hosts the leases; `None` where this device is no longer one of the space.
     pub lease_host: Option<LeaseHostStatus>,
     /// Empty means healthy.

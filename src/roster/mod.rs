@@ -243,6 +243,14 @@ impl Roster {
         self.facts.members.values()
     }
 
+    /// When a device that is dormant was last called so.
+    pub fn dormant_since(&self, device: &DeviceId) -> Option<Hlc> {
+        let is_dormant = self.members().any(|member| member.device == *device && member.is_dormant);
+        let says_so = |record: &&Record| matches!(record.content(), Content::Dormant(of) if of == device);
+        let said = self.dag.ranked().map(|at| &self.dag.node(at).record).filter(says_so);
+        said.map(Record::hlc).max().filter(|_| is_dormant)
+    }
+
     /// How many devices the space has.
     pub fn member_count(&self) -> usize {
         self.facts.members.len()

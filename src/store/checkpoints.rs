@@ -9,7 +9,7 @@ use redb::{ReadableDatabase, WriteTransaction};
 
 use super::disk::guarded;
 use super::error::{Part, StoreError};
-use super::tables::{ATTESTATIONS, CHECKPOINTS, CHUNKS, SpaceIx};
+use super::tables::{ATTESTATIONS, CHECKPOINTS, CHUNKS, CONSENTS, SpaceIx};
 use super::{Store, read_lock};
 use crate::model::SpaceId;
 use crate::wire::checkpoint::{Attestation, CheckpointHash, Manifest};
@@ -155,6 +155,48 @@ impl Store {
                 words.push(word.map_err(|_| StoreError::damaged(Part::Row { table: "attestations" }))?);
             }
             Ok(words)
+        })
+    }
+
+    /// Keeps that a person takes one attestation of this content for enough.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownSpace`], and those of the disk.
+    pub fn put_consent(&self, space: &SpaceId, content: &[u8; 32]) -> Result<(), StoreError> {
+        let ix = self.space_number(space)?;
+        self.change(|txn| {
+            txn.open_table(CONSENTS)?.insert(ix, content)?;
+            Ok(())
+        })
+    }
+
+    /// The content of which a person takes one attestation for enough.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownSpace`], and those of the disk.
+    pub fn consent(&self, space: &SpaceId) -> Result<Option<[u8; 32]>, StoreError> {
+        let ix = self.space_number(space)?;
+        let db = self.engine()?;
+        guarded(|| {
+            // Made with the first one.
+            let table = match db.get().begin_read()?.open_table(CONSENTS) {
+                Ok(table) => table,
+                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            };
+            Ok(table.get(ix)?.map(|content| content.value()))
+        })
+    }
+
+    /// Forgets it, once it was made use of.
+    ///
+    /// # Errors
+    /// As [`Store::put_consent`].
+    pub fn forget_consent(&self, space: &SpaceId) -> Result<(), StoreError> {
+        let ix = self.space_number(space)?;
+        self.change(|txn| {
+            txn.open_table(CONSENTS)?.remove(ix)?;
+            Ok(())
         })
     }
 

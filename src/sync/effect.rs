@@ -279,6 +279,13 @@ pub enum Input {
         /// Who waits.
         token: Token,
     },
+    /// No checkpoint is looked for any more: what is held of a space is told, see [`Engine::hold_back`].
+    ///
+    /// [`Engine::hold_back`]: super::Engine::hold_back
+    Release {
+        /// The space.
+        space: SpaceId,
+    },
     /// The disk of this device is a restored backup or a copy: given before anything is written.
     Doubt,
     /// A deadline passed.

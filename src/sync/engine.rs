@@ -69,6 +69,8 @@ pub struct Engine {
     entropy_drawn: u64,
     /// Whether anything has happened yet.
     is_begun: bool,
+    /// See [`Engine::hold_back`].
+    pub(super) holds_back: bool,
 }
 
 impl Engine {
@@ -104,6 +106,7 @@ impl Engine {
             entropy: blake3::Hasher::new(),
             entropy_drawn: 0,
             is_begun: false,
+            holds_back: false,
         };
         for space in loaded.spaces {
             let state = load_space(space)?;
@@ -159,6 +162,7 @@ impl Engine {
             Input::Round { with, token } => self.round(&with, token),
             Input::Seal { space } => self.seal_drafts(space),
             Input::Base { space, checkpoint, cut, token } => self.begin_at(space, checkpoint, cut, token),
+            Input::Release { space } => self.release(space),
             Input::Doubt => self.doubt(),
             Input::Tick => self.tick(now),
         }

@@ -12,6 +12,7 @@ pub mod effect;
 mod engine;
 mod fork;
 mod heal;
+mod hold;
 mod ingest;
 mod join;
 mod keys;

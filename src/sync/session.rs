@@ -44,7 +44,7 @@ pub(super) struct Session {
     /// Logs to pass on, and when.
     forward: BTreeMap<LogId, Duration>,
     /// What this device has told of its own frontier, in so many words.
-    told: Option<Frontier>,
+    pub told: Option<Frontier>,
     /// The acks passed on, by device: number and frontier.
     pub acks_sent: BTreeMap<DeviceId, (u64, Frontier)>,
     /// The acks received on this connection: what deltas refer to.
@@ -58,7 +58,7 @@ pub(super) struct Session {
     /// what that is.
     gaps: BTreeMap<LogId, u32>,
     /// Whether roster records are awaited before this device tells its frontier.
-    is_roster_awaited: bool,
+    pub is_roster_awaited: bool,
     /// Own logs of which it is being found out where the peer's history parts from this device's.
     pub locating: BTreeMap<LogId, Locating>,
 }
@@ -439,6 +439,9 @@ impl Engine {
 
     /// Says what this device holds: all of it first, then only what changed.
     pub(super) fn tell_frontier(&mut self, peer: PeerId, space: SpaceId) {
+        if self.is_held_back(space) {
+            return;
+        }
         let Some(state) = self.spaces.get(&space) else { return };
         let (scope, durable) = (state.tag, state.durable.clone());
         let Some(session) = self.session(peer, space) else { return };

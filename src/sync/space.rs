@@ -34,6 +34,10 @@ pub(super) struct SpaceState {
     pub base: Option<Base>,
     /// Whether another one is on its way to the store.
     pub is_base_arriving: bool,
+    /// Whether this device tells what it holds although that is nothing, see [`Engine::hold_back`].
+    ///
+    /// [`Engine::hold_back`]: super::engine::Engine::hold_back
+    pub is_released: bool,
     /// What the fold has reported, with the root there.
     pub folded: Option<Folded>,
     pub acks: BTreeMap<DeviceId, HeldAck>,
@@ -138,6 +142,7 @@ impl SpaceState {
             durable: Frontier::new(),
             base: None,
             is_base_arriving: false,
+            is_released: false,
             folded: None,
             acks: BTreeMap::new(),
             ack_number: 0,

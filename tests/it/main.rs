@@ -39,6 +39,7 @@ mod pair;
 mod pairing;
 mod past;
 mod peers;
+mod rebase;
 mod recording;
 mod refusals;
 mod revoked;

@@ -143,6 +143,7 @@ fn devices_and_files(place: &str) -> Vec<Case> {
         ("roster.dormant", json!({"device": "nobody"}), "UnknownDevice"),
         ("roster.active", json!({"device": "nobody"}), "UnknownDevice"),
         ("sync.verify", json!({"device": "nobody"}), "UnknownDevice"),
+        ("sync.rebase", json!({"accept": "everything"}), "InvalidParams"),
         ("roster.rename", json!({"device": "nobody", "name": "x"}), "UnknownDevice"),
         ("roster.rename", json!({"device": "a", "name": ""}), "BadName"),
         ("roster.rename", json!({"device": "a", "name": long_name}), "BadName"),

@@ -100,6 +100,8 @@ pub enum Command {
     },
     /// Seals the state at what every active device holds, and has the others attest it
     Checkpoint(Checkpoint),
+    /// Begins with a checkpoint of other devices where the history before it is not to be had
+    Rebase(Rebase),
     /// Compares states row by row and finds the first that differs; exit 0: all are the same
     Verify(Verify),
     /// The devices of a space, and those that were removed
@@ -210,6 +212,9 @@ pub struct Join {
     /// Looks for the invite at this HOST:PORT too
     #[arg(long, value_name = "ADDR")]
     pub peer: Option<String>,
+    /// Begins with a checkpoint that one device alone attests, where the history is to be had no other way
+    #[arg(long)]
+    pub yes: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -388,6 +393,16 @@ pub struct Checkpoint {
     /// Only lists those that are kept here
     #[arg(long)]
     pub list: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Rebase {
+    /// Takes the attestation of one device for enough, for the checkpoint that is waiting now
+    #[arg(long)]
+    pub yes: bool,
+    /// How long to look for a device
+    #[arg(long, default_value = "10s", value_parser = duration, value_name = "DURATION")]
+    pub timeout: Duration,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -26,7 +26,8 @@ fn check(act: &str, name: &str, typed: String) -> Result<(), Failure> {
     Err(Failure::NameMistyped { act: act.to_owned(), name: name.to_owned(), typed })
 }
 
-fn is_attended() -> bool {
+/// Whether a person is there to be asked.
+pub fn is_attended() -> bool {
     std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
 }
 

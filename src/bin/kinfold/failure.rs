@@ -88,6 +88,8 @@ pub enum Failure {
     StateUnsound { space: String },
     #[error("the state here was not compared with that of {device}: {why}")]
     NotCompared { device: String, why: String, is_passing: bool },
+    #[error("this device does not begin with the checkpoint yet: {why}")]
+    BaseWaits { why: String, hint: String, is_passing: bool },
     #[error("not safe yet: {} on no other device", if *unheld == 1 { "1 op is".to_owned() } else { format!("{} ops are", crate::output::count(*unheld)) })]
     NotSafe { unheld: u64 },
     #[error("{act} cannot be undone, and {typed:?} is not {name:?}; nothing was changed")]
@@ -255,6 +257,7 @@ impl Failure {
                 "try again once `kinfold status` shows it connected and nothing behind".into()
             }
             Self::NotCompared { .. } => return None,
+            Self::BaseWaits { hint, .. } => hint.clone(),
             Self::NotSafe { .. } => "`kinfold wait --on 1` returns when another device has them".into(),
             Self::NameMistyped { name, .. } | Self::NameNotTyped { name, .. } => {
                 format!("add --yes {}", shell_word(name))
@@ -321,6 +324,7 @@ impl Failure {
             | Self::NotReached { .. }
             | Self::NotSafe { .. }
             | Self::NotCompared { is_passing: true, .. }
+            | Self::BaseWaits { is_passing: true, .. }
             | Self::DropboxesFailed { .. } => EXIT_LATER,
             Self::Pipe => 0,
             Self::NoHome => EXIT_USAGE,

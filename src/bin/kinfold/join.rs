@@ -13,7 +13,8 @@ use crate::home;
 use crate::invite::role_text;
 use crate::line::StatusLine;
 use crate::output::{Output, Tone, short_device};
-use crate::target::Target;
+use crate::rebase;
+use crate::target::{Site, Target};
 
 pub async fn run(home: &Path, join: Join, output: &Output) -> Result<(), Failure> {
     // A mistyped code makes no home.
@@ -36,8 +37,17 @@ pub async fn run(home: &Path, join: Join, output: &Output) -> Result<(), Failure
         .await;
     steps.end();
     let is_own = target.is_own();
+    let offered = match &joined {
+        Ok(joined) => {
+            tell(joined, output)?;
+            let site = Site { home: home.to_owned(), scope: joined.scope.clone() };
+            rebase::offer(&target, &site, join.yes, output).await
+        }
+        Err(_) => Ok(()),
+    };
     target.close().await?;
-    tell(&joined?, output)?;
+    joined?;
+    offered?;
     if is_own {
         output.note("hint: `kinfold up` keeps this device in sync");
     }

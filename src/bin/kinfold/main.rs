@@ -35,6 +35,7 @@ mod pages;
 mod past;
 mod policy;
 mod progress;
+mod rebase;
 mod roster;
 mod rows;
 mod screen;
@@ -123,6 +124,7 @@ async fn run(args: Args, output: &Output) -> Result<(), Failure> {
         Command::Intent { command } => intents::run(&site()?, command, output).await,
         Command::Policy { command } => policy::run(&site()?, command, output).await,
         Command::Checkpoint(args) => checkpoint::run(&site()?, args, output).await,
+        Command::Rebase(args) => rebase::run(&site()?, args, output).await,
         Command::Verify(args) => verify::run(&site()?, args, output).await,
         Command::Conflicts { command } => conflicts::run(&site()?, command, output).await,
         Command::Devices { command } => devices::run(&site()?, command, output).await,

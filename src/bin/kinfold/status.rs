@@ -169,10 +169,31 @@ fn this_device(status: &StatusForm, is_offline: bool, output: &Output) -> Vec<St
     if status.loading {
         lines.push(labelled("loading", "the index is still being read; figures will grow", output));
     }
+    lines.extend(beginning(status, output));
     if let Some(host) = &status.lease_host {
         lines.push(labelled("leases", lease_host(host, &status.device_id, output), output));
     }
     lines
+}
+
+/// What the history begins with where that is somebody's word, and what it is to begin with.
+fn beginning(status: &StatusForm, output: &Output) -> Vec<String> {
+    let name = |device: &String| {
+        let member = status.roster.iter().find(|member| member.device_id == *device);
+        member.and_then(|member| member.name.clone()).unwrap_or_else(|| short_device(device))
+    };
+    let adopted = status.adopted.as_ref().map(|adopted| {
+        let by: Vec<String> = adopted.attested_by.iter().map(name).collect();
+        let by = if by.is_empty() { "nobody who is here now".to_owned() } else { by.join(", ") };
+        let ops = counted(adopted.ops, "op");
+        labelled("base", format!("the first {ops} adopted, not computed here; computed by {by}"), output)
+    });
+    let waiting = status.waiting.as_ref().map(|waiting| {
+        let (checkpoint, ops) = (short_hash(&waiting.checkpoint), counted(waiting.ops, "op"));
+        let text = format!("checkpoint {checkpoint} of {ops}: {}", waiting.message);
+        labelled("waiting", output.paint(Tone::Warn, text), output)
+    });
+    adopted.into_iter().chain(waiting).collect()
 }
 
 fn network(status: &StatusForm, is_offline: bool) -> String {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tracing::{debug, error, info};
 
 use super::{Standing, complete, rank, to_keep, whole};
@@ -17,19 +18,39 @@ use crate::node::error::NodeError;
 use crate::node::handle::{Inner, Node};
 use crate::node::space::{Place, Space};
 use crate::store::{HeldCheckpoint, Store, StoreError, Wholeness};
+use crate::sync::Input;
 use crate::wire::checkpoint::{
     Attestation, CheckpointAnswer, CheckpointHash, CheckpointQuestion, MANIFEST_BYTES_MAX, Manifest,
 };
 
 /// What became of a checkpoint that another device has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Taken {
+pub(super) enum Taken {
     /// It is whole here now.
     Whole,
     /// Not yet: this device has not come so far, or the other one does not give the rest.
     Later,
     /// It is not to be kept: older than what is here, not of this space, or not what the log folds to.
     Refused,
+}
+
+/// What came of asking every connected device once.
+#[derive(Clone, Copy, Default)]
+struct Heard {
+    /// Whether there was one to ask.
+    is_any: bool,
+    /// Checkpoints that became whole here.
+    taken: u64,
+    /// Whether the history is only to be had with a checkpoint that is waited for: until then nothing is asked
+    /// for, because what came would be a state without its beginning.
+    waits_for_base: bool,
+}
+
+/// What a device has said of its checkpoints.
+struct News {
+    held: Option<CheckpointHash>,
+    base: Option<CheckpointHash>,
+    words: Vec<Attestation>,
 }
 
 /// Looks after checkpoints while the node runs: when there is news, and at an interval.
@@ -47,6 +68,9 @@ pub(in crate::node) async fn watch(node: Weak<Inner>, news: Arc<Notify>) {
             if let Err(error) = space.exchange_checkpoints().await {
                 debug!(%error, "checkpoints were not exchanged");
             }
+            if let Err(error) = space.come_back().await {
+                debug!(%error, "this device is not waited for yet");
+            }
         }
     }
 }
@@ -63,7 +87,11 @@ impl Space {
         let mut count = 0;
         // Once more where something is new: the others have not been told of it.
         for _ in 0..ROUNDS {
-            let taken = self.exchange_once().await?;
+            let taken = self.exchange_once().await;
+            if !matches!(taken, Ok(Heard { waits_for_base: true, .. } | Heard { is_any: false, .. })) {
+                self.release().await?;
+            }
+            let taken = taken?.taken;
             count += taken;
             if taken == 0 {
                 break;
@@ -72,38 +100,68 @@ impl Space {
         Ok(count)
     }
 
-    async fn exchange_once(&self) -> Result<u64, NodeError> {
+    /// Nothing is looked for any more that the history here may begin with.
+    async fn release(&self) -> Result<(), NodeError> {
+        let space = self.id();
+        self.node.ask(move |core| core.tell(Input::Release { space })).await
+    }
+
+    async fn exchange_once(&self) -> Result<Heard, NodeError> {
         let space = self.id();
         let asked = self.node.ask(move |core| {
             let members = core.engine.space(space)?.roster.members().map(|member| member.device);
             let links: Vec<Link> = members.filter_map(|device| core.route_to(&device)).collect();
             Some((core.checkpoint_standing(space)?, links))
         });
-        let Some((standing, links)) = asked.await? else { return Ok(0) };
-        let mut taken = 0;
+        let Some((mut standing, links)) = asked.await? else { return Ok(Heard::default()) };
+        let mut heard = Heard { is_any: !links.is_empty(), ..Heard::default() };
+        standing.begins_anew |= self.node.checkpoints().wishes(space);
+        let mut has_whole_history = false;
         for link in links {
-            let Some(theirs) = self.newest_of(&link, &standing).await? else { continue };
-            let held = self.node.store().checkpoints(&space)?;
-            let is_whole = |held: &&HeldCheckpoint| held.wholeness == Wholeness::Whole;
-            if held.iter().filter(is_whole).any(|held| held.manifest.hash() == theirs) {
+            let Some(news) = self.newest_of(&link, &standing).await? else {
+                // One that does not answer may give its history all the same.
+                has_whole_history = true;
                 continue;
-            }
-            let known = held.into_iter().find(|held| held.manifest.hash() == theirs);
-            let manifest = match known {
-                Some(held) => Some(held.manifest),
-                None => fetch_manifest(&link, &space, theirs).await,
             };
-            let Some(manifest) = manifest else { continue };
-            if self.take(&link, &standing, &manifest).await? == Taken::Whole {
-                info!(checkpoint = %theirs, "a checkpoint is whole here");
-                taken += 1;
+            has_whole_history |= news.base.is_none();
+            if self.take_of(&link, &standing, &news).await? {
+                heard.taken += 1;
+                if standing.begins_anew {
+                    // What this device is has changed with it.
+                    break;
+                }
             }
         }
-        Ok(taken)
+        heard.waits_for_base =
+            standing.begins_anew && heard.taken == 0 && !has_whole_history && self.waiting().is_some();
+        Ok(heard)
+    }
+
+    /// Takes what a device has: its newest, or where this device is to begin with one and that is not to be had
+    /// yet, the one that the other's history begins with. Whether one became whole here.
+    async fn take_of(&self, link: &Link, standing: &Standing, news: &News) -> Result<bool, NodeError> {
+        let (space, store) = (self.id(), self.node.store());
+        let base = news.base.filter(|base| standing.begins_anew && news.held != Some(*base));
+        let offered = news.held.into_iter().chain(base);
+        for theirs in offered.filter(|theirs| !self.node.checkpoints().is_refused(theirs)) {
+            let held = store.checkpoints(&space)?;
+            let known = held.into_iter().find(|held| held.manifest.hash() == theirs);
+            let manifest = match known {
+                Some(held) if held.wholeness == Wholeness::Whole && !standing.begins_anew => continue,
+                Some(held) => Some(held.manifest),
+                None => fetch_manifest(link, &space, theirs).await,
+            };
+            let Some(manifest) = manifest else { continue };
+            if self.take(link, standing, &manifest, &news.words).await? == Taken::Whole {
+                info!(checkpoint = %theirs, "a checkpoint is whole here");
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Tells a device of the newest checkpoint here, and hears of its own.
-    async fn newest_of(&self, link: &Link, standing: &Standing) -> Result<Option<CheckpointHash>, NodeError> {
+    async fn newest_of(&self, link: &Link, standing: &Standing) -> Result<Option<News>, NodeError> {
         let (space, store) = (self.id(), self.node.store());
         let held = store.checkpoints(&space)?;
         let newest = whole(&held).first().copied().cloned();
@@ -113,30 +171,45 @@ impl Space {
         };
         let attestation = store.attestations(&space)?.into_iter().find(is_own).map(Box::new);
         let question = CheckpointQuestion::Newest { held: newest.as_ref().map(Manifest::hash), attestation };
-        let Some(CheckpointAnswer::Newest { held: theirs, base: _, attestations }) =
+        let Some(CheckpointAnswer::Newest { held: theirs, base, attestations: words }) =
             ask(link, &space, &question).await
         else {
             return Ok(None);
         };
-        keep_words(store, &space, standing, &held, &attestations)?;
-        Ok(theirs)
+        keep_words(store, &space, standing, &held, &words)?;
+        Ok(Some(News { held: theirs, base, words }))
     }
 
-    async fn take(&self, link: &Link, standing: &Standing, manifest: &Manifest) -> Result<Taken, NodeError> {
+    async fn take(
+        &self,
+        link: &Link,
+        standing: &Standing,
+        manifest: &Manifest,
+        words: &[Attestation],
+    ) -> Result<Taken, NodeError> {
         let (space, store, fields) = (self.id(), self.node.store(), manifest.fields());
         let is_sound =
             fields.space == space && standing.readers.contains(&fields.author) && manifest.verify().is_ok();
         let held = store.checkpoints(&space)?;
-        let newest = whole(&held).first().map(|newest| rank(newest));
-        if !is_sound || Some(rank(manifest)) <= newest {
-            return Ok(Taken::Refused);
-        }
-        if standing.reads && fields.fold_version != FOLD_VERSION {
+        let newest = whole(&held).first().copied();
+        let is_newest = newest.is_some_and(|newest| newest.hash() == manifest.hash());
+        if !is_sound || !is_newest && Some(rank(manifest)) <= newest.map(rank) {
             return Ok(Taken::Refused);
         }
         // Whoever cannot read can still tell that the history is one it holds.
         if !self.covers(&standing.frontier, &fields.cut).await? {
-            return Ok(Taken::Later);
+            return match standing.begins_anew {
+                true => self.begin_with(link, standing, manifest, words).await,
+                false => Ok(Taken::Later),
+            };
+        }
+        if standing.begins_anew {
+            // What this device was to begin with is no later than what it holds.
+            self.node.checkpoints().begun(space);
+            self.node.ask(move |core| core.serving.below.remove(&space)).await?;
+        }
+        if is_newest || standing.reads && fields.fold_version != FOLD_VERSION {
+            return Ok(Taken::Refused);
         }
         store
             .put_checkpoint(&HeldCheckpoint { manifest: manifest.clone(), wholeness: Wholeness::Partial })?;
@@ -174,28 +247,31 @@ impl Space {
 
     /// Fetches the chunks that are not here; what has arrived is kept if the rest does not come. Whether all
     /// are here.
-    async fn fetch_chunks(&self, link: &Link, manifest: &Manifest) -> Result<bool, NodeError> {
+    pub(super) async fn fetch_chunks(&self, link: &Link, manifest: &Manifest) -> Result<bool, NodeError> {
         let (space, store) = (manifest.fields().space, self.node.store());
         let missing = store.missing_chunks(&space, &manifest.fields().chunks)?;
         let mut arrived: Vec<Bytes> = Vec::new();
-        let mut is_whole = true;
-        for hash in missing {
-            match ask(link, &space, &CheckpointQuestion::Chunk { hash }).await {
-                Some(CheckpointAnswer::Chunk { bytes }) if *blake3::hash(&bytes).as_bytes() == hash => {
-                    arrived.push(bytes);
-                    self.node.checkpoints().fetched.fetch_add(1, Ordering::Relaxed);
-                }
-                _ => {
-                    is_whole = false;
-                    break;
-                }
+        for wanted in missing.chunks(ASKED_AT_ONCE) {
+            let hashes = wanted;
+            #[cfg(feature = "sim")]
+            let hashes = &hashes[..self.node.checkpoints().may_fetch(hashes.len())];
+            let asked: JoinSet<Option<Bytes>> =
+                hashes.iter().map(|hash| fetch_chunk(link.clone(), space, *hash)).collect();
+            let chunks = asked.join_all().await;
+            let count = arrived.len();
+            arrived.extend(chunks.into_iter().flatten());
+            let came = arrived.len() - count;
+            self.node.checkpoints().fetched.fetch_add(came as u64, Ordering::Relaxed);
+            if came < wanted.len() {
+                store.put_chunks(&space, &arrived)?;
+                return Ok(false);
             }
             if arrived.len() >= CHUNKS_PER_WRITE {
                 store.put_chunks(&space, &std::mem::take(&mut arrived))?;
             }
         }
         store.put_chunks(&space, &arrived)?;
-        Ok(is_whole)
+        Ok(true)
     }
 
     /// Whether this device holds the history that a cut is of.
@@ -220,7 +296,7 @@ impl Space {
 }
 
 /// Keeps what devices that read have said of checkpoints that are here.
-fn keep_words(
+pub(super) fn keep_words(
     store: &Store,
     space: &SpaceId,
     standing: &Standing,
@@ -259,6 +335,14 @@ async fn fetch_manifest(link: &Link, space: &SpaceId, hash: CheckpointHash) -> O
     }
 }
 
+async fn fetch_chunk(link: Link, space: SpaceId, hash: [u8; 32]) -> Option<Bytes> {
+    let CheckpointAnswer::Chunk { bytes } = ask(&link, &space, &CheckpointQuestion::Chunk { hash }).await?
+    else {
+        return None;
+    };
+    (*blake3::hash(&bytes).as_bytes() == hash).then_some(bytes)
+}
+
 async fn ask(link: &Link, space: &SpaceId, question: &CheckpointQuestion) -> Option<CheckpointAnswer> {
     let question = Bytes::from([&space.tag().as_bytes()[..], &question.to_bytes()].concat());
     match link.ask(Topic::Checkpoint, question, ANSWER_WITHIN).await {
@@ -279,5 +363,9 @@ const ROUNDS: u32 = 2;
 /// A chunk is there in less on any link that carries batches.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
+/// Chunks that are on their way from one device at a time: what a link with a long way holds, and half of what the
+/// other one answers at once.
+const ASKED_AT_ONCE: usize = 8;
+
 /// Fetched chunks that become durable together.
-const CHUNKS_PER_WRITE: usize = 16;
+const CHUNKS_PER_WRITE: usize = 64;

@@ -4,20 +4,23 @@
 //! (`build`). Whoever else reads the space folds its own log to the same place and attests what came out, or
 //! says nothing. Chunks are the same bytes on every device that holds the key, so a device that has computed a
 //! checkpoint fetches next to nothing; one that cannot (a blind one) fetches all of it, and goes on where it
-//! was cut off (`exchange`). Nothing here throws history away.
+//! was cut off (`exchange`). A device that lacks what the others have dropped, or has nothing yet, begins with one
+//! (`bootstrap`).
 
+mod bootstrap;
 mod build;
 mod exchange;
 mod serve;
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::{Arc, Mutex};
 
 use thiserror::Error;
 use tokio::sync::{Notify, RwLock};
 
+pub use self::bootstrap::{ATTESTATIONS_NEEDED, Adopted, Consent, Rebased, Waiting, WhyWaiting};
 pub(super) use self::exchange::watch;
 use super::core::Core;
 use super::error::NodeError;
@@ -27,9 +30,7 @@ use crate::model::{DeviceId, Frontier, Root, SpaceId};
 use crate::roster::Role;
 use crate::store::{HeldCheckpoint, Store, StoreError, Wholeness};
 use crate::sync::Input;
-use crate::wire::checkpoint::{
-    Attestation, AttestationFields, Basis, CheckpointHash, Manifest, ManifestFields,
-};
+use crate::wire::checkpoint::{Attestation, AttestationFields, CheckpointHash, Manifest, ManifestFields};
 
 /// What the checkpoints of a node share.
 #[derive(Default)]
@@ -42,6 +43,15 @@ pub(super) struct Checkpoints {
     pub busy: Arc<RwLock<()>>,
     /// Chunks that came from other devices.
     fetched: AtomicU64,
+    /// For tests: how many may come in this run.
+    #[cfg(feature = "sim")]
+    fetched_max: Mutex<Option<u64>>,
+    /// What spaces are to begin with, and do not yet.
+    waiting: Mutex<BTreeMap<SpaceId, Waiting>>,
+    /// Checkpoints that turned out to be false.
+    refused: Mutex<BTreeSet<CheckpointHash>>,
+    /// Spaces that a person has asked to begin with a checkpoint.
+    wished: Mutex<BTreeSet<SpaceId>>,
 }
 
 /// What answering others needs.
@@ -50,6 +60,10 @@ pub(super) struct Serving {
     pub news: Arc<Notify>,
     busy: Arc<RwLock<()>>,
     answering: Arc<AtomicU32>,
+    /// Spaces of which a device has said that it does not hold any more what is missing here.
+    pub below: BTreeSet<SpaceId>,
+    /// Since when some device is connected without a break, by the wall clock in Unix milliseconds.
+    pub connected_since: u64,
 }
 
 impl Serving {
@@ -58,6 +72,8 @@ impl Serving {
             news: Arc::clone(&checkpoints.news),
             busy: Arc::clone(&checkpoints.busy),
             answering: Arc::default(),
+            below: BTreeSet::new(),
+            connected_since: u64::MAX,
         }
     }
 }
@@ -170,7 +186,10 @@ fn complete(store: &Store, manifest: &Manifest) -> Result<(), StoreError> {
 
 /// What this device is in a space, for its checkpoints.
 struct Standing {
+    own: DeviceId,
     reads: bool,
+    /// Whether the history here may begin with a checkpoint of others, because it has no beginning.
+    begins_anew: bool,
     frontier: Frontier,
     key: Option<EpochKey>,
     /// Every key that is here.
@@ -184,6 +203,8 @@ impl Core {
         let own = self.engine.device();
         let readers = view.roster.members().filter(|member| member.role.holds_keys());
         Some(Standing {
+            own,
+            begins_anew: self.begins_anew(space),
             reads: view.roster.role_of(&own).is_some_and(Role::holds_keys),
             frontier: view.frontier.clone(),
             key: self.engine.sealing_key(space).cloned(),
@@ -286,7 +307,7 @@ impl Space {
             cut_digest: of.cut.digest(),
             root: of.root,
             content: of.content,
-            basis: Basis::Log,
+            basis: self.basis()?,
         };
         let word = Attestation::sign(self.node.identity(), fields);
         Ok(self.node.store().put_attestation(&of.space, &word)?)
@@ -320,7 +341,12 @@ impl Space {
     pub async fn forge_checkpoint(&self) -> Result<CheckpointHash, NodeError> {
         let _turn = self.node.checkpoints().turn.lock().await;
         let (space, store) = (self.id(), self.node.store());
-        let cut = self.node.ask(move |core| core.checkpoint_cut(space)).await?;
+        let asked = self.node.ask(move |core| {
+            core.tell(Input::Seal { space });
+            core.settle();
+            core.checkpoint_cut(space)
+        });
+        let cut = asked.await?;
         let cut = cut.map_err(|why| NodeError::NoCheckpoint { why })?;
         let held = store.checkpoints(&space)?;
         let before = whole(&held).first().copied().ok_or(NodeError::Stopped)?.fields().clone();

@@ -7,13 +7,14 @@ use bytes::Bytes;
 use tracing::{debug, warn};
 
 use super::whole;
+use crate::model::limits::DEVICES_MAX;
 use crate::model::{DeviceId, ScopeTag, SpaceId};
 use crate::net;
 use crate::node::core::Core;
 use crate::roster::Role;
 use crate::store::{Store, StoreError};
 use crate::wire::checkpoint::{
-    Attestation, CheckpointAnswer, CheckpointHash, CheckpointQuestion, PIECE_BYTES_MAX,
+    Attestation, CheckpointAnswer, CheckpointHash, CheckpointQuestion, Manifest, PIECE_BYTES_MAX,
 };
 
 impl Core {
@@ -83,10 +84,18 @@ fn answer_to(
             let is_news = theirs.is_some_and(|theirs| !is_held(&theirs));
             let newest = whole(&held).first().copied();
             let words = store.attestations(space)?;
-            let of_it = |word: &Attestation| newest.is_some_and(|newest| word.is_of(newest.fields()));
-            let attestations = words.into_iter().filter(of_it).collect();
-            let held = newest.map(crate::wire::checkpoint::Manifest::hash);
-            return Ok((CheckpointAnswer::Newest { held, base: None, attestations }, is_news));
+            let base = store.base(space).map(|base| base.checkpoint);
+            let based = held.iter().map(|held| &held.manifest).find(|found| Some(found.hash()) == base);
+            // Of the newest first, then of the one that the history begins with.
+            let of = |manifest: Option<&Manifest>| -> Vec<Attestation> {
+                let is_of = |word: &&Attestation| manifest.is_some_and(|of| word.is_of(of.fields()));
+                words.iter().filter(is_of).cloned().collect()
+            };
+            let mut attestations = of(newest);
+            attestations.extend(of(based.filter(|based| Some(*based) != newest)));
+            attestations.truncate(DEVICES_MAX);
+            let held = newest.map(Manifest::hash);
+            return Ok((CheckpointAnswer::Newest { held, base, attestations }, is_news));
         }
         CheckpointQuestion::Manifest { hash, offset } => {
             let held = store.checkpoints(space)?;
