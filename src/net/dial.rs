@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::Shared;
 use super::close::{CloseCode, CloseReason, DialError};
@@ -81,6 +81,8 @@ struct Start {
     /// What a configured peer is called; it is resolved anew each time.
     peer: Option<String>,
     addresses: Vec<SocketAddr>,
+    /// Whether a configured peer is dialled for the first time, or since it was connected.
+    is_first: bool,
 }
 
 /// Targets, what is known of them, and when each is due. Pure: time and chance are passed in.
@@ -145,7 +147,8 @@ impl Table {
             }
             target.state = State::Dialling;
             let addresses = target.addresses.iter().copied().collect();
-            starts.push(Start { target: *id, peer: target.peer.clone(), addresses });
+            let is_first = target.peer.is_some() && target.failures == 0;
+            starts.push(Start { target: *id, peer: target.peer.clone(), addresses, is_first });
         }
         starts
     }
@@ -342,6 +345,9 @@ async fn dial(shared: Arc<Shared>, start: Start) {
         Err(error) => error,
     };
     debug!(target = ?start.target, %error, "dial failed");
+    if let (Some(peer), true, DialError::Unresolvable(why)) = (&start.peer, start.is_first, &error) {
+        warn!(%peer, %why, "the name of a peer leads nowhere; it is tried again");
+    }
     shared.report(Report::Failed { origin: start.target, blame: retry_blame(&error) }).await;
     shared.doubt(expect);
     shared.around.emit(NetEvent::DialFailed { addresses: start.addresses, device: expect, error }).await;
@@ -526,7 +532,7 @@ mod tests {
         let mut table = Table::new(&["nas:1".to_owned()], now);
         let origin = TargetId::Static(1);
         let peer = Some("nas:1".to_owned());
-        assert_eq!(table.due(now), [Start { target: origin, peer, addresses: Vec::new() }]);
+        assert_eq!(table.due(now), [Start { target: origin, peer, addresses: Vec::new(), is_first: true }]);
 
         table.take(Report::Known { origin, device: DEVICE }, now, EVEN);
         table.take(up(1), now, EVEN);
@@ -602,7 +608,7 @@ mod tests {
 
     fn start(ports: &[u16]) -> Start {
         let addresses = ports.iter().map(|port| address(*port)).collect();
-        Start { target: TargetId::Device(DEVICE), peer: None, addresses }
+        Start { target: TargetId::Device(DEVICE), peer: None, addresses, is_first: false }
     }
 
     fn up(port: u16) -> Report {

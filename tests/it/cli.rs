@@ -312,8 +312,12 @@ fn waiting_in_vain_says_to_try_again_later() {
     home.run(&["put", "registry:note", "n", "1"]).expect_code(0);
     let _daemon = home.up(&[]);
 
-    home.run(&["wait", "--on", "1", "--timeout", "10ms"]).expect_code(75).says("not within the time");
-    home.run(&["safe-to-sleep"]).expect_code(75).says("not safe yet: 1 op is on no other device");
+    home.run(&["wait", "--on", "1", "--timeout", "10ms"])
+        .expect_code(75)
+        .says("no other device belongs to the personal space so far")
+        .says("not within the time");
+    home.run(&["wait", "--on", "0"]).expect_code(2);
+    home.run(&["safe-to-sleep"]).expect_code(75).says("not safe: this is the only device");
     home.run(&["wait", "--on", "1", "--op", "abc"]).expect_code(1).says("op_id is not readable");
     home.run(&["wait", "--on", "1", "--op", &"0".repeat(64)]).expect_code(1).says("no op with this id");
 }

@@ -76,6 +76,20 @@ fn an_address_of_another_machine_is_told_from_a_port_that_is_taken() {
 }
 
 #[test]
+fn a_name_that_leads_nowhere_is_told_by_the_node_and_by_the_doctor() {
+    let home = quiet("a");
+    home.run(&["config", "set", "network.peers", "desk.invalid:47650"]).expect_code(0);
+    let mut starting = kin::command(&home.path());
+    starting.args(["--json", "up", "--listen", "127.0.0.1:0"]).stderr(std::process::Stdio::piped());
+    let mut up = kin::Daemon::start(&mut starting);
+
+    let told = up.log().iter().find(|line| line.contains("leads nowhere")).expect("the node says it");
+    assert!(told.contains("desk.invalid:47650"), "{told}");
+    assert_says(&of(&home), "device", "fail", "the name in desk.invalid:47650 leads to no address");
+    assert_eq!(up.terminate(), 0);
+}
+
+#[test]
 fn a_node_that_does_not_answer_is_told_from_one_that_does_not_run() {
     let home = quiet("a");
     assert_says(&of(&home), "node", "fail", "no node runs here");

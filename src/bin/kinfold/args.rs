@@ -172,7 +172,7 @@ pub struct Up {
     #[arg(long)]
     pub no_mdns: bool,
     /// Dials this HOST:PORT whenever it is not connected; may be given again
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = host_and_port)]
     pub peer: Vec<String>,
     /// Keeps leases here instead of on a device: a shared directory, or s3://, gs:// or az:// with a
     /// bucket and a path; the same place on every device
@@ -420,7 +420,7 @@ pub struct Verify {
 #[derive(Debug, ClapArgs)]
 pub struct Wait {
     /// On how many other devices
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub on: u32,
     /// Gives up after this long, with exit code 75: 30s, 5m
     #[arg(long, value_parser = duration, value_name = "DURATION")]
@@ -877,10 +877,20 @@ fn organisation(text: &str) -> Result<String, kinfold::model::ScopeError> {
     }
 }
 
-fn listen_address(text: &str) -> Result<SocketAddr, std::net::AddrParseError> {
+fn listen_address(text: &str) -> Result<SocketAddr, &'static str> {
     match text.trim_start_matches(':').parse::<u16>() {
         Ok(port) => Ok(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port)),
-        Err(_) => text.parse(),
+        Err(_) => text
+            .parse()
+            .map_err(|_| "a port from 0 to 65535, or an address of this machine with one: 192.168.1.4:47650"),
+    }
+}
+
+fn host_and_port(text: &str) -> Result<String, &'static str> {
+    let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse());
+    match port {
+        Some(Ok(1u16..)) => Ok(text.to_owned()),
+        _ => Err("a name or address with the port where it listens: desk.example.net:47650"),
     }
 }
 
@@ -897,10 +907,25 @@ mod tests {
 
     #[test]
     fn a_listening_address_is_an_address_or_a_port() {
-        assert_eq!(listen_address("4433"), "[::]:4433".parse());
-        assert_eq!(listen_address(":4433"), "[::]:4433".parse());
-        assert_eq!(listen_address("127.0.0.1:0"), "127.0.0.1:0".parse());
-        assert!(listen_address("localhost").is_err());
+        for (text, address) in [("4433", "[::]:4433"), (":4433", "[::]:4433"), ("127.0.0.1:0", "127.0.0.1:0")]
+        {
+            assert_eq!(listen_address(text), Ok(address.parse().expect("literal")), "{text}");
+        }
+        assert!(listen_address("localhost").is_err() && listen_address("99999").is_err());
+    }
+
+    #[test]
+    fn a_peer_is_a_name_or_address_with_a_port() {
+        for (text, is_it) in [
+            ("desk.lan:4433", true),
+            ("[fd00::2]:1", true),
+            ("desk.lan", false),
+            ("desk:0", false),
+            (":4433", false),
+            ("desk:x", false),
+        ] {
+            assert_eq!(host_and_port(text).is_ok(), is_it, "{text}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use kinfold::control::{Method, Notice};
 
 use crate::args::{Bundle, BundleExport, BundleImport};
 use crate::failure::Failure;
-use crate::output::{Output, Tone, count, counted, short_device, time};
+use crate::output::{Output, Tone, Unit, count, counted, short_device, time};
 use crate::target::{Site, Target};
 
 pub async fn run(site: &Site, command: Bundle, output: &Output) -> Result<(), Failure> {
@@ -26,7 +26,8 @@ async fn write(site: &Site, export: BundleExport, output: &Output) -> Result<(),
     let path = absolute(export.file)?;
     let mut target = Target::open(&site.home).await?;
     let params = BundleExportParams { scope: site.scope.clone(), path, receiver: export.receiver };
-    let bar = output.progress(0, "bytes");
+    let bar = output.progress(0, Unit::Bytes);
+    bar.set_message("exporting");
     let form = target.call_heard(Method::ExportBundle, &params, |notice| advance(&bar, &notice)).await;
     bar.finish_and_clear();
     target.close().await?;
@@ -57,7 +58,8 @@ async fn write(site: &Site, export: BundleExport, output: &Output) -> Result<(),
 async fn read(home: &Path, import: BundleImport, output: &Output) -> Result<(), Failure> {
     let path = absolute(import.file)?;
     let mut target = Target::open(home).await?;
-    let bar = output.progress(0, "bytes");
+    let bar = output.progress(0, Unit::Bytes);
+    bar.set_message("importing");
     let params = BundleImportParams { path };
     let form = target.call_heard(Method::ImportBundle, &params, |notice| advance(&bar, &notice)).await;
     bar.finish_and_clear();

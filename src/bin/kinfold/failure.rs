@@ -90,8 +90,8 @@ pub enum Failure {
     NotCompared { device: String, why: String, is_passing: bool },
     #[error("this device does not begin with the checkpoint yet: {why}")]
     BaseWaits { why: String, hint: String, is_passing: bool },
-    #[error("not safe yet: {} on no other device", if *unheld == 1 { "1 op is".to_owned() } else { format!("{} ops are", crate::output::count(*unheld)) })]
-    NotSafe { unheld: u64 },
+    #[error("not safe{}", unsafe_because(*unheld, *is_alone))]
+    NotSafe { unheld: u64, is_alone: bool },
     #[error("{act} cannot be undone, and {typed:?} is not {name:?}; nothing was changed")]
     NameMistyped { act: String, name: String, typed: String },
     #[error("{act} cannot be undone, so it takes the name once more")]
@@ -258,6 +258,9 @@ impl Failure {
             }
             Self::NotCompared { .. } => return None,
             Self::BaseWaits { hint, .. } => hint.clone(),
+            Self::NotSafe { is_alone: true, .. } => {
+                "`kinfold invite` here and `kinfold join` on another device add one".into()
+            }
             Self::NotSafe { .. } => "`kinfold wait --on 1` returns when another device has them".into(),
             Self::NameMistyped { name, .. } | Self::NameNotTyped { name, .. } => {
                 format!("add --yes {}", shell_word(name))
@@ -344,6 +347,16 @@ fn intent_refusal(reason: &str, epoch: u64, current: Option<u64>) -> String {
     }
 }
 
+/// Why the lid should stay open, in words.
+fn unsafe_because(unheld: u64, is_alone: bool) -> String {
+    match (is_alone, unheld) {
+        (true, _) => ": this is the only device of the space".to_owned(),
+        (false, 0) => " yet: no other device has confirmed that it holds everything".to_owned(),
+        (false, 1) => " yet: 1 op is on no other device".to_owned(),
+        (false, more) => format!(" yet: {} ops are on no other device", crate::output::count(more)),
+    }
+}
+
 /// A word as a shell takes it.
 fn shell_word(text: &str) -> String {
     let is_plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
@@ -402,12 +415,24 @@ mod tests {
     }
 
     #[test]
+    fn why_a_lid_should_stay_open_is_said_as_it_is() {
+        let check = |unheld, is_alone, words: &str| {
+            assert_eq!(Failure::NotSafe { unheld, is_alone }.to_string(), words);
+        };
+
+        check(0, true, "not safe: this is the only device of the space");
+        check(0, false, "not safe yet: no other device has confirmed that it holds everything");
+        check(1, false, "not safe yet: 1 op is on no other device");
+        check(1_200, false, "not safe yet: 1,200 ops are on no other device");
+    }
+
+    #[test]
     fn what_passes_by_itself_exits_with_75() {
         let locked = NodeError::Lock { home: "/h".into(), source: LockError::Held { pid: Some(7) } };
 
         assert_eq!(Failure::from(locked).exit_code(), 75);
         assert_eq!(Failure::from(NodeError::TimedOut).exit_code(), 75);
-        assert_eq!(Failure::NotSafe { unheld: 1 }.exit_code(), 75);
+        assert_eq!(Failure::NotSafe { unheld: 1, is_alone: false }.exit_code(), 75);
         assert_eq!(Failure::from(NodeError::UnknownOp).exit_code(), 1);
         assert_eq!(Failure::NoHome.exit_code(), 2);
     }

@@ -50,6 +50,7 @@ mod up;
 mod verify;
 mod watch;
 
+use std::pin::Pin;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -80,7 +81,9 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(source) => return Failure::Runtime { source }.report(&output),
     };
-    let outcome = runtime.block_on(run(args, &output));
+    // Behind a pointer, or the commands would be built into each of the ways in which a runtime waits.
+    let commands: Pin<Box<dyn Future<Output = _>>> = Box::pin(run(args, &output));
+    let outcome = runtime.block_on(commands);
     // What still blocks a thread (a read from a terminal) must not hold the exit.
     runtime.shutdown_background();
     match outcome {

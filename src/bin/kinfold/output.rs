@@ -1,11 +1,12 @@
 //! What is printed: plain text and tables for people, JSON for programs.
 
+use std::fmt;
 use std::io::{self, IsTerminal, Write as _};
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 use comfy_table::{ContentArrangement, Table, presets};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 use kinfold::model::DeviceId;
 use serde::Serialize;
 
@@ -94,17 +95,60 @@ impl Output {
     }
 
     /// A progress bar on standard error that appears where people watch.
-    pub fn progress(&self, total: u64, unit: &str) -> ProgressBar {
+    pub fn progress(&self, total: u64, unit: Unit) -> ProgressBar {
         if self.is_json {
             return ProgressBar::hidden();
         }
         let bar = ProgressBar::new(total);
-        let template = format!(
-            "{{msg:14}} {{wide_bar}} {{human_pos}}/{{human_len}} {unit} {{per_sec:>14}} {{eta:>4}} left"
-        );
-        bar.set_style(ProgressStyle::with_template(&template).expect("the template is well formed"));
+        let style = ProgressStyle::with_template("{msg:14} {wide_bar} {done} {rate:>16} {left:>10}");
+        let style = style.expect("the template is well formed");
+        // What cannot be written here cannot be written on the screen either.
+        let done = move |state: &ProgressState, text: &mut dyn fmt::Write| {
+            let _ = write!(text, "{}", unit.done(state.pos(), state.len().unwrap_or(0)));
+        };
+        let rate = move |state: &ProgressState, text: &mut dyn fmt::Write| {
+            let _ = write!(text, "{}", unit.rate(state.per_sec()));
+        };
+        let left = |state: &ProgressState, text: &mut dyn fmt::Write| {
+            let _ = write!(text, "{}", left(state.per_sec(), state.eta()));
+        };
+        bar.set_style(style.with_key("done", done).with_key("rate", rate).with_key("left", left));
         bar
     }
+}
+
+/// What a progress bar counts.
+#[derive(Clone, Copy)]
+pub enum Unit {
+    Ops,
+    Bytes,
+}
+
+impl Unit {
+    fn done(self, done: u64, all: u64) -> String {
+        match self {
+            Self::Ops => format!("{} of {} ops", count(done), count(all)),
+            Self::Bytes => format!("{} of {}", HumanBytes(done), HumanBytes(all)),
+        }
+    }
+
+    fn rate(self, per_second: f64) -> String {
+        // Nobody reads fractions, and a figure beyond all measure is cut to the greatest.
+        let per_second = per_second.round() as u64;
+        match self {
+            _ if per_second == 0 => String::new(),
+            Self::Ops => format!("{} ops/s", count(per_second)),
+            Self::Bytes => format!("{}/s", HumanBytes(per_second)),
+        }
+    }
+}
+
+/// How long it still takes; nothing while that is anybody's guess.
+fn left(per_second: f64, eta: Duration) -> String {
+    if per_second < 1.0 {
+        return String::new();
+    }
+    format!("{:#} left", HumanDuration(eta))
 }
 
 /// What a colour says.
@@ -201,6 +245,16 @@ mod tests {
         assert_eq!(ago(Some(7_200_000)), "2 h ago");
         assert_eq!(time(0), "1970-01-01 00:00:00Z");
         assert_eq!(time(u64::MAX), "9999-12-31 23:59:59Z");
+    }
+
+    #[test]
+    fn progress_is_told_in_whole_figures_and_without_guesses() {
+        assert_eq!(Unit::Ops.done(1_000, 20_000), "1,000 of 20,000 ops");
+        assert_eq!(Unit::Bytes.done(512, 2_048), "512 B of 2.00 KiB");
+        assert_eq!(Unit::Ops.rate(291_765.185_188), "291,765 ops/s");
+        assert_eq!((Unit::Bytes.rate(2_048.4), Unit::Ops.rate(0.0)), ("2.00 KiB/s".into(), String::new()));
+        assert_eq!(left(10.0, Duration::from_secs(300)), "5m left");
+        assert_eq!(left(0.0, Duration::ZERO), "");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use kinfold::control::forms::StatusForm;
 use kinfold::control::params::PumpParams;
 
 use crate::failure::Failure;
-use crate::output::Output;
+use crate::output::{Output, Unit};
 use crate::target::{Site, Target};
 
 /// Waits for the answer to a round, and shows on a terminal what is still to come where that takes long.
@@ -19,7 +19,8 @@ pub async fn until_answered<T>(
     answer: impl Future<Output = Result<T, Failure>>,
     output: &Output,
 ) -> Result<T, Failure> {
-    let bar = output.progress(0, "ops");
+    let bar = output.progress(0, Unit::Ops);
+    bar.set_message("syncing");
     let shown = async {
         if bar.is_hidden() {
             return std::future::pending().await;

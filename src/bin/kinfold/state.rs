@@ -38,15 +38,16 @@ pub async fn sync(site: &Site, args: SyncArgs, output: &Output) -> Result<(), Fa
 }
 
 fn show_round(round: &RoundForm, output: &Output) -> Result<(), Failure> {
+    if round.peers == 0 && round.dropboxes == 0 && round.absent.is_empty() {
+        output.note("hint: `kinfold status` shows when each was last heard of");
+        return output.line("no other device is connected; nothing moved");
+    }
     let root = round.state_hash.as_deref().map_or("unknown", short_hash);
     let (devices, pushed) = (counted(u64::from(round.peers), "device"), counted(round.pushed, "op"));
     output.line(format!("{devices}, {pushed} sent, {} received, root {root}", count(round.folded)))?;
     if round.dropboxes > 0 {
         let (places, left) = (crate::dropbox::boxes(round.dropboxes), counted(round.dropbox_pushed, "op"));
         output.line(format!("{places}, {left} left there, {} taken", count(round.dropbox_pulled)))?;
-    }
-    if round.peers == 0 && round.dropboxes == 0 && round.absent.is_empty() {
-        output.note("hint: no other device is reachable; `kinfold status` shows when each was last heard of");
     }
     Ok(())
 }
@@ -119,7 +120,7 @@ pub async fn look_for(
 
 pub async fn wait(site: &Site, args: Wait, output: &Output) -> Result<(), Failure> {
     let target = Target::open(&site.home).await?;
-    let held = held(&target, site, args).await;
+    let held = held(&target, site, args, output).await;
     let names = match &held {
         Ok(held) => names(&target, site, &held.holders).await,
         Err(_) => String::new(),
@@ -142,8 +143,17 @@ async fn names(target: &Target, site: &Site, devices: &[String]) -> String {
     devices.iter().map(name).collect::<Vec<_>>().join(", ")
 }
 
-async fn held(target: &Target, site: &Site, args: Wait) -> Result<WaitForm, Failure> {
+async fn held(target: &Target, site: &Site, args: Wait, output: &Output) -> Result<WaitForm, Failure> {
     target.start_network().await?;
+    let status: StatusForm = target.call(Method::Status, &site.params()).await?;
+    if status.peers.len() < args.on as usize {
+        let others = match status.peers.len() {
+            0 => "no other device belongs".to_owned(),
+            1 => "only 1 other device belongs".to_owned(),
+            more => format!("only {more} other devices belong"),
+        };
+        output.note(format!("{others} to {} so far", site.space_text()));
+    }
     let timeout_ms = args.timeout.map(|span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
     let params = WaitParams { scope: site.scope.clone(), op_id: args.op, on: args.on, timeout_ms };
     target.call(Method::Wait, &params).await
@@ -156,6 +166,8 @@ pub async fn safe_to_sleep(site: &Site, output: &Output) -> Result<(), Failure> 
         Ok(answer) => names(&target, site, &answer.holders).await,
         Err(_) => String::new(),
     };
+    let status: Result<StatusForm, Failure> = target.call(Method::Status, &site.params()).await;
+    let is_alone = status.is_ok_and(|status| status.peers.is_empty());
     target.close().await?;
     let answer = answer?;
     if output.is_json() {
@@ -166,7 +178,7 @@ pub async fn safe_to_sleep(site: &Site, output: &Output) -> Result<(), Failure> 
         let holds = if answer.holders.len() == 1 { "holds" } else { "hold" };
         output.line(format!("{}: {names} {holds} everything", output.paint(Tone::Good, "safe")))?;
     }
-    if answer.safe { Ok(()) } else { Err(Failure::NotSafe { unheld: answer.unheld_ops }) }
+    if answer.safe { Ok(()) } else { Err(Failure::NotSafe { unheld: answer.unheld_ops, is_alone }) }
 }
 
 /// How long to look for a device where there is a drop box to look into.

@@ -22,7 +22,7 @@ use thiserror::Error;
 
 use crate::args::Demo;
 use crate::failure::Failure;
-use crate::output::Output;
+use crate::output::{Output, Unit};
 use crate::target::Interrupt;
 use input::{Input, Side};
 use node::{DemoNode, Homes};
@@ -71,7 +71,7 @@ impl DemoFailure {
 pub async fn run(args: Demo, output: &Output) -> Result<(), Failure> {
     let input = input::read(args.git.as_deref(), args.ops)?;
     let homes = Homes::make(args.keep)?;
-    let bar = output.progress(input.op_count(), "ops");
+    let bar = output.progress(input.op_count(), Unit::Ops);
     bar.enable_steady_tick(Duration::from_millis(100));
     let mut interrupt = Interrupt::listen();
     let outcome = tokio::select! {

@@ -100,6 +100,8 @@ pub struct PeerSeen {
     pub refusal: Option<(String, bool)>,
     /// The place where it was last comes first.
     pub tried: Vec<Tried>,
+    /// It is a name of the settings that leads to no address.
+    pub is_unknown: bool,
 }
 
 /// An address of a peer, and what came back.
@@ -453,6 +455,11 @@ fn peer(peer: &PeerSeen, heard: &[SocketAddr], is_running: bool) -> Check {
             format!("{who} does not answer at {}: it sleeps, is off, or is elsewhere", tried.address),
             "wake it; it is dialled again by itself",
         ),
+        None if peer.is_unknown => fail(
+            NAME,
+            format!("the name in {who} leads to no address"),
+            "see whether `kinfold config get network.peers` is spelled right; a name of a VPN is known while it is up",
+        ),
         None => warn(
             NAME,
             format!("it is not known where {who} is"),
@@ -632,6 +639,11 @@ mod tests {
             away(seen, Answer::Silent);
             seen.peers[0].tried.clear();
         });
+        check("device", State::Fail, "the name in desk leads to no address", |seen| {
+            away(seen, Answer::Silent);
+            seen.peers[0].tried.clear();
+            seen.peers[0].is_unknown = true;
+        });
         check("device", State::Ok, "desk answers at", |seen| {
             away(seen, Answer::Answered);
             seen.node = NodeSeen::NotRunning;
@@ -700,6 +712,7 @@ mod tests {
                 connected: Some("192.168.1.8:4433".into()),
                 refusal: None,
                 tried: Vec::new(),
+                is_unknown: false,
             }],
             wall_ms: YEAR_2026_MS,
         }

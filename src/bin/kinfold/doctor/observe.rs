@@ -205,7 +205,7 @@ async fn peers(
         let found: Vec<SocketAddr> =
             tokio::net::lookup_host(peer).await.map(Iterator::collect).unwrap_or_default();
         if !found.iter().any(|address| connected.contains(&address.to_string())) {
-            wanted.push((named(peer.clone()), found));
+            wanted.push((PeerSeen { is_unknown: found.is_empty(), ..named(peer.clone()) }, found));
         }
     }
     let mut seen = Vec::new();
@@ -243,11 +243,12 @@ fn of_roster(form: &PeerForm) -> PeerSeen {
         connected: form.connected.then(|| form.address.clone().unwrap_or_default()),
         refusal: form.last_refusal.as_ref().map(|refusal| (refusal.why.clone(), refusal.blame == "local")),
         tried: Vec::new(),
+        is_unknown: false,
     }
 }
 
 fn named(name: String) -> PeerSeen {
-    PeerSeen { name, connected: None, refusal: None, tried: Vec::new() }
+    PeerSeen { name, connected: None, refusal: None, tried: Vec::new(), is_unknown: false }
 }
 
 /// How long announcements are listened for: devices answer within a second.

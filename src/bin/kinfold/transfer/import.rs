@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::reader::{Parcel, Refused, Source, reason};
 use crate::args::Import;
 use crate::failure::Failure;
-use crate::output::{Output, Tone, count};
+use crate::output::{Output, Tone, Unit, count};
 use crate::target::{Interrupt, Site, Target};
 
 /// What became of an import.
@@ -24,7 +24,8 @@ struct Summary {
 pub async fn run(site: &Site, args: Import, output: &Output) -> Result<(), Failure> {
     let source = Source::open(&args.file, site.scope.clone())?;
     let target = Target::open(&site.home).await?;
-    let bar = output.progress(source.bytes().unwrap_or(0), "bytes");
+    let bar = output.progress(source.bytes().unwrap_or(0), Unit::Bytes);
+    bar.set_message("importing");
     let mut importing = Importing { target: &target, bar: &bar, output, summary: Summary::default() };
     let outcome = importing.run(source).await;
     let summary = importing.summary;
