@@ -99,6 +99,7 @@ impl Key {
             "log.level" => Setting::Text("info".to_owned()),
             "log.file_bytes_max" => Setting::Integer(4 * 1024 * 1024),
             "log.files_max" => Setting::Integer(5),
+            "gc.grace_days" => Setting::Integer(7),
             "sync.anti_entropy_seconds" => Setting::Integer(match profile {
                 "test" => 5,
                 "manual" => 0,
@@ -183,6 +184,12 @@ pub const KEYS: &[Key] = &[
         Kind::Integer { min: 0, max: 86_400 },
         TakesEffect::AtOnce,
         "between two comparisons with every connected device; 0: only when something changes",
+    ),
+    key(
+        "gc.grace_days",
+        Kind::Integer { min: 0, max: 3_650 },
+        TakesEffect::AtOnce,
+        "how long history stays once every device has attested a checkpoint: the time to notice a mistake",
     ),
     key(
         "control.websocket",

@@ -234,6 +234,11 @@ impl Settings {
         Some(self.integer("sync.anti_entropy_seconds")).filter(|span| *span > 0).map(Duration::from_secs)
     }
 
+    /// How long history stays once every device has attested a checkpoint.
+    pub fn gc_grace(&self) -> Duration {
+        Duration::from_secs(self.integer("gc.grace_days") * 24 * 3_600)
+    }
+
     /// Whether there is a WebSocket beside the Unix socket.
     pub fn has_websocket(&self) -> bool {
         self.flag("control.websocket")

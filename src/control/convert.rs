@@ -231,6 +231,8 @@ impl From<Status> for StatusForm {
             base_checkpoint: status.base.map(|base| base.to_string()),
             adopted: status.adopted.as_ref().map(AdoptedForm::from),
             waiting: status.waiting.as_ref().map(WaitingForm::from),
+            logged_ops: status.logged_count,
+            store_bytes: status.store_bytes,
             ops: status.op_count,
             rows: status.row_count,
             events: status.event_count,

@@ -632,6 +632,7 @@ pub(super) fn node_kind(error: &NodeError) -> &'static str {
         NodeError::StillBehind { .. } => "StillBehind",
         NodeError::NotCompared { .. } => "NotCompared",
         NodeError::NoCheckpoint { .. } => "NoCheckpoint",
+        NodeError::GcHeld { .. } => "GcHeld",
         NodeError::UnknownLog { .. } => "UnknownLog",
         NodeError::BeyondLog { .. } => "BeyondLog",
         NodeError::BeforeBase { .. } => "BeforeBase",
@@ -682,6 +683,7 @@ pub(super) fn node_hint(error: &NodeError) -> Option<String> {
                 .into(),
         ),
         NodeError::NoCheckpoint { why } => checkpoint_hint(why),
+        NodeError::GcHeld { .. } => Some("`kinfold gc why` names it".into()),
         NodeError::NotCompared { .. } => Some("try again once `kinfold status` shows it connected and nothing behind".into()),
         NodeError::StillBehind { .. } => Some("try again once `kinfold status` shows nothing ahead".into()),
         NodeError::Refused(RequestError::NotAuthor) => {

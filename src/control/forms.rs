@@ -300,6 +300,12 @@ pub struct StatusForm {
     pub stable_frontier: Option<BTreeMap<String, u64>>,
     /// The checkpoint the state starts from; null where it starts from nothing.
     pub base_checkpoint: Option<String>,
+    /// Ops that are in the log here, after what the base holds.
+    #[serde(default)]
+    pub logged_ops: u64,
+    /// The length of the store file.
+    #[serde(default)]
+    pub store_bytes: u64,
     /// Ops held.
     pub ops: u64,
     /// Live rows.

@@ -69,6 +69,7 @@ pub const ERROR_KINDS: &[&str] = &[
     "ForeignSpace",
     "ForkedLineage",
     "Frame",
+    "GcHeld",
     "Generation",
     "GenerationConflict",
     "HalfARow",

@@ -25,6 +25,7 @@ use super::dropbox::{self, DropboxForm, DropboxParams, DropboxesForm};
 use super::error::ControlError;
 use super::fence::{self, FenceForm, FenceParams};
 use super::forms::*;
+use super::gc::{self, GcRunForm, GcRunParams, GcWhyForm};
 use super::lease::{
     self, AcquireParams, LeaseForm, LeaseHostForm, LeaseStatusForm, LeaseStatusParams, MoveHostParams,
     ReleaseParams, ReleasedForm, RenewParams,
@@ -158,6 +159,10 @@ methods! {
     /// Begins with a checkpoint of other devices where some of the history is not to be had, or says what it
     /// waits for.
     Rebase = "sync.rebase" (RebaseParams) -> RebaseForm, node rebase::rebase;
+    /// Says what holds back the history that the newest checkpoint could take the place of.
+    GcWhy = "gc.why" (ScopeParams) -> GcWhyForm, node gc::why;
+    /// Drops that history.
+    GcRun = "gc.run" (GcRunParams) -> GcRunForm, node gc::run;
     /// Reads one op by its id or its place, also one that lost.
     Op = "sync.op" (OpParams) -> OpForm, node conflicts::op;
     /// Settles a conflict: with one of its values, a new one, a removal, or an acknowledgement.

@@ -22,6 +22,7 @@ pub mod error;
 pub mod exporter;
 pub mod fence;
 pub mod forms;
+pub mod gc;
 pub mod kinds;
 pub mod lease;
 pub mod ledger;

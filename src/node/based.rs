@@ -14,6 +14,8 @@ use crate::fold::State;
 use crate::fold::checkpoint::ops_of;
 use crate::model::{Frontier, Hlc, SpaceId};
 use crate::store::{KeyRing, Part, ReadError, Store, StoreError};
+use crate::sync::Input;
+use crate::wire::checkpoint::Manifest;
 
 /// What the log of a space is folded onto: nothing, or the state in the checkpoint that its history begins
 /// with. Nothing also where the key of that is not here yet.
@@ -101,6 +103,15 @@ impl Folded {
 }
 
 impl Space {
+    /// Begins the history here with a checkpoint that is whole; durable when this returns.
+    ///
+    /// # Errors
+    /// [`NodeError::Refused`], [`NodeError::Stopped`].
+    pub(super) async fn begin_at(&self, manifest: &Manifest) -> Result<(), NodeError> {
+        let (space, checkpoint, cut) = (self.id(), manifest.hash(), manifest.fields().cut.clone());
+        self.node.request(move |token| Input::Base { space, checkpoint, cut, token }).await
+    }
+
     /// Refuses what needs more of the past than the history here begins with.
     ///
     /// # Errors

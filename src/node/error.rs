@@ -175,6 +175,12 @@ pub enum NodeError {
         /// Why.
         why: super::checkpoint::WhyNoCheckpoint,
     },
+    /// History stays as it is.
+    #[error("no history is dropped: {}", crate::sync::gc::told(.holds))]
+    GcHeld {
+        /// What holds it back; at least one thing.
+        holds: Vec<crate::sync::GcHold>,
+    },
     /// The states of two devices were not compared.
     #[error("the state here was not compared with that of {}: {why}", .device.short())]
     NotCompared {

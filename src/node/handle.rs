@@ -109,6 +109,8 @@ pub(super) struct Held {
     pub(super) attendant: Option<AbortHandle>,
     /// Looks after checkpoints while the network runs.
     pub(super) checkpoints: Option<tokio::task::JoinHandle<()>>,
+    /// Looks after the length of the history meanwhile.
+    pub(super) gc: Option<tokio::task::JoinHandle<()>>,
 }
 
 /// How a node is to be opened.
@@ -302,7 +304,7 @@ impl Node {
         // The engine is not asked for anything more: it may be what does not answer.
         self.0.lifecycle.send_replace(Lifecycle::Stopping);
         let mut stopped = Stopped { tasks_left: held.watchers.stop().await, ..Stopped::default() };
-        if let Some(watch) = held.checkpoints.take() {
+        for watch in [held.checkpoints.take(), held.gc.take()].into_iter().flatten() {
             // What it was fetching goes on from there the next time.
             watch.abort();
             let is_ended = tokio::time::timeout(CHECKPOINTS_END_WITHIN, watch).await.is_ok();
@@ -791,6 +793,7 @@ fn open(builder: NodeBuilder) -> Result<Node, NodeError> {
             Addresses::none()
         },
         rounds_every: settings.anti_entropy(),
+        gc_grace: settings.gc_grace(),
         version: version_writer,
         recent: Arc::clone(&recent),
         serving: Serving::of(&checkpoints),
@@ -837,6 +840,7 @@ fn open(builder: NodeBuilder) -> Result<Node, NodeError> {
             port: None,
             attendant: None,
             checkpoints: None,
+            gc: None,
         }),
         pins,
         version,

@@ -173,6 +173,7 @@ impl Node {
         if held.checkpoints.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
             let news = Arc::clone(&self.checkpoints().news);
             held.checkpoints = self.inner().runtime.spawn(super::checkpoint::watch(self.downgrade(), news));
+            held.gc = self.inner().runtime.spawn(super::gc::watch(self.downgrade()));
         }
     }
 

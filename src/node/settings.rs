@@ -72,7 +72,7 @@ impl Node {
         let file = ConfigFile::of(self.home());
         let read = tokio::task::spawn_blocking(move || file.read()).await;
         let settings = read.expect("reading does not panic and is not aborted")?;
-        let rounds_every = settings.anti_entropy();
+        let (rounds_every, gc_grace) = (settings.anti_entropy(), settings.gc_grace());
         let (before, reloaded) = self.in_force().replace(settings.clone());
         for peer in settings.peers().iter().filter(|peer| !before.peers().contains(peer)) {
             self.add_peer(peer.clone()).await?;
@@ -80,7 +80,7 @@ impl Node {
         for peer in before.peers().iter().filter(|peer| !settings.peers().contains(peer)) {
             self.remove_peer(peer);
         }
-        self.ask(move |core| core.rounds_every = rounds_every).await?;
+        self.ask(move |core| (core.rounds_every, core.gc_grace) = (rounds_every, gc_grace)).await?;
         info!(
             generation = reloaded.generation,
             changed = ?reloaded.changed,

@@ -50,6 +50,10 @@ impl Core {
                 .engine
                 .stable_frontier(space)
                 .map(|stable| stable.iter().map(|(log, tip)| (*log, tip.seq.get())).collect()),
+            logged_count: view
+                .frontier
+                .ops_beyond(&view.base.map(|base| base.floor.clone()).unwrap_or_default()),
+            store_bytes: self.store.file_bytes(),
             op_count: view.frontier.op_count() + view.draft_count,
             row_count: counts.live_rows,
             event_count: counts.events,

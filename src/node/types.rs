@@ -390,6 +390,10 @@ pub struct Status {
     pub positions: Option<Positions>,
     /// Per log: how far every active device holds it; `None` before each has said so.
     pub stable: Option<Vec<(crate::model::LogId, u64)>>,
+    /// Ops that are in the log here, after what the base holds.
+    pub logged_count: u64,
+    /// The length of the store file.
+    pub store_bytes: u64,
     /// Ops held.
     pub op_count: u64,
     /// Live rows.

@@ -541,6 +541,41 @@ mod tests {
         }
     }
 
+    #[test]
+    fn compacting_gives_space_back_and_a_crash_in_it_loses_nothing() {
+        for steps in 0..400 {
+            let mut author = Author::new(1);
+            let (store, disk) = store(&mut author);
+            let batches: Vec<_> = (0..60).map(|_| author.batch(2, 20_000)).collect();
+            let all = author.write(batches.clone());
+            author.commit(&store, vec![all]);
+            let manifest = checkpoint(&store, &author, &ends(&author, &batches[..50]), Wholeness::Whole);
+            let base = write(&author, &manifest, BaseKind::Trim);
+            author.commit(&store, vec![base]);
+            sweep_all(&store, &author.space);
+            let before = disk.bytes().len();
+
+            disk.cut_power_at_sync(disk.sync_count() + steps);
+            let done = store.compact();
+            drop(store);
+
+            for (loss, seed) in [(Loss::All, 0), (Loss::Subset, 1), (Loss::Torn, 2)] {
+                let (store, loaded) = reopen(&disk.after_power_cut(loss, seed));
+                let run = store.run(&author.space, &author.log, Seq::new(100), Seq::new(999), usize::MAX);
+                let case = format!("cut after {steps} syncs, {loss:?} {seed}");
+                assert_eq!(run.unwrap().map(|run| run.last), Some(author.tip().seq), "{case}");
+                assert!(loaded.spaces[0].base.is_some(), "{case}");
+            }
+            if done.is_ok() {
+                let after = disk.bytes().len();
+                assert!(after * 2 < before, "{before} bytes became {after}");
+                assert!(steps > 2, "it was cut off at every step before");
+                return;
+            }
+        }
+        panic!("four hundred syncs are more than compacting takes");
+    }
+
     /// The power goes at every sync of the disk: either nothing is dropped, or the base stands and all that
     /// comes after it, and what is left below goes after the next start.
     #[test]

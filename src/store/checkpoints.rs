@@ -9,9 +9,9 @@ use redb::{ReadableDatabase, WriteTransaction};
 
 use super::disk::guarded;
 use super::error::{Part, StoreError};
-use super::tables::{ATTESTATIONS, CHECKPOINTS, CHUNKS, CONSENTS, SpaceIx};
+use super::tables::{ATTESTATIONS, BATCHES, CHECKPOINTS, CHUNKS, CONSENTS, MOMENTS, SpaceIx};
 use super::{Store, read_lock};
-use crate::model::SpaceId;
+use crate::model::{Frontier, SpaceId, Wall};
 use crate::wire::checkpoint::{Attestation, CheckpointHash, Manifest};
 
 /// How much of a checkpoint is here.
@@ -21,6 +21,33 @@ pub enum Wholeness {
     Partial,
     /// Every chunk is here.
     Whole,
+}
+
+/// When something of a checkpoint came to be, by the wall clock of this device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Moments {
+    /// All of its chunks were here.
+    pub whole: Option<Wall>,
+    /// Every device that is waited for had vouched for it.
+    pub vouched: Option<Wall>,
+}
+
+impl Moments {
+    fn to_bytes(self) -> [u8; 16] {
+        let millis = |at: Option<Wall>| at.map_or(0, Wall::as_millis).to_be_bytes();
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&millis(self.whole));
+        bytes[8..].copy_from_slice(&millis(self.vouched));
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8; 16]) -> Self {
+        let wall = |bytes: &[u8]| match u64::from_be_bytes(bytes.try_into().expect("8 of 16")) {
+            0 => None,
+            millis => Some(Wall::from_millis(millis)),
+        };
+        Self { whole: wall(&bytes[..8]), vouched: wall(&bytes[8..]) }
+    }
 }
 
 /// A checkpoint that is kept.
@@ -200,6 +227,58 @@ impl Store {
         })
     }
 
+    /// When what is told of a checkpoint with this content came to be.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownSpace`], and those of the disk.
+    pub fn moments(&self, space: &SpaceId, content: &[u8; 32]) -> Result<Moments, StoreError> {
+        let ix = self.space_number(space)?;
+        self.reading(|db| {
+            let table = db.begin_read()?.open_table(MOMENTS)?;
+            let found = table.get((ix, *content))?;
+            Ok(found.map(|row| Moments::from_bytes(&row.value())).unwrap_or_default())
+        })
+    }
+
+    /// Notes when what is told of a checkpoint with this content came to be.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownSpace`], and those of the disk.
+    pub fn note_moments(
+        &self,
+        space: &SpaceId,
+        content: &[u8; 32],
+        moments: Moments,
+    ) -> Result<(), StoreError> {
+        let ix = self.space_number(space)?;
+        self.change(|txn| {
+            txn.open_table(MOMENTS)?.insert((ix, *content), moments.to_bytes())?;
+            Ok(())
+        })
+    }
+
+    /// How many bytes of batches there are up to some places of their logs.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownSpace`], and those of the disk.
+    pub fn batch_bytes(&self, space: &SpaceId, through: &Frontier) -> Result<u64, StoreError> {
+        self.space_number(space)?;
+        let mut bytes = 0;
+        for (log, tip) in through.iter() {
+            let Some((log_ix, _)) = self.log_end(space, log) else { continue };
+            let ends = (self.floor_of(log_ix).seq.next().get(), tip.seq.get());
+            bytes += self.reading(|db| {
+                let table = db.begin_read()?.open_table(BATCHES)?;
+                let mut bytes = 0;
+                for row in table.range((log_ix.0, log_ix.1, ends.0)..=(log_ix.0, log_ix.1, ends.1))? {
+                    bytes += row?.1.value().len() as u64;
+                }
+                Ok(bytes)
+            })?;
+        }
+        Ok(bytes)
+    }
+
     /// Forgets every checkpoint of a space but these, with the chunks and words that only others had. The one
     /// that its history begins with stays whatever is asked for, and so does the base before that.
     ///
@@ -223,6 +302,8 @@ impl Store {
             let all = (ix, [0; 32])..=(ix, [0xff; 32]);
             let names: Vec<[u8; 32]> = kept.iter().map(|manifest| *manifest.hash().as_bytes()).collect();
             txn.open_table(CHECKPOINTS)?.retain_in(all.clone(), |(_, hash), _| names.contains(&hash))?;
+            let contents: Vec<[u8; 32]> = kept.iter().map(|manifest| manifest.fields().content).collect();
+            txn.open_table(MOMENTS)?.retain_in(all.clone(), |(_, content), _| contents.contains(&content))?;
             txn.open_table(CHUNKS)?.retain_in(all, |(_, hash), _| chunks.contains(&hash))?;
             let all = (ix, [0; 32], [0; 32])..=(ix, [0xff; 32], [0xff; 32]);
             txn.open_table(ATTESTATIONS)?.retain_in(all, |_, word| {
@@ -261,7 +342,7 @@ mod tests {
     use super::*;
     use crate::crypto::Identity;
     use crate::fold::FOLD_VERSION;
-    use crate::model::{DeviceId, Frontier, KeyId, Root};
+    use crate::model::{DeviceId, KeyId, Root};
     use crate::store::fault::Loss;
     use crate::store::testing::{Author, reopen, store};
     use crate::wire::checkpoint::{AttestationFields, Basis, ManifestFields};
@@ -330,6 +411,35 @@ mod tests {
         let elsewhere = SpaceId::from_bytes([0x77; 32]);
         assert!(matches!(store.put_chunks(&elsewhere, &[chunk(1)]), Err(StoreError::UnknownSpace { .. })));
         assert!(matches!(store.checkpoints(&elsewhere), Err(StoreError::UnknownSpace { .. })));
+    }
+
+    #[test]
+    fn moments_read_back_and_go_with_the_checkpoint_they_are_of() {
+        let mut author = Author::new(1);
+        let (store, disk) = store(&mut author);
+        let space = author.space;
+        let (old, new) = (manifest(space, 1, &[1]), manifest(space, 2, &[1]));
+        let wall = |millis| Some(Wall::from_millis(millis));
+        for manifest in [&old, &new] {
+            let held = HeldCheckpoint { manifest: manifest.clone(), wholeness: Wholeness::Partial };
+            store.put_checkpoint(&held).unwrap();
+        }
+        assert_eq!(store.moments(&space, &[1; 32]).unwrap(), Moments::default());
+
+        store.note_moments(&space, &[1; 32], Moments { whole: wall(5), vouched: wall(9) }).unwrap();
+        store.note_moments(&space, &[2; 32], Moments { whole: wall(6), vouched: None }).unwrap();
+        store.keep_checkpoints(&space, &[new.hash()]).unwrap();
+        drop(store);
+        let (store, _) = reopen(&disk);
+
+        assert_eq!(store.moments(&space, &[1; 32]).unwrap(), Moments::default());
+        assert_eq!(store.moments(&space, &[2; 32]).unwrap(), Moments { whole: wall(6), vouched: None });
+        let elsewhere = SpaceId::from_bytes([0x77; 32]);
+        assert!(matches!(store.moments(&elsewhere, &[1; 32]), Err(StoreError::UnknownSpace { .. })));
+        let noted = store.note_moments(&elsewhere, &[1; 32], Moments::default());
+        assert!(matches!(noted, Err(StoreError::UnknownSpace { .. })));
+        let counted = store.batch_bytes(&elsewhere, &Frontier::new());
+        assert!(matches!(counted, Err(StoreError::UnknownSpace { .. })));
     }
 
     #[test]

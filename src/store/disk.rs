@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::io;
-use std::ops::{Bound, Deref};
+use std::ops::{Bound, Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -42,6 +42,12 @@ impl Deref for OpenDatabase {
 
     fn deref(&self) -> &Database {
         self.0.as_ref().expect("only `drop` takes it out")
+    }
+}
+
+impl DerefMut for OpenDatabase {
+    fn deref_mut(&mut self) -> &mut Database {
+        self.0.as_mut().expect("only `drop` takes it out")
     }
 }
 

@@ -242,6 +242,7 @@ macro_rules! from_engine {
 }
 
 from_engine!(
+    redb::CompactionError,
     redb::DatabaseError,
     redb::TransactionError,
     redb::TableError,

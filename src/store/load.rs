@@ -10,7 +10,8 @@ use super::index::Index;
 use super::tables::{
     ACKS, ATTESTATIONS, BASES, BATCHES, CHECKPOINTS, CHUNKS, DRAFTS, FORKS, FORMAT, KEYS, LEASE_HOMES,
     LEASE_HOSTS, LEASE_KEYS, LEASE_VOTES, LOGS, META, META_COMMITS, META_FORMAT, META_KEY_CHECK,
-    META_STORE_ID, RECORDS, SPACES, SpaceIx, SpaceRow, TIPS, key_check_context, key_context, parse_tip,
+    META_STORE_ID, MOMENTS, RECORDS, SPACES, SpaceIx, SpaceRow, TIPS, key_check_context, key_context,
+    parse_tip,
 };
 use super::vaults::{Vaults, fresh};
 use crate::crypto::EpochKey;
@@ -98,7 +99,7 @@ fn create(db: &Database, vaults: &Vaults) -> Result<(), StoreError> {
 fn make_later_tables(db: &Database) -> Result<(), StoreError> {
     let read = db.begin_read()?;
     let chunks = read.open_table(LEASE_KEYS).map(drop).and_then(|()| read.open_table(CHUNKS).map(drop));
-    match chunks.and_then(|()| read.open_table(BASES).map(drop)) {
+    match chunks.and_then(|()| read.open_table(MOMENTS).map(drop)) {
         Ok(()) => return Ok(()),
         Err(redb::TableError::TableDoesNotExist(_)) => {}
         Err(error) => return Err(error.into()),
@@ -115,6 +116,7 @@ fn open_later_tables(txn: &WriteTransaction) -> Result<(), StoreError> {
     txn.open_table(CHUNKS)?;
     txn.open_table(ATTESTATIONS)?;
     txn.open_table(BASES)?;
+    txn.open_table(MOMENTS)?;
     txn.open_table(LEASE_HOMES)?;
     txn.open_table(LEASE_VOTES)?;
     txn.open_table(LEASE_HOSTS)?;

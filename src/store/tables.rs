@@ -15,6 +15,7 @@
 //! | `checkpoints` | space index, manifest hash 32 | is whole u8 ‖ manifest, `KFM1` |
 //! | `chunks` | space index, BLAKE3 of the value 32 | a sealed chunk of a checkpoint |
 //! | `attestations` | space index, device 32, content hash 32 | as received, `KFT1` |
+//! | `moments` | space index, content hash 32 | since when that checkpoint is whole here, Unix ms u64 BE ‖ since when all vouch for it, u64 BE; zero for not yet |
 //! | `bases` | space index | manifest hash 32 of the checkpoint that the history begins with ‖ that of the base before, zero for none |
 //! | `consents` | space index | content hash 32 of the checkpoint that one attestation is enough for; made with the first |
 //! | `lease homes` | space index | instance u64 BE; absent in the first life of a home |
@@ -55,6 +56,7 @@ pub(super) const DRAFTS: TableDefinition<'_, PlaceIx, &[u8]> = TableDefinition::
 pub(super) const CHECKPOINTS: TableDefinition<'_, HashIx, &[u8]> = TableDefinition::new("checkpoints");
 pub(super) const CHUNKS: TableDefinition<'_, HashIx, &[u8]> = TableDefinition::new("chunks");
 pub(super) const ATTESTATIONS: TableDefinition<'_, WordIx, &[u8]> = TableDefinition::new("attestations");
+pub(super) const MOMENTS: TableDefinition<'_, HashIx, [u8; 16]> = TableDefinition::new("moments");
 pub(super) const BASES: TableDefinition<'_, SpaceIx, [u8; 64]> = TableDefinition::new("bases");
 pub(super) const CONSENTS: TableDefinition<'_, SpaceIx, [u8; 32]> = TableDefinition::new("consents");
 pub(super) const RECORDS: TableDefinition<'_, (SpaceIx, [u8; 32]), &[u8]> = TableDefinition::new("records");

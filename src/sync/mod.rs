@@ -11,6 +11,7 @@ mod deliver;
 pub mod effect;
 mod engine;
 mod fork;
+pub mod gc;
 mod heal;
 mod hold;
 mod ingest;
@@ -30,6 +31,7 @@ pub use effect::{
     Notice, PeerId, Placed, Refusal, RequestError, RosterChange, Stored, Token, WhyNotTaken,
 };
 pub use engine::{Engine, EngineError};
+pub use gc::{GcHold, GcStanding};
 pub use lease::{Driving, LeaseView};
 pub use stable::Divergence;
 pub use txn::{Base, BaseKind, DraftGroup, Loaded, LoadedLease, LoadedSpace, Txn, TxnId, Write};

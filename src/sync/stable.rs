@@ -95,7 +95,7 @@ impl SpaceState {
     }
 
     /// The devices that are waited for.
-    fn active(&self) -> impl Iterator<Item = DeviceId> {
+    pub fn active(&self) -> impl Iterator<Item = DeviceId> {
         self.roster.members().filter(|member| !member.is_dormant).map(|member| member.device)
     }
 
@@ -126,10 +126,11 @@ fn lesser(a: Tip, b: Tip) -> Option<Tip> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use crate::crypto::{EpochKey, Identity};
+    use crate::crypto::{EpochKey, Identity, SealInput, Sealer};
     use crate::model::{Hlc, Incarnation, Scope, Seq, TipHash, Wall};
+    use crate::oplog::ForkProof;
     use crate::roster::{Admit, Author, Change, NewDevice, Role, Roster};
     use crate::sync::space::HeldAck;
     use crate::wire::Ack;
@@ -138,16 +139,16 @@ mod tests {
         Identity::from_secret(&[n; 32])
     }
 
-    fn device(n: u8) -> DeviceId {
+    pub(in crate::sync) fn device(n: u8) -> DeviceId {
         identity(n).device()
     }
 
-    fn log(n: u8) -> LogId {
+    pub(in crate::sync) fn log(n: u8) -> LogId {
         LogId { device: device(n), incarnation: Incarnation::new(1) }
     }
 
     /// A space with devices 1 and 2, and 3, which is blind; this one is 1.
-    fn space() -> SpaceState {
+    pub(in crate::sync) fn space() -> SpaceState {
         let (first, key) = (identity(1), EpochKey::from_bytes([7; 32]));
         let author = Author { identity: &first, key: &key, hlc: Hlc::new(1), entropy: [5; 32] };
         let (mut roster, _) = Roster::found(&author, &Scope::Personal, "one").unwrap();
@@ -159,7 +160,7 @@ mod tests {
         SpaceState::new(Scope::Personal, roster, log(1))
     }
 
-    fn set(space: &mut SpaceState, change: &Change<'_>) {
+    pub(in crate::sync) fn set(space: &mut SpaceState, change: &Change<'_>) {
         let (first, key) = (identity(1), EpochKey::from_bytes([7; 32]));
         let hlc = Hlc::new(space.roster.generation() + 10);
         let author = Author { identity: &first, key: &key, hlc, entropy: [6; 32] };
@@ -187,9 +188,34 @@ mod tests {
     }
 
     /// A device says that it holds these logs up to these places, with a root.
-    fn ack(space: &mut SpaceState, by: u8, tips: &[(u8, u64, u8)], root: u8) {
+    pub(in crate::sync) fn ack(space: &mut SpaceState, by: u8, tips: &[(u8, u64, u8)], root: u8) {
         let (fields, frontier) = fields(space, tips, root);
         keep(space, by, fields, frontier);
+    }
+
+    /// As [`ack`], with ops that the device cannot fold.
+    pub(in crate::sync) fn ack_unknown(space: &mut SpaceState, by: u8, tips: &[(u8, u64, u8)], count: u64) {
+        let (fields, frontier) = fields(space, tips, 1);
+        keep(space, by, AckFields { unknown_count: count, ..fields }, frontier);
+    }
+
+    /// Two histories of the log of device 1.
+    pub(in crate::sync) fn fork(space: &SpaceState) -> ForkProof {
+        let witness = |entropy| {
+            let (identity, key) = (identity(1), EpochKey::from_bytes([7; 32]));
+            let input = SealInput {
+                scope: space.tag,
+                log: log(1),
+                first: Seq::new(1),
+                op_count: 2,
+                roster_gen: 1,
+                prev: TipHash::NONE,
+                body: b"two ops",
+                entropy: [entropy; 32],
+            };
+            Sealer::new(&identity).seal(&identity, &key, &input).witness()
+        };
+        ForkProof::new(&witness(1), &witness(2)).unwrap()
     }
 
     fn keep(space: &mut SpaceState, by: u8, fields: AckFields, frontier: Frontier) {

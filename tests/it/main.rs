@@ -22,6 +22,7 @@ mod epochs;
 mod fleet;
 mod floors;
 mod follow;
+mod gc;
 mod golden;
 mod history;
 mod keeping;

@@ -53,6 +53,7 @@ fn rows() -> Vec<Case> {
         ("sync.op", json!({"op_id": nothing, "place": "x"}), "OpNotNamed"),
         ("sync.op", json!({"op_id": nothing}), "UnknownOp"),
         ("sync.op", json!({"place": "x"}), "BadPlace"),
+        ("gc.run", json!({"now": true}), "GcHeld"),
         ("sync.state_at", json!({"frontier": long_text()}), "BadFrontier"),
         ("sync.state_at", json!({"frontier": "none", "time_ms": 1}), "MomentNotNamed"),
         ("conflicts.list", json!({"of": {"surface": "nowhere", "id": "k"}}), "UnknownSurface"),

@@ -102,6 +102,11 @@ pub enum Command {
     Checkpoint(Checkpoint),
     /// Begins with a checkpoint of other devices where the history before it is not to be had
     Rebase(Rebase),
+    /// What holds back history that a checkpoint could take the place of, and dropping it
+    Gc {
+        #[command(subcommand)]
+        command: Gc,
+    },
     /// Compares states row by row and finds the first that differs; exit 0: all are the same
     Verify(Verify),
     /// The devices of a space, and those that were removed
@@ -386,6 +391,24 @@ pub struct SyncArgs {
     /// How long to look for a device where no node runs
     #[arg(long, default_value = "10s", value_parser = duration, value_name = "DURATION")]
     pub timeout: Duration,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Gc {
+    /// Names the devices and the reasons that hold history back, and says how much would go
+    Why,
+    /// Drops it; a node that runs does that by itself
+    Run(GcRun),
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct GcRun {
+    /// Does not wait for the days in which a mistake can be noticed (config key gc.grace_days)
+    #[arg(long)]
+    pub now: bool,
+    /// With --now, the first 12 characters of the checkpoint, for programs: this cannot be undone
+    #[arg(long, value_name = "CHECKPOINT", requires = "now")]
+    pub yes: Option<String>,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -16,6 +16,7 @@ mod devices;
 mod doctor;
 mod dropbox;
 mod failure;
+mod gc;
 mod history;
 mod home;
 mod intents;
@@ -128,6 +129,7 @@ async fn run(args: Args, output: &Output) -> Result<(), Failure> {
         Command::Policy { command } => policy::run(&site()?, command, output).await,
         Command::Checkpoint(args) => checkpoint::run(&site()?, args, output).await,
         Command::Rebase(args) => rebase::run(&site()?, args, output).await,
+        Command::Gc { command } => gc::run(&site()?, command, output).await,
         Command::Verify(args) => verify::run(&site()?, args, output).await,
         Command::Conflicts { command } => conflicts::run(&site()?, command, output).await,
         Command::Devices { command } => devices::run(&site()?, command, output).await,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use indicatif::HumanBytes;
 use kinfold::control::Method;
 use kinfold::control::forms::{LeaseHostStatusForm, PeerForm, StatusForm};
 use kinfold::control::params::ScopeParam;
@@ -160,6 +161,11 @@ fn this_device(status: &StatusForm, is_offline: bool, output: &Output) -> Vec<St
     let held = [(status.ops, "op"), (status.rows, "row"), (status.events, "event")];
     let held = held.map(|(number, one)| counted(number, one)).join(", ");
     lines.push(labelled("holds", held, output));
+    if let Some(base) = &status.base_checkpoint {
+        let (logged, bytes) = (counted(status.logged_ops, "op"), HumanBytes(status.store_bytes));
+        let text = format!("begins with checkpoint {}, {logged} since; {bytes} stored", short_hash(base));
+        lines.push(labelled("history", text, output));
+    }
     lines.push(labelled("root", &status.state_hash, output));
     let conflicts = match status.conflicts {
         0 => "none".to_owned(),

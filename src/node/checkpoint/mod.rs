@@ -66,6 +66,13 @@ pub(super) struct Serving {
     pub connected_since: u64,
 }
 
+impl Checkpoints {
+    /// Waits until nothing is made, attested, fetched or dropped.
+    pub async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
+    }
+}
+
 impl Serving {
     pub fn of(checkpoints: &Checkpoints) -> Self {
         Self {
