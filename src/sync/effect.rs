@@ -12,7 +12,7 @@ use super::txn::{Txn, TxnId};
 use crate::crypto::{BatchError, EpochKey, SealedBatch, SignatureError};
 use crate::lease;
 use crate::model::{
-    Blame, DeviceId, Dot, Frontier, Hlc, LeaseEpoch, LogId, Op, OpId, Root, Scope, Seq, SpaceId, TipHash,
+    Blame, DeviceId, Dot, Frontier, Hlc, LeaseEpoch, LogId, Op, OpId, Root, Scope, Seq, SpaceId, Tip, TipHash,
 };
 use crate::oplog::Seen;
 use crate::roster::{NotAuthor, Role, RosterError};
@@ -278,6 +278,16 @@ pub enum Input {
         cut: Frontier,
         /// Who waits.
         token: Token,
+    },
+    /// Ops of an own log after a place that no other device is known to hold are written again, and then dropped
+    /// from it: a checkpoint is about to take the place of that log, and may be of another history of it.
+    WriteAgain {
+        /// The space.
+        space: SpaceId,
+        /// The log.
+        log: LogId,
+        /// The last place that another device holds.
+        to: Tip,
     },
     /// No checkpoint is looked for any more: what is held of a space is told, see [`Engine::hold_back`].
     ///

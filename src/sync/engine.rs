@@ -162,6 +162,7 @@ impl Engine {
             Input::Round { with, token } => self.round(&with, token),
             Input::Seal { space } => self.seal_drafts(space),
             Input::Base { space, checkpoint, cut, token } => self.begin_at(space, checkpoint, cut, token),
+            Input::WriteAgain { space, log, to } => self.write_again_after(space, log, to),
             Input::Release { space } => self.release(space),
             Input::Doubt => self.doubt(),
             Input::Tick => self.tick(now),

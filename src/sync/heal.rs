@@ -144,8 +144,12 @@ impl Engine {
             let seqs = vec![common.seq.next(), end];
             self.look_up(space, log, seqs, LookUpReason::Ends { peer, common });
         } else {
-            let scope = state.tag;
+            let (scope, is_below) = (state.tag, common.seq < floor.seq);
             self.send(peer, &Message::Parting { scope, log, common, ends: None });
+            if is_below {
+                // What stands is in the checkpoint: whoever holds another history begins with that.
+                self.tell_floor(peer, space);
+            }
         }
     }
 
@@ -340,6 +344,24 @@ impl Engine {
             self.emit(Effect::Reissue { space, log, after: to.seq, through: held.seq });
         } else if log.device != own {
             self.truncate(space, log, to);
+        }
+    }
+
+    /// Has what an own log holds after a place written again and then dropped. Where that is the log being
+    /// written, a new one is begun.
+    pub(super) fn write_again_after(&mut self, space: SpaceId, log: LogId, to: Tip) {
+        let own = self.identity.device();
+        let Some(state) = self.spaces.get(&space) else { return };
+        let held = state.durable.tip(&log);
+        if log.device != own || held.seq <= to.seq || state.reissues.contains_key(&log) {
+            return;
+        }
+        if log == state.author.log() {
+            self.begin_new_log(space);
+        }
+        if let Some(state) = self.spaces.get_mut(&space) {
+            state.reissues.insert(log, to);
+            self.emit(Effect::Reissue { space, log, after: to.seq, through: held.seq });
         }
     }
 

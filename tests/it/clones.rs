@@ -96,6 +96,54 @@ async fn a_home_put_back_twice_with_a_mark_that_fits_keeps_all_three_lives() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_home_put_back_behind_what_the_others_have_dropped_keeps_what_either_life_wrote() {
+    let (a, b) = (Home::init("a"), Home::init("b"));
+    let (at_a, at_b) = (a.open().await, b.open().await);
+    invite(&at_a, &at_b, "b", Role::Admin).await;
+    write(&at_a, "shared").await;
+    meet(&at_a, &at_b).await;
+    close(at_a).await;
+    let backup = a.copy();
+
+    // What it wrote then is in a checkpoint that both have attested, and in no log any more.
+    let at_a = a.open().await;
+    write(&at_a, "first").await;
+    meet(&at_a, &at_b).await;
+    let dropped = async {
+        loop {
+            if at_b
+                .personal()
+                .checkpoint()
+                .await
+                .is_ok_and(|made| made.checkpoint.op_count == op_count(&at_a))
+            {
+                at_b.personal().exchange_checkpoints().await.unwrap();
+                if at_b.personal().checkpoints().unwrap()[0].attested_by.len() == 2 {
+                    return at_b.personal().trim().await.unwrap();
+                }
+            }
+            at_b.sync().await.unwrap();
+        }
+    };
+    timeout(PATIENCE, dropped).await.expect("in time");
+    close(at_a).await;
+    rewind(&a, &backup);
+
+    let at_a = a.open().await;
+    write(&at_a, "second").await;
+    meet(&at_a, &at_b).await;
+
+    agree(&[&at_a, &at_b], &["shared", "first", "second"]).await;
+    for node in [at_a, at_b] {
+        close(node).await;
+    }
+}
+
+fn op_count(node: &Node) -> u64 {
+    node.personal().frontier().op_count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_live_copies_of_one_home_are_two_logs_of_one_device() {
     two_copies_are_used(Home::copy).await;
 }

@@ -18,7 +18,7 @@ use super::{Checkpoints, Standing, complete, to_keep};
 use crate::crypto::{EpochKey, chunk};
 use crate::fold::FOLD_VERSION;
 use crate::fold::checkpoint::{ContentHasher, StatePieces, ops_of};
-use crate::model::{DeviceId, Dot, Frontier, SpaceId};
+use crate::model::{DeviceId, Dot, Frontier, LogId, SpaceId, Tip};
 use crate::net::Link;
 use crate::node::core::Core;
 use crate::node::error::NodeError;
@@ -258,6 +258,11 @@ impl Space {
             }
             return Ok(Taken::Refused);
         }
+        self.write_own_again(&fields.cut).await?;
+        if let Some(device) = self.other_history(fields).await? {
+            waits(WhyWaiting::OtherHistory { device });
+            return Ok(Taken::Later);
+        }
         complete(store, manifest)?;
         let (checkpoint, cut) = (manifest.hash(), fields.cut.clone());
         match self.node.request(move |token| Input::Base { space, checkpoint, cut, token }).await {
@@ -291,27 +296,61 @@ impl Space {
         self.node.request(move |token| Input::Change { space, change, token }).await
     }
 
-    /// Whether what is here of a checkpoint is what it says, and of the history that is held here.
+    /// Has ops of this device written again that no other device is known to hold, in own logs that end before
+    /// a cut or part from it: the checkpoint is of another history of them, of a life that this disk has
+    /// forgotten. What is in both counts once.
+    async fn write_own_again(&self, cut: &Frontier) -> Result<(), NodeError> {
+        let (space, cut, store) = (self.id(), cut.clone(), self.node.store().clone());
+        let own = self.node.ask(move |core| core.own_logs_within(space, &cut)).await?;
+        let floor = store.base(&space).map(|base| base.floor).unwrap_or_default();
+        let is_end = |log: &LogId, tip: &Tip| -> Result<bool, StoreError> {
+            let batch = store.batch_at(&space, log, tip.seq)?;
+            Ok(batch.is_some_and(|batch| batch.header().last() == tip.seq && batch.link() == tip.hash))
+        };
+        for OwnLog { log, held, end, said } in own {
+            if floor.tip(&log) == end || held.seq >= end.seq && is_end(&log, &end)? {
+                continue;
+            }
+            let mut to = floor.tip(&log);
+            for tip in said.into_iter().filter(|tip| tip.seq <= held.seq) {
+                if tip.seq > to.seq && is_end(&log, &tip)? {
+                    to = tip;
+                }
+            }
+            self.node.ask(move |core| core.tell(Input::WriteAgain { space, log, to })).await?;
+        }
+        let mut version = self.node.version();
+        loop {
+            version.mark_unchanged();
+            if self.node.ask(move |core| core.engine.to_reissue(space).is_empty()).await? {
+                return Ok(());
+            }
+            version.changed().await.map_err(|_| NodeError::Stopped)?;
+        }
+    }
+
+    /// The device of a log of which another history is held here than the checkpoint is of.
+    async fn other_history(&self, fields: &ManifestFields) -> Result<Option<DeviceId>, NodeError> {
+        let (space, store, fields) = (self.id(), self.node.store().clone(), fields.clone());
+        let asked = self.node.ask(move |core| Some(core.engine.space(space)?.frontier.clone()));
+        let frontier = asked.await?.ok_or(NodeError::Stopped)?;
+        Ok(self.node.blocking(move || other_history(&store, &fields, &frontier)).await?)
+    }
+
+    /// Whether what is here of a checkpoint is what it says.
     async fn examine(
         &self,
         standing: &Standing,
         manifest: &Manifest,
     ) -> Result<Result<(), WhyWaiting>, NodeError> {
-        let (store, frontier) = (self.node.store().clone(), standing.frontier.clone());
+        let store = self.node.store().clone();
         let (fields, reads) = (manifest.fields().clone(), standing.reads);
         let key = standing.keys.iter().find(|key| key.id() == fields.key_id).cloned();
-        let look = move || -> Result<Result<(), WhyWaiting>, StoreError> {
-            if let Some(device) = other_history(&store, &fields, &frontier)? {
-                return Ok(Err(WhyWaiting::OtherHistory { device }));
-            }
-            match (reads, key) {
-                (false, _) => Ok(Ok(())),
-                (true, None) => Ok(Err(WhyWaiting::KeyMissing)),
-                (true, Some(key)) if is_content(&store, &key, &fields)? => Ok(Ok(())),
-                (true, Some(_)) => Ok(Err(WhyWaiting::Content)),
-            }
+        let Some(key) = key.filter(|_| reads) else {
+            return Ok(if reads { Err(WhyWaiting::KeyMissing) } else { Ok(()) });
         };
-        Ok(self.node.blocking(look).await?)
+        let is_it = self.node.blocking(move || is_content(&store, &key, &fields)).await?;
+        Ok(if is_it { Ok(()) } else { Err(WhyWaiting::Content) })
     }
 
     /// Drops checkpoints that are of no use any more, with what was fetched of them.
@@ -327,7 +366,34 @@ impl Space {
     }
 }
 
+/// An own log that a checkpoint speaks of.
+struct OwnLog {
+    log: LogId,
+    /// Where it ends here.
+    held: Tip,
+    /// Where it ends in the cut.
+    end: Tip,
+    /// Where others have said that it ends.
+    said: Vec<Tip>,
+}
+
 impl Core {
+    /// Own logs of a cut of which something is here.
+    fn own_logs_within(&self, space: SpaceId, cut: &Frontier) -> Vec<OwnLog> {
+        let Some(view) = self.engine.space(space) else { return Vec::new() };
+        let own = self.engine.device();
+        let others: Vec<DeviceId> =
+            view.roster.members().map(|member| member.device).filter(|device| *device != own).collect();
+        let said = |log: &LogId| {
+            let acks = others.iter().filter_map(|device| self.engine.ack_of(space, device));
+            acks.map(|ack| ack.frontier.tip(log)).filter(|tip| *tip != Tip::NONE).collect()
+        };
+        let within = cut.iter().filter(|(log, _)| log.device == own);
+        let within = within.map(|(log, end)| (*log, view.frontier.tip(log), *end));
+        let held = within.filter(|(_, held, _)| *held != Tip::NONE);
+        held.map(|(log, held, end)| OwnLog { log, held, end, said: said(&log) }).collect()
+    }
+
     /// Whether the history of a space has no beginning here that peers could continue.
     pub(in crate::node) fn begins_anew(&self, space: SpaceId) -> bool {
         self.engine.is_held_back(space) || self.serving.below.contains(&space)
@@ -431,13 +497,9 @@ impl Space {
     }
 }
 
-/// Words of devices of the space that read, but for this one: it asks because it does not know.
+/// Words of devices of the space that read. One of this device's own is from before a backup was put back.
 fn believed(words: Vec<Attestation>, standing: &Standing) -> Vec<Attestation> {
-    let is_believed = |word: &Attestation| {
-        let device = word.fields().device;
-        device != standing.own && standing.readers.contains(&device)
-    };
-    words.into_iter().filter(is_believed).collect()
+    words.into_iter().filter(|word| standing.readers.contains(&word.fields().device)).collect()
 }
 
 /// Who attests a checkpoint: having folded every op, and having begun with another's checkpoint.
@@ -548,7 +610,7 @@ const REFUSED_MAX: usize = 64;
 mod tests {
     use super::*;
     use crate::crypto::Identity;
-    use crate::model::{KeyId, LogId, Root, Seq, Tip, TipHash};
+    use crate::model::{KeyId, Root, Seq, TipHash};
     use crate::store::testing::{Author, store};
     use crate::wire::checkpoint::AttestationFields;
 
@@ -603,22 +665,21 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_believed_who_does_not_read_the_space_nor_this_device_itself() {
+    fn nobody_is_believed_who_does_not_read_the_space() {
         let of = fields(SpaceId::from_bytes([9; 32]), Frontier::new());
         let standing = Standing {
-            own: identity(3).device(),
             reads: true,
             begins_anew: true,
             frontier: Frontier::new(),
             key: None,
             keys: Vec::new(),
-            readers: [1, 2, 3].map(|n| identity(n).device()).into(),
+            readers: [1, 3].map(|n| identity(n).device()).into(),
         };
 
         let words = believed((1..=4).map(|n| word(&of, n, Basis::Log)).collect(), &standing);
 
         let devices: Vec<DeviceId> = words.iter().map(|word| word.fields().device).collect();
-        assert_eq!(devices, [1, 2].map(|n| identity(n).device()));
+        assert_eq!(devices, [1, 3].map(|n| identity(n).device()), "this one too, from before a backup");
     }
 
     #[test]

@@ -193,7 +193,6 @@ fn complete(store: &Store, manifest: &Manifest) -> Result<(), StoreError> {
 
 /// What this device is in a space, for its checkpoints.
 struct Standing {
-    own: DeviceId,
     reads: bool,
     /// Whether the history here may begin with a checkpoint of others, because it has no beginning.
     begins_anew: bool,
@@ -210,7 +209,6 @@ impl Core {
         let own = self.engine.device();
         let readers = view.roster.members().filter(|member| member.role.holds_keys());
         Some(Standing {
-            own,
             begins_anew: self.begins_anew(space),
             reads: view.roster.role_of(&own).is_some_and(Role::holds_keys),
             frontier: view.frontier.clone(),
