@@ -92,7 +92,7 @@ impl Inventory {
             .keys()
             .filter_map(|name| match name.kind {
                 Kind::Batches { log, .. } => Some(log),
-                Kind::Roster { .. } | Kind::Acks => None,
+                Kind::Roster { .. } | Kind::Acks | Kind::Checkpoint { .. } => None,
             })
             .collect();
         logs.dedup();
@@ -141,7 +141,7 @@ impl Inventory {
                 let Kind::Batches { first, .. } = name.kind else { continue };
                 let end = run.last().and_then(|last| match last.kind {
                     Kind::Batches { last, .. } => Some(last),
-                    Kind::Roster { .. } | Kind::Acks => None,
+                    Kind::Roster { .. } | Kind::Acks | Kind::Checkpoint { .. } => None,
                 });
                 if name.bytes >= *limit || end.is_some_and(|end| end.next() != first) {
                     run.clear();
@@ -167,7 +167,7 @@ impl Inventory {
     ) -> Vec<ObjectName> {
         let place = |name: &ObjectName| match name.kind {
             Kind::Batches { first, last, link, .. } if is_ours(last, link) => Some((first, last, *name)),
-            Kind::Batches { .. } | Kind::Roster { .. } | Kind::Acks => None,
+            Kind::Batches { .. } | Kind::Roster { .. } | Kind::Acks | Kind::Checkpoint { .. } => None,
         };
         let mut own: Vec<(Seq, Seq, ObjectName)> =
             self.of_log(log).filter(|name| name.writer == writer).filter_map(place).collect();

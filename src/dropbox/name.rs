@@ -7,6 +7,7 @@
 //! | `b` batches of one log | log tag 16 digits, first position, last position, first 16 digits of the link at its end |
 //! | `r` a roster | first 16 digits of its digest |
 //! | `a` acks | nothing |
+//! | `c` part of a checkpoint | first 16 digits of its name, number of the part; 0 is its manifest with attestations |
 //!
 //! Writer and log are tags, so that a list of names tells no device: the first 8 bytes of
 //! `BLAKE3("kinfold drop box writer v1" ‖ space 32 ‖ device 32)` and of
@@ -60,6 +61,13 @@ pub enum Kind {
     },
     /// Acks.
     Acks,
+    /// Part of a checkpoint.
+    Checkpoint {
+        /// The beginning of its name.
+        checkpoint: [u8; 8],
+        /// Which part; 0 is its manifest with attestations.
+        part: u32,
+    },
 }
 
 /// The name of an object.
@@ -109,6 +117,10 @@ impl ObjectName {
             },
             "r" => Kind::Roster { digest: digits(fields.next()?)? },
             "a" => Kind::Acks,
+            "c" => Kind::Checkpoint {
+                checkpoint: digits(fields.next()?)?,
+                part: number(fields.next()?).and_then(|part| u32::try_from(part).ok())?,
+            },
             _ => return None,
         };
         if let Kind::Batches { first, last, .. } = kind
@@ -127,7 +139,7 @@ impl ObjectName {
             Kind::Batches { log, first, last, link } if log == tag && first <= next && next <= last => {
                 Some((last, link))
             }
-            Kind::Batches { .. } | Kind::Roster { .. } | Kind::Acks => None,
+            Kind::Batches { .. } | Kind::Roster { .. } | Kind::Acks | Kind::Checkpoint { .. } => None,
         }
     }
 }
@@ -142,6 +154,7 @@ impl fmt::Display for ObjectName {
             }
             Kind::Roster { digest } => write!(f, "r.{writer}.{}", hex(digest))?,
             Kind::Acks => write!(f, "a.{writer}")?,
+            Kind::Checkpoint { checkpoint, part } => write!(f, "c.{writer}.{}.{part:x}", hex(checkpoint))?,
         }
         write!(f, ".{:x}.{}.kfx", self.bytes, hex(&self.hash))
     }
@@ -217,6 +230,10 @@ mod tests {
             sample(Kind::Acks).to_string(),
             "a.0be7dd31500c47f2.4.e0e806811d05c9e844b01e84082545f7.kfx"
         );
+        assert_eq!(
+            sample(Kind::Checkpoint { checkpoint: [9; 8], part: 18 }).to_string(),
+            "c.0be7dd31500c47f2.0909090909090909.12.4.e0e806811d05c9e844b01e84082545f7.kfx"
+        );
         // Encrypted folders leave names of 143 bytes.
         let longest = Kind::Batches {
             log: LogTag([0; 8]),
@@ -229,7 +246,8 @@ mod tests {
 
     #[test]
     fn a_name_reads_back_also_from_what_synced_folders_make_of_it() {
-        for kind in [batches(), Kind::Roster { digest: [8; 8] }, Kind::Acks] {
+        let part = Kind::Checkpoint { checkpoint: [9; 8], part: u32::MAX };
+        for kind in [batches(), Kind::Roster { digest: [8; 8] }, Kind::Acks, part] {
             let name = sample(kind);
             let text = name.to_string();
             let stem = text.strip_suffix(".kfx").unwrap();
@@ -267,7 +285,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_name_is_read_or_passed_over(text in "\\PC{0,200}", fields in "[bra](\\.[0-9a-f]{0,34}){0,8}") {
+        fn any_name_is_read_or_passed_over(text in "\\PC{0,200}", fields in "[brac](\\.[0-9a-f]{0,34}){0,8}") {
             let _ = ObjectName::parse(&text);
             if let Some(name) = ObjectName::parse(&fields) {
                 prop_assert_eq!(ObjectName::parse(&name.to_string()), Some(name));

@@ -329,6 +329,80 @@ async fn a_device_that_was_removed_meanwhile_is_given_no_checkpoint() {
     }
 }
 
+/// A device wakes, has a round with its drop box, does something, leaves what is new, and sleeps again.
+async fn awake<T>(device: Device, deed: impl AsyncFnOnce(&Node) -> T) -> (Device, T) {
+    device.node.start().await.unwrap();
+    device.node.sync().await.unwrap();
+    let done = deed(&device.node).await;
+    device.node.sync().await.unwrap();
+    device.node.stop().await.unwrap();
+    (device.again().await, done)
+}
+
+/// The objects in a drop box that hold the beginning of a log.
+fn beginnings(folder: &std::path::Path) -> Vec<String> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let within = entry.unwrap().path();
+        if within.is_dir() {
+            let files = std::fs::read_dir(within).unwrap();
+            names.extend(files.map(|file| file.unwrap().file_name().into_string().unwrap()));
+        }
+    }
+    names.retain(|name| {
+        let kind = kinfold::dropbox::ObjectName::parse(name).map(|name| name.kind);
+        matches!(kind, Some(kinfold::dropbox::Kind::Batches { first, .. }) if first.get() == 1)
+    });
+    names
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_that_are_never_awake_together_drop_history_and_one_that_was_away_begins_behind_it() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let (a, b, c) = (device("a").await, device("b").await, device("c").await);
+    invite(&a.node, &b.node, "b", Role::Admin).await;
+    invite(&a.node, &c.node, "c", Role::Member).await;
+    for node in [&a.node, &b.node, &c.node] {
+        node.add_dropbox(folder.path().to_str().unwrap(), kinfold::model::Scope::Personal).await.unwrap();
+    }
+    let away = c.node.device();
+    let (a, ()) = awake(a, async |node| write(node, "a", 0..100).await).await;
+    let (b, ()) = awake(b, async |node| write(node, "b", 0..100).await).await;
+    let (c, ()) = awake(c, async |node| write(node, "c", 0..20).await).await;
+    let (a, ()) = awake(a, async |node| {
+        node.personal().set_activity(away, Activity::Dormant).await.unwrap();
+        write(node, "a", 100..300).await;
+    })
+    .await;
+    let (b, ()) = awake(b, async |node| write(node, "b", 100..150).await).await;
+    write(&c.node, "c", 20..60).await;
+    assert!(beginnings(folder.path()).len() >= 3);
+
+    // One makes a checkpoint, the other attests it when it wakes, and both drop what it holds.
+    let (a, made) = awake(a, async |node| node.personal().checkpoint().await.unwrap().checkpoint).await;
+    let (b, ()) = awake(b, async |_| ()).await;
+    let (a, ()) = awake(a, async |node| {
+        let newest = node.personal().checkpoints().unwrap().swap_remove(0);
+        assert_eq!((newest.hash, newest.attested_by.len()), (made.hash, 2));
+        node.personal().trim().await.unwrap();
+    })
+    .await;
+    let (b, _) = awake(b, async |node| node.personal().trim().await.unwrap()).await;
+    let (a, ()) = awake(a, async |_| ()).await;
+
+    let (c, status) = awake(c, async |node| node.status().await.unwrap()).await;
+    assert_eq!((status.base, status.waiting), (Some(made.hash), None));
+    let (a, at_a) = awake(a, async |node| node.status().await.unwrap()).await;
+    let (b, at_b) = awake(b, async |node| node.status().await.unwrap()).await;
+    let (c, at_c) = awake(c, async |node| node.status().await.unwrap()).await;
+
+    assert_eq!((at_a.op_count, at_b.op_count, at_c.op_count), (510, 510, 510));
+    assert_eq!((at_a.state_hash, at_b.state_hash), (at_c.state_hash, at_c.state_hash));
+    assert!(at_b.devices.iter().all(|device| !device.is_dormant), "by its own word");
+    assert_eq!(beginnings(folder.path()), Vec::<String>::new(), "what the checkpoint holds has gone");
+    drop((a, b, c));
+}
+
 #[test]
 fn a_person_is_told_what_is_waited_for_and_may_say_that_one_will_do() {
     let (one, two) = (Home::init("one"), Home::init("two"));

@@ -141,7 +141,8 @@ impl Importing<'_> {
                 self.miss(entry);
                 return Ok(());
             }
-            Some(Chunk::Unknown(_)) => {
+            // Checkpoints go by drop boxes; a file that holds one brings the rest.
+            Some(Chunk::Manifests(_) | Chunk::Attestations(_) | Chunk::Chunks(_) | Chunk::Unknown(_)) => {
                 self.imported.unknown_parts += 1;
                 return Ok(());
             }
@@ -201,7 +202,10 @@ impl Importing<'_> {
             (ChunkKind::Batches(range), _) => missing.push(Missing::Ops(range)),
             (ChunkKind::Records, _) => missing.push(Missing::Records),
             (ChunkKind::Acks, _) => missing.push(Missing::Acks),
-            (ChunkKind::Unknown(_), _) => missing.push(Missing::Unknown),
+            (
+                ChunkKind::Manifests | ChunkKind::Attestations | ChunkKind::Chunks | ChunkKind::Unknown(_),
+                _,
+            ) => missing.push(Missing::Unknown),
         }
     }
 }

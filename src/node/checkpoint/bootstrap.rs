@@ -116,6 +116,26 @@ pub enum Consent {
     Given,
 }
 
+/// A checkpoint that was left somewhere.
+pub(in crate::node) struct Left {
+    /// What it is.
+    pub manifest: Manifest,
+    /// What is said of it there.
+    pub words: Vec<Attestation>,
+    /// Whether its chunks lie there too: whoever has left them begins with it.
+    pub is_base: bool,
+}
+
+/// What became of a [`Left`] checkpoint.
+pub(in crate::node) enum Brought {
+    /// It is whole here, or of no use.
+    Done,
+    /// These chunks are to be brought.
+    Wants(Vec<[u8; 32]>),
+    /// It may be of use later.
+    Later,
+}
+
 /// What beginning with a checkpoint came to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -213,7 +233,7 @@ impl Space {
     /// Begins with a checkpoint, as far as everything that is asked for is here.
     pub(super) async fn begin_with(
         &self,
-        link: &Link,
+        link: Option<&Link>,
         standing: &Standing,
         manifest: &Manifest,
         words: &[Attestation],
@@ -274,6 +294,7 @@ impl Space {
             Err(error) => return Err(error),
         }
         checkpoints.begun(space);
+        checkpoints.revise();
         store.forget_consent(&space)?;
         if standing.reads {
             // For those that wait for every device before they drop what is within.
@@ -283,6 +304,34 @@ impl Space {
         Ok(Taken::Whole)
     }
 
+    /// Takes a checkpoint that was left somewhere, as far as its chunks are here.
+    pub(in crate::node) async fn take_left(&self, left: &Left) -> Result<Brought, NodeError> {
+        let (space, store, checkpoints) = (self.id(), self.node.store(), self.node.checkpoints());
+        let _turn = checkpoints.turn.lock().await;
+        let hash = left.manifest.hash();
+        let asked = self.node.ask(move |core| core.checkpoint_standing(space));
+        let Some(mut standing) = asked.await?.filter(|_| !checkpoints.is_refused(&hash)) else {
+            return Ok(Brought::Done);
+        };
+        // Everything that continues a log here was taken before: the rest is not to be had there.
+        standing.begins_anew |= left.is_base || checkpoints.wishes(space);
+        super::exchange::keep_words(store, &space, &standing, &store.checkpoints(&space)?, &left.words)?;
+        if self.take(None, &standing, &left.manifest, &left.words).await? != Taken::Later {
+            return Ok(Brought::Done);
+        }
+        let is_it = |waiting: &Waiting| waiting.checkpoint == hash;
+        match self.waiting().filter(is_it).map(|waiting| waiting.why) {
+            Some(WhyWaiting::Fetching { .. }) => {}
+            Some(_) => return Ok(Brought::Later),
+            None if store.checkpoints(&space)?.iter().all(|held| held.manifest.hash() != hash) => {
+                return Ok(Brought::Later);
+            }
+            None => {}
+        }
+        let missing = store.missing_chunks(&space, &left.manifest.fields().chunks)?;
+        Ok(if missing.is_empty() { Brought::Later } else { Brought::Wants(missing) })
+    }
+
     /// Says that this device is back, where nothing waits for it any more and it holds what a connected device
     /// does.
     pub(super) async fn come_back(&self) -> Result<(), NodeError> {
@@ -290,6 +339,26 @@ impl Space {
         if !self.node.ask(move |core| core.is_back(space)).await? {
             return Ok(());
         }
+        self.say_active().await
+    }
+
+    /// As [`Space::come_back`], after a round with a drop box, from which everything that is there was taken.
+    pub(in crate::node) async fn come_back_by_box(&self) -> Result<(), NodeError> {
+        let space = self.id();
+        let is_back = self.node.ask(move |core| {
+            let now = crate::clock::uptime();
+            let before = core.serving.box_seen.replace(now);
+            let was_away = before.is_none_or(|before| now.saturating_sub(before) > AWAY_AFTER);
+            if was_away && core.engine.peers().is_empty() {
+                core.serving.connected_since = crate::clock::wall().as_millis();
+            }
+            core.was_called_dormant(space)
+        });
+        if is_back.await? { self.say_active().await } else { Ok(()) }
+    }
+
+    async fn say_active(&self) -> Result<(), NodeError> {
+        let space = self.id();
         info!("this device was away for long; it is waited for again");
         let device = self.node.device();
         let change = RosterChange::Active { device };
@@ -401,18 +470,20 @@ impl Core {
 
     /// Whether this device was called dormant while it was away, and holds now what the others do.
     fn is_back(&self, space: SpaceId) -> bool {
-        let Some(view) = self.engine.space(space).filter(|view| view.is_active) else { return false };
-        let own = self.engine.device();
-        // Somebody may say it of a device that is here; that stands until it has been away.
-        let Some(since) = view.roster.dormant_since(&own) else { return false };
-        if since.millis() >= self.serving.connected_since || self.serving.below.contains(&space) {
-            return false;
-        }
+        let Some(view) = self.engine.space(space) else { return false };
         let holds_all = |device: &DeviceId| {
             let known = self.engine.announced(space, device);
             known.is_some_and(|known| known.ops_beyond(view.frontier) == 0)
         };
-        !self.engine.is_held_back(space) && self.engine.peers().iter().any(|peer| holds_all(&peer.device))
+        self.was_called_dormant(space) && self.engine.peers().iter().any(|peer| holds_all(&peer.device))
+    }
+
+    /// Whether this device was called dormant while it was away, and its history has a beginning.
+    fn was_called_dormant(&self, space: SpaceId) -> bool {
+        let Some(view) = self.engine.space(space).filter(|view| view.is_active) else { return false };
+        // Somebody may say it of a device that is here; that stands until it has been away.
+        let Some(since) = view.roster.dormant_since(&self.engine.device()) else { return false };
+        since.millis() < self.serving.connected_since && !self.begins_anew(space)
     }
 }
 
@@ -599,6 +670,9 @@ fn is_content(store: &Store, key: &EpochKey, fields: &ManifestFields) -> Result<
 
 /// Devices that have folded every op to a checkpoint before another one begins with it unasked.
 pub const ATTESTATIONS_NEEDED: usize = 2;
+
+/// A device that has not looked into its drop box for so long was away.
+const AWAY_AFTER: std::time::Duration = std::time::Duration::from_secs(3_600);
 
 /// Manifests that are kept while a device waits for one of them, before those that came first go.
 const HELD_MAX: usize = 8;

@@ -152,7 +152,7 @@ impl Space {
                 None => fetch_manifest(link, &space, theirs).await,
             };
             let Some(manifest) = manifest else { continue };
-            if self.take(link, standing, &manifest, &news.words).await? == Taken::Whole {
+            if self.take(Some(link), standing, &manifest, &news.words).await? == Taken::Whole {
                 info!(checkpoint = %theirs, "a checkpoint is whole here");
                 return Ok(true);
             }
@@ -180,9 +180,9 @@ impl Space {
         Ok(Some(News { held: theirs, base, words }))
     }
 
-    async fn take(
+    pub(super) async fn take(
         &self,
-        link: &Link,
+        link: Option<&Link>,
         standing: &Standing,
         manifest: &Manifest,
         words: &[Attestation],
@@ -245,11 +245,16 @@ impl Space {
         Ok(Taken::Whole)
     }
 
-    /// Fetches the chunks that are not here; what has arrived is kept if the rest does not come. Whether all
+    /// Fetches the chunks that are not here, where there is somebody to ask; what has arrived is kept if the rest does not come. Whether all
     /// are here.
-    pub(super) async fn fetch_chunks(&self, link: &Link, manifest: &Manifest) -> Result<bool, NodeError> {
+    pub(super) async fn fetch_chunks(
+        &self,
+        link: Option<&Link>,
+        manifest: &Manifest,
+    ) -> Result<bool, NodeError> {
         let (space, store) = (manifest.fields().space, self.node.store());
         let missing = store.missing_chunks(&space, &manifest.fields().chunks)?;
+        let Some(link) = link else { return Ok(missing.is_empty()) };
         let mut arrived: Vec<Bytes> = Vec::new();
         for wanted in missing.chunks(ASKED_AT_ONCE) {
             let hashes = wanted;

@@ -21,6 +21,7 @@ use thiserror::Error;
 use tokio::sync::{Notify, RwLock};
 
 pub use self::bootstrap::{ATTESTATIONS_NEEDED, Adopted, Consent, Rebased, Waiting, WhyWaiting};
+pub(super) use self::bootstrap::{Brought, Left};
 pub(super) use self::exchange::watch;
 use super::core::Core;
 use super::error::NodeError;
@@ -43,6 +44,8 @@ pub(super) struct Checkpoints {
     pub busy: Arc<RwLock<()>>,
     /// Chunks that came from other devices.
     fetched: AtomicU64,
+    /// Rises with what others may be told of checkpoints.
+    revised: AtomicU64,
     /// For tests: how many may come in this run.
     #[cfg(feature = "sim")]
     fetched_max: Mutex<Option<u64>>,
@@ -64,6 +67,8 @@ pub(super) struct Serving {
     pub below: BTreeSet<SpaceId>,
     /// Since when some device is connected without a break, by the wall clock in Unix milliseconds.
     pub connected_since: u64,
+    /// When this device last had a round with a drop box, on the uptime clock.
+    box_seen: Option<std::time::Duration>,
 }
 
 impl Checkpoints {
@@ -80,7 +85,8 @@ impl Serving {
             busy: Arc::clone(&checkpoints.busy),
             answering: Arc::default(),
             below: BTreeSet::new(),
-            connected_since: u64::MAX,
+            connected_since: 0,
+            box_seen: None,
         }
     }
 }
@@ -203,6 +209,17 @@ struct Standing {
     readers: BTreeSet<DeviceId>,
 }
 
+impl Checkpoints {
+    /// Changes whenever there is something new to be told of checkpoints.
+    pub fn revision(&self) -> u64 {
+        self.revised.load(std::sync::atomic::Ordering::Acquire)
+    }
+
+    fn revise(&self) {
+        self.revised.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+    }
+}
+
 impl Core {
     fn checkpoint_standing(&self, space: SpaceId) -> Option<Standing> {
         let view = self.engine.space(space).filter(|view| view.is_active)?;
@@ -315,7 +332,9 @@ impl Space {
             basis: self.basis()?,
         };
         let word = Attestation::sign(self.node.identity(), fields);
-        Ok(self.node.store().put_attestation(&of.space, &word)?)
+        self.node.store().put_attestation(&of.space, &word)?;
+        self.node.checkpoints().revise();
+        Ok(())
     }
 }
 

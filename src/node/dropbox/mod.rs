@@ -1,5 +1,6 @@
 //! The drop boxes of a node: which there are, and how each is doing.
 
+mod checkpoint;
 mod pull;
 mod push;
 mod record;

@@ -43,7 +43,8 @@ impl Round<'_> {
                 shown.not_taken_ops = not_taken_ops;
             }
         });
-        self.pull_acks(memory).await
+        self.pull_acks(memory).await?;
+        self.pull_checkpoints(memory).await
     }
 
     async fn held(&self) -> Result<Held, NodeError> {
@@ -166,8 +167,8 @@ impl Round<'_> {
                     acks.iter().for_each(|ack| remember_ack(memory, name, ack));
                     delivery.acks.extend(acks);
                 }
-                // Of a later version, which is not this one's to judge.
-                Ok(Chunk::Unknown(_)) => {}
+                // Checkpoints are taken by themselves; what is of a later version is not this one's to judge.
+                Ok(Chunk::Manifests(_) | Chunk::Attestations(_) | Chunk::Chunks(_) | Chunk::Unknown(_)) => {}
                 Err(_) => return false,
             }
             at = end;

@@ -26,9 +26,10 @@ impl Round<'_> {
         let space = self.space;
         let holdings = self.node.ask(move |core| core.holdings(space)).await?.ok_or(NodeError::Stopped)?;
         let logs: Vec<(LogId, Tip)> = holdings.frontier.iter().map(|(log, tip)| (*log, *tip)).collect();
+        let left = self.left_cut(&self.node.store().checkpoints(&space)?);
         let mut starts = Vec::new();
         for (log, tip) in logs {
-            let start = self.covered(log, tip)?;
+            let start = self.covered(log, tip, left.tip(&log).seq)?;
             starts.push((log, tip, start));
         }
         let mut pending: u64 =
@@ -46,6 +47,7 @@ impl Round<'_> {
             self.tidy(memory, log, tip).await?;
         }
         self.push_acks(memory, &holdings).await?;
+        self.push_checkpoints(memory).await?;
         // What is there by half of this device's own is there whole by now, under another name.
         let partial = std::mem::take(&mut self.inventory.partial);
         for name in partial.into_iter().chain(damaged) {
@@ -60,12 +62,12 @@ impl Round<'_> {
     }
 
     /// How far the history held here lies there already.
-    fn covered(&self, log: LogId, tip: Tip) -> Result<Seq, StoreError> {
+    fn covered(&self, log: LogId, tip: Tip, left: Seq) -> Result<Seq, StoreError> {
         let mut failure = None;
         let tag = LogTag::of(&self.space, &log);
         // What lies below the base is here in a checkpoint only, and cannot be left as batches.
         let base = self.node.store().base(&self.space);
-        let floor = base.map_or(Seq::ZERO, |base| base.floor.tip(&log).seq);
+        let floor = base.map_or(Seq::ZERO, |base| base.floor.tip(&log).seq).max(left);
         let end = self.inventory.covered(tag, floor, |last, link| {
             self.is_ours(log, tip, last, link).unwrap_or_else(|error| {
                 failure = Some(error);
@@ -123,7 +125,11 @@ impl Round<'_> {
         Ok(Some(load))
     }
 
-    async fn put(&mut self, kind: Kind, chunks: &[(ChunkEntry, Bytes)]) -> Result<ObjectName, RoundError> {
+    pub(super) async fn put(
+        &mut self,
+        kind: Kind,
+        chunks: &[(ChunkEntry, Bytes)],
+    ) -> Result<ObjectName, RoundError> {
         let bytes = object(self.node.identity(), self.space.tag(), clock::wall(), chunks)
             .expect("an object has few chunks and names no logs");
         let name = ObjectName::new(kind, self.writer, &bytes);

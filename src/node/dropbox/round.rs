@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tracing::{debug, warn};
 
+use super::checkpoint::WordKey;
 use super::{DropBox, Moved};
 use crate::clock;
 use crate::dropbox::{DropboxError, Inventory, LogTag, ObjectName, Shelf, WriterTag};
@@ -11,6 +12,7 @@ use crate::model::{DeviceId, Frontier, LogId, Seq, SpaceId};
 use crate::node::core::chain_of;
 use crate::node::error::NodeError;
 use crate::node::handle::Node;
+use crate::node::space::{Place, Space};
 
 /// What a node remembers of a drop box while it runs. Forgetting it costs reading again, nothing else.
 #[derive(Default)]
@@ -20,6 +22,8 @@ pub(in crate::node) struct Memory {
     pub tried: BTreeMap<ObjectName, Tried>,
     /// Acks that lie there, by device: the number, and in which object.
     pub acks: BTreeMap<DeviceId, (u64, ObjectName)>,
+    /// Who attests a checkpoint, by what the object says that lies there.
+    pub words: BTreeMap<ObjectName, BTreeSet<WordKey>>,
     /// What was held after the last round that went well.
     pub settled: Option<[u8; 32]>,
 }
@@ -131,10 +135,13 @@ impl Round<'_> {
         let there: BTreeSet<ObjectName> = self.inventory.objects().map(|(name, _)| *name).collect();
         memory.tried.retain(|name, _| there.contains(name));
         memory.acks.retain(|_, (_, name)| there.contains(name));
+        memory.words.retain(|name, _| there.contains(name));
         self.pull(memory).await?;
         self.dropbox.show(|shown| shown.pulled_at = Some(clock::uptime()));
         self.push(memory).await?;
         self.dropbox.show(|shown| shown.pushed_at = Some(clock::uptime()));
+        let space = Space { node: self.node.clone(), place: Place::Fixed(self.space) };
+        space.come_back_by_box().await?;
         memory.settled = self.node.mark_of(self.space).await?;
         Ok(())
     }
@@ -148,12 +155,14 @@ impl Round<'_> {
 impl Node {
     /// Stands for what this device could leave in a drop box; changes when that does.
     pub(super) async fn mark_of(&self, space: SpaceId) -> Result<Option<[u8; 32]>, NodeError> {
+        let revision = self.checkpoints().revision();
         self.ask(move |core| {
             let view = core.engine.space(space)?;
             let mut hasher = blake3::Hasher::new();
             hasher.update(&view.frontier.digest());
             hasher.update(&view.draft_count.to_be_bytes());
             hasher.update(&view.roster.digest());
+            hasher.update(&revision.to_be_bytes());
             for (device, number, _) in core.engine.ack_frames(space) {
                 hasher.update(device.as_bytes());
                 hasher.update(&number.to_be_bytes());

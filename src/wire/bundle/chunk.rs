@@ -2,6 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::super::checkpoint::{Attestation, CHUNK_SEALED_BYTES_MAX};
 use super::{BundleError, take};
 use crate::crypto::BatchHeader;
 use crate::model::limits::{FRAME_BYTES_MAX, RECORD_BYTES_MAX};
@@ -16,6 +17,12 @@ pub enum ChunkKind {
     Batches(LogRange),
     /// Acks.
     Acks,
+    /// Manifests of checkpoints.
+    Manifests,
+    /// Attestations of checkpoints.
+    Attestations,
+    /// Sealed chunks of checkpoints.
+    Chunks,
     /// Something of a later version, by its number.
     Unknown(u16),
 }
@@ -53,6 +60,12 @@ pub enum Chunk {
     Batches(Vec<Bytes>),
     /// Message frames of kind 5.
     Acks(Vec<Bytes>),
+    /// Manifests, `KFM1`.
+    Manifests(Vec<Bytes>),
+    /// Attestations, `KFT1`.
+    Attestations(Vec<Bytes>),
+    /// Sealed chunks of checkpoints.
+    Chunks(Vec<Bytes>),
     /// Something of a later version.
     Unknown(u16),
 }
@@ -73,6 +86,9 @@ impl ChunkEntry {
             }),
             BATCHES | 0 => return Err(malformed()),
             ACKS => ChunkKind::Acks,
+            MANIFESTS => ChunkKind::Manifests,
+            ATTESTATIONS => ChunkKind::Attestations,
+            CHUNKS => ChunkKind::Chunks,
             other => ChunkKind::Unknown(other),
         };
         let byte_count = u32::from_be_bytes(take(bytes, 6));
@@ -89,6 +105,9 @@ impl ChunkEntry {
             ChunkKind::Records => RECORDS,
             ChunkKind::Batches(_) => BATCHES,
             ChunkKind::Acks => ACKS,
+            ChunkKind::Manifests => MANIFESTS,
+            ChunkKind::Attestations => ATTESTATIONS,
+            ChunkKind::Chunks => CHUNKS,
             ChunkKind::Unknown(kind) => kind,
         };
         out.extend_from_slice(&kind.to_be_bytes());
@@ -100,7 +119,12 @@ impl ChunkEntry {
                 out.extend_from_slice(&range.first.get().to_be_bytes());
                 out.extend_from_slice(&range.last.get().to_be_bytes());
             }
-            ChunkKind::Records | ChunkKind::Acks | ChunkKind::Unknown(_) => {
+            ChunkKind::Records
+            | ChunkKind::Acks
+            | ChunkKind::Manifests
+            | ChunkKind::Attestations
+            | ChunkKind::Chunks
+            | ChunkKind::Unknown(_) => {
                 out.extend_from_slice(&[0; 56]);
             }
         }
@@ -137,6 +161,21 @@ impl ChunkEntry {
                 let found = acks.len();
                 (Chunk::Acks(acks), found)
             }
+            ChunkKind::Manifests => {
+                let manifests = framed(bytes.clone(), FRAME_BYTES_MAX)?;
+                let found = manifests.len();
+                (Chunk::Manifests(manifests), found)
+            }
+            ChunkKind::Attestations => {
+                let words = framed(bytes.clone(), Attestation::BYTES)?;
+                let found = words.len();
+                (Chunk::Attestations(words), found)
+            }
+            ChunkKind::Chunks => {
+                let chunks = framed(bytes.clone(), CHUNK_SEALED_BYTES_MAX)?;
+                let found = chunks.len();
+                (Chunk::Chunks(chunks), found)
+            }
             ChunkKind::Unknown(kind) => return Ok(Chunk::Unknown(kind)),
         };
         if u32::try_from(found) == Ok(self.items) { Ok(chunk) } else { Err(BundleError::ChunkForm) }
@@ -151,6 +190,21 @@ pub fn records(records: impl IntoIterator<Item = Bytes>) -> Vec<(ChunkEntry, Byt
 /// Chunks of acks; each is a whole message frame.
 pub fn acks(acks: impl IntoIterator<Item = Bytes>) -> Vec<(ChunkEntry, Bytes)> {
     frames(ChunkKind::Acks, acks)
+}
+
+/// Chunks of manifests of checkpoints, each of at most [`FRAME_BYTES_MAX`].
+pub fn manifests(manifests: impl IntoIterator<Item = Bytes>) -> Vec<(ChunkEntry, Bytes)> {
+    frames(ChunkKind::Manifests, manifests)
+}
+
+/// Chunks of attestations.
+pub fn attestations(words: impl IntoIterator<Item = Bytes>) -> Vec<(ChunkEntry, Bytes)> {
+    frames(ChunkKind::Attestations, words)
+}
+
+/// Chunks of sealed chunks of checkpoints.
+pub fn chunks(chunks: impl IntoIterator<Item = Bytes>) -> Vec<(ChunkEntry, Bytes)> {
+    frames(ChunkKind::Chunks, chunks)
 }
 
 /// The entry of a chunk of whole, consecutive batches of one log; `None` where it is not that.
@@ -231,6 +285,9 @@ pub const CHUNK_BYTES_WANTED: usize = 1024 * 1024;
 const RECORDS: u16 = 1;
 const BATCHES: u16 = 2;
 const ACKS: u16 = 3;
+const MANIFESTS: u16 = 5;
+const ATTESTATIONS: u16 = 6;
+const CHUNKS: u16 = 7;
 const LENGTH_BYTES: usize = 4;
 
 const _: () = assert!(CHUNK_BYTES_WANTED + FRAME_BYTES_MAX <= CHUNK_BYTES_MAX);

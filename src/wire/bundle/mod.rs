@@ -19,7 +19,7 @@
 //!
 //! | offset | bytes | field |
 //! |---|---|---|
-//! | 0 | 2 | kind: 1 records, 2 batches, 3 acks; others are skipped |
+//! | 0 | 2 | kind: 1 records, 2 batches, 3 acks, 5 manifests, 6 attestations, 7 chunks of checkpoints; others are skipped |
 //! | 2 | 4 | items |
 //! | 6 | 4 | bytes, at most 2 MiB |
 //! | 10 | 40 | batches: the log; else zero |
@@ -29,8 +29,8 @@
 //!
 //! Integers are big-endian. The signature covers the hash of every chunk, so it covers the whole;
 //! and the head comes first, so a file that was cut off says what is missing. Chunks hold what they
-//! hold exactly as it was received: batches one after the other, records and acks (whole frames of
-//! kind 5, with the full frontier) each after its length u32.
+//! hold exactly as it was received: batches one after the other, all else (acks are whole frames of kind
+//! 5, with the full frontier) each item after its length u32.
 
 mod chunk;
 #[cfg(test)]
@@ -39,7 +39,8 @@ mod tests;
 use thiserror::Error;
 
 pub use chunk::{
-    CHUNK_BYTES_MAX, CHUNK_BYTES_WANTED, Chunk, ChunkEntry, ChunkKind, LogRange, acks, batches, records,
+    CHUNK_BYTES_MAX, CHUNK_BYTES_WANTED, Chunk, ChunkEntry, ChunkKind, LogRange, acks, attestations, batches,
+    chunks, manifests, records,
 };
 
 use crate::crypto::{Identity, SignatureError, verify};

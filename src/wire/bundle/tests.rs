@@ -59,6 +59,9 @@ fn a_head_reads_back_with_every_kind_of_chunk() {
     let mut chunks: Vec<ChunkEntry> = records([Bytes::from_static(b"r")]).iter().map(|(e, _)| *e).collect();
     chunks.push(batches(&body).expect("batches"));
     chunks.extend(acks([Bytes::from_static(b"a"), Bytes::from_static(b"")]).iter().map(|(e, _)| *e));
+    for of in [manifests, attestations, super::chunks] {
+        chunks.extend(of(vec![Bytes::from_static(b"item")]).iter().map(|(e, _)| *e));
+    }
     chunks.push(ChunkEntry { kind: ChunkKind::Unknown(9), items: 4, bytes: 1, hash: [9; 32] });
     let head = head(chunks);
 
@@ -187,12 +190,15 @@ proptest! {
     }
 
     #[test]
-    fn any_chunk_opens_or_is_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300), kind in 0u8..4, items in 0u32..4) {
+    fn any_chunk_opens_or_is_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300), kind in 0u8..7, items in 0u32..4) {
         let range = LogRange { log: log(), first: Seq::new(1), last: Seq::new(2) };
         let kind = match kind {
             0 => ChunkKind::Records,
             1 => ChunkKind::Batches(range),
             2 => ChunkKind::Acks,
+            3 => ChunkKind::Manifests,
+            4 => ChunkKind::Attestations,
+            5 => ChunkKind::Chunks,
             other => ChunkKind::Unknown(u16::from(other)),
         };
         let bytes = Bytes::from(bytes);
