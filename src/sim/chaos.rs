@@ -20,6 +20,9 @@ impl World {
         if self.knobs.trust_permille > 0 && self.rng.happens(self.knobs.trust_permille) {
             self.shake_trust(host)?;
         }
+        if self.knobs.gc_permille > 0 && self.rng.happens(self.knobs.gc_permille) {
+            self.tend_history(host)?;
+        }
         match self.rng.below(1_000) {
             0..600 if self.hosts[host].is_blind => {}
             0..600 => self.write(host),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::disk::{self, Disk, DiskError};
+use super::gc::Made;
 use crate::crypto::SealedBatch;
 use crate::fold::State;
 use crate::model::{DeviceId, Dot, Frontier, Hlc, LogId, OpId, Root, Seq, SpaceId, TipHash};
@@ -64,6 +65,14 @@ pub enum Violation {
     RefusedContent {
         /// The content.
         marker: u64,
+    },
+    /// A device folds its own log to something else than the checkpoint that another has made of it.
+    #[error("device {device} folds its log of {space:?} to another checkpoint than the one that was made")]
+    CheckpointsDiffer {
+        /// Where.
+        device: usize,
+        /// The space.
+        space: SpaceId,
     },
     /// An ack claims what its signer's disk does not hold.
     #[error("device {device} has acknowledged more of {space:?} than its disk holds")]
@@ -208,6 +217,10 @@ pub struct Checks {
     pub refused: BTreeSet<u64>,
     /// Roots compared so far.
     pub compared_count: u64,
+    /// Checkpoints that were made, and who attests them.
+    pub(super) checkpoints: Vec<Made>,
+    /// How often history was dropped.
+    pub base_count: u64,
 }
 
 impl Checks {
@@ -275,12 +288,20 @@ impl Checks {
                 Write::Record { bytes, .. } | Write::Ack { bytes, .. } | Write::ForkProof { bytes, .. } => {
                     hide(device, bytes)?;
                 }
+                Write::Base { space, cut, .. } => {
+                    self.base_count += 1;
+                    let ever = self.ever.entry((own, *space)).or_default();
+                    for (log, tip) in cut.iter() {
+                        if !ever.covers(log, tip.seq) {
+                            ever.set(*log, *tip);
+                        }
+                    }
+                }
                 Write::Truncate { space, log, .. } => {
                     self.truncated.insert((device, *space, *log));
                 }
                 Write::Key { .. }
                 | Write::Space { .. }
-                | Write::Base { .. }
                 | Write::DraftsSealed { .. }
                 | Write::LeaseHome { .. }
                 | Write::LeaseVote { .. }
@@ -375,7 +396,7 @@ impl Checks {
     pub fn end(&self, disk: &Disk, space: &SpaceId) -> Result<(), Violation> {
         let mut found: BTreeMap<u64, BTreeSet<(Dot, Hlc)>> = BTreeMap::new();
         for log in disk.logs(space) {
-            for op in disk.ops_from(space, &log, Seq::new(1)) {
+            for op in disk.every_op(space, &log) {
                 if let Some(marker) = marker_of(&op.body) {
                     found.entry(marker).or_default().insert(identity(&op));
                 }
@@ -414,7 +435,7 @@ pub fn identity(op: &disk::StoredOp) -> (Dot, Hlc) {
 /// Every op on a disk.
 pub fn identities(disk: &Disk, space: &SpaceId) -> BTreeSet<(Dot, Hlc)> {
     let logs = disk.logs(space);
-    let ops = logs.iter().flat_map(|log| disk.ops_from(space, log, Seq::new(1)).collect::<Vec<_>>());
+    let ops = logs.iter().flat_map(|log| disk.every_op(space, log).collect::<Vec<_>>());
     ops.map(|op| identity(&op)).collect()
 }
 
@@ -422,7 +443,7 @@ pub fn identities(disk: &Disk, space: &SpaceId) -> BTreeSet<(Dot, Hlc)> {
 pub fn markers(disk: &Disk) -> BTreeSet<u64> {
     let spaces: Vec<SpaceId> = disk.spaces().map(|(space, _)| space).collect();
     let logs = spaces.iter().flat_map(|space| disk.logs(space).into_iter().map(move |log| (space, log)));
-    let ops = logs.flat_map(|(space, log)| disk.ops_from(space, &log, Seq::new(1)).collect::<Vec<_>>());
+    let ops = logs.flat_map(|(space, log)| disk.every_op(space, &log).collect::<Vec<_>>());
     ops.filter_map(|op| marker_of(&op.body)).collect()
 }
 

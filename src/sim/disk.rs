@@ -3,6 +3,7 @@
 //! It checks what the real store checks, so an engine that asks for the impossible is found here.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -10,6 +11,7 @@ use crate::crypto::{EpochKey, Opener, SealedBatch};
 use crate::lease::{DesignationState, HostState};
 use crate::model::{DeviceId, Dot, Frontier, Hlc, KeyId, LogId, RecordHash, Scope, Seq, SpaceId, Tip};
 use crate::sync::{Base, BaseKind, DraftGroup, Loaded, LoadedLease, LoadedSpace, Txn, Write};
+use crate::wire::checkpoint::CheckpointHash;
 use crate::wire::{BodyReader, BodyWriter};
 
 /// A write that does not fit what is stored.
@@ -52,10 +54,22 @@ pub enum DiskError {
     },
 }
 
+/// A checkpoint as it is kept.
+#[derive(Clone, Debug, Default)]
+pub struct Kept {
+    /// Its cut.
+    pub cut: Frontier,
+    /// The state there.
+    pub pieces: Vec<Vec<u8>>,
+    /// The batches it has taken the place of, for checkers only.
+    pub archive: BTreeMap<LogId, Vec<SealedBatch>>,
+}
+
 /// Everything one device has made durable.
 #[derive(Clone, Debug, Default)]
 pub struct Disk {
     spaces: BTreeMap<SpaceId, DiskSpace>,
+    checkpoints: BTreeMap<CheckpointHash, Arc<Kept>>,
 }
 
 #[derive(Clone, Debug)]
@@ -77,6 +91,8 @@ struct DiskSpace {
 #[derive(Clone, Debug)]
 struct DiskLog {
     floor: Tip,
+    /// What the base has taken the place of; nobody but a checker sees it.
+    archive: Vec<SealedBatch>,
     batches: Vec<SealedBatch>,
     drafts: Vec<DraftGroup>,
 }
@@ -135,9 +151,12 @@ impl Disk {
                 }
             }
             Write::Base { space, checkpoint, cut, kind } => {
+                let kept = self.checkpoints.get(checkpoint).cloned().unwrap_or_default();
                 let row = self.space(space)?;
                 for (log, floor) in cut.iter() {
-                    row.logs.entry(*log).or_default().lay_floor(*log, *floor, *kind)?;
+                    let disk_log = row.logs.entry(*log).or_default();
+                    disk_log.lay_floor(*log, *floor, *kind)?;
+                    disk_log.archive = kept.archive.get(log).cloned().unwrap_or_default();
                 }
                 row.base = Some(Base { checkpoint: *checkpoint, floor: cut.clone() });
             }
@@ -242,6 +261,34 @@ impl Disk {
         self.log(space, &dot.log).is_some_and(|log| dot.seq <= log.end())
     }
 
+    /// Keeps a checkpoint, whole.
+    pub fn keep(&mut self, hash: CheckpointHash, kept: Arc<Kept>) {
+        self.checkpoints.insert(hash, kept);
+    }
+
+    /// A checkpoint that is kept.
+    pub fn checkpoint(&self, hash: &CheckpointHash) -> Option<&Kept> {
+        self.checkpoints.get(hash).map(|kept| &**kept)
+    }
+
+    /// Whether batches end just where a cut says, or a log begins there.
+    pub fn holds_cut(&self, space: &SpaceId, cut: &Frontier) -> bool {
+        cut.iter().all(|(log, tip)| {
+            let is_end = |batch: &SealedBatch| batch.header().last() == tip.seq && batch.link() == tip.hash;
+            self.log(space, log).is_some_and(|log| log.floor == *tip || log.batches.iter().any(is_end))
+        })
+    }
+
+    /// Everything that ever lay within a cut here, for checkers.
+    pub fn archive_to(&self, space: &SpaceId, cut: &Frontier) -> BTreeMap<LogId, Vec<SealedBatch>> {
+        let archive = |(id, tip): (&LogId, &Tip)| {
+            let log = self.log(space, id)?;
+            let all = log.archive.iter().chain(&log.batches);
+            Some((*id, all.filter(|batch| batch.header().last() <= tip.seq).cloned().collect()))
+        };
+        cut.iter().filter_map(archive).collect()
+    }
+
     /// Where the history of a space begins.
     pub fn base(&self, space: &SpaceId) -> Option<&Base> {
         self.spaces.get(space)?.base.as_ref()
@@ -280,6 +327,20 @@ impl Disk {
     /// One op, sealed or not, where its key is held.
     pub fn op(&self, space: &SpaceId, dot: &Dot) -> Option<StoredOp> {
         self.ops_from(space, &dot.log, dot.seq).next()
+    }
+
+    /// Every op of a log that was ever here, with those that the base has taken the place of: for checkers.
+    pub fn every_op(&self, space: &SpaceId, log: &LogId) -> impl Iterator<Item = StoredOp> {
+        let archive = self.log(space, log).map(|log| &log.archive[..]).unwrap_or_default();
+        let keys = self.spaces.get(space).map(|row| &row.keys);
+        let mut opener = Opener::new();
+        let log = *log;
+        let archived = archive.iter().map_while(move |batch| {
+            let header = batch.header();
+            let body = opener.open(keys?.get(&header.key_id)?, batch).ok()?;
+            Some(ops(log, header.first, header.op_count, &body))
+        });
+        archived.flatten().chain(self.ops_from(space, &log, Seq::new(1)).collect::<Vec<_>>())
     }
 
     /// Every op of a log from a position on, as far as keys are held.
@@ -328,7 +389,7 @@ impl DiskSpace {
 
 impl Default for DiskLog {
     fn default() -> Self {
-        Self { floor: Tip::NONE, batches: Vec::new(), drafts: Vec::new() }
+        Self { floor: Tip::NONE, archive: Vec::new(), batches: Vec::new(), drafts: Vec::new() }
     }
 }
 

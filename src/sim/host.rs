@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::check::{Answer, CANARY, Checks, Violation};
 use super::disk::Disk;
 use super::rng::Rng;
-use super::shell::{brief, continues, fold_disk, fold_run, seen};
+use super::shell::{brief, continues, first_state, fold_disk, fold_run, seen};
 use crate::crypto::{EpochKey, Identity};
 use crate::fold::State;
 use crate::model::{
@@ -20,6 +20,7 @@ use crate::roster::{Author, Role, Roster};
 use crate::sync::{
     Authored, Effect, Engine, Input, Notice, PeerId, Refusal, RosterChange, Stored, Token, Txn, TxnId, Write,
 };
+use crate::wire::checkpoint::CheckpointHash;
 use crate::wire::{OpView, Welcome};
 
 /// What a device asks of the world.
@@ -67,6 +68,8 @@ pub(super) enum Request {
     Rotate,
     /// One round with every peer.
     Round,
+    /// The history of a space is to begin with a checkpoint.
+    BeginAt(SpaceId, CheckpointHash),
 }
 
 /// What a step may touch.
@@ -344,7 +347,7 @@ impl Host {
     /// The index of a space has been built beside.
     pub fn loaded(&mut self, space: SpaceId, env: &mut Env<'_>) -> Result<(), Violation> {
         let Some(life) = &mut self.life else { return Ok(()) };
-        life.indexes.insert(space, Some(State::new(space)));
+        life.indexes.insert(space, Some(first_state(&self.disk, &space)));
         self.catch_up(space);
         if let Some(life) = &mut self.life {
             life.carries.extend(life.engine.to_carry_over());
@@ -390,7 +393,7 @@ impl Host {
                 self.reissue(&order);
             } else if life.is_asking {
                 life.is_asking = false;
-                self.ask();
+                self.ask(env);
             } else {
                 return Ok(());
             }
@@ -435,7 +438,7 @@ impl Host {
             }
             Effect::CatchUp { space } => self.catch_up(space),
             Effect::Refold { space } => {
-                life.indexes.insert(space, Some(State::new(space)));
+                life.indexes.insert(space, Some(first_state(&self.disk, &space)));
                 self.catch_up(space);
             }
             Effect::Send { peer, frame } => {
@@ -534,6 +537,9 @@ impl Host {
                 let ack = life.engine.ack_of(space, &device);
                 env.out.extend(ack.map(|ack| Out::Acked(space, device, ack.frontier.clone())));
             }
+            Notice::BelowFloor { space, checkpoint, .. } => {
+                life.requests.push_back(Request::BeginAt(space, checkpoint));
+            }
             Notice::RecordRefused { why, .. } => {
                 return Err(Violation::RecordRefused { device, why: why.to_string() });
             }
@@ -543,7 +549,6 @@ impl Host {
             | Notice::Fork { .. }
             | Notice::Truncated { .. }
             | Notice::Based { .. }
-            | Notice::BelowFloor { .. }
             | Notice::Removed { .. }
             | Notice::Rotated { .. }
             | Notice::RotationTaken { .. }
@@ -571,7 +576,7 @@ impl Host {
     }
 
     /// What the people at the device have asked for, once the network has been heard.
-    fn ask(&mut self) {
+    fn ask(&mut self, env: &Env<'_>) {
         let Some(life) = &mut self.life else { return };
         let Some(space) = life.engine.personal() else { return };
         if !life.engine.to_carry_over().is_empty() {
@@ -609,6 +614,14 @@ impl Host {
                 Request::Join(Welcome { space, records, keys }) => {
                     life.waiting.insert(token, Waiting::Join);
                     life.inputs.push_back(Input::Join { space, records, keys, token });
+                }
+                Request::BeginAt(space, checkpoint) => {
+                    let made = env.checks.checkpoints.iter().find(|made| made.hash == checkpoint);
+                    let Some(kept) = made.map(|made| Arc::clone(&made.kept)) else { continue };
+                    let cut = kept.cut.clone();
+                    self.disk.keep(checkpoint, kept);
+                    life.waiting.insert(token, Waiting::Unit);
+                    life.inputs.push_back(Input::Base { space, checkpoint, cut, token });
                 }
                 Request::Round => {
                     life.waiting.insert(token, Waiting::Round);

@@ -12,6 +12,7 @@ mod based;
 mod chaos;
 pub mod check;
 pub mod disk;
+mod gc;
 mod host;
 pub mod lease;
 mod network;
@@ -32,6 +33,9 @@ pub struct Knobs {
     pub devices: Option<usize>,
     /// How often what happens is about trust (restores, copies, removals, new keys), of a thousand.
     pub trust_permille: u64,
+    /// How often what happens is about dropping history (a checkpoint is made, attested, begun with), of a
+    /// thousand.
+    pub gc_permille: u64,
     /// Commits that fail while a device's store is ill, of a thousand.
     pub commit_fail_permille: u64,
     /// Parcels that are spoiled on their way, as by a liar with a member's key, of a thousand.
@@ -45,6 +49,7 @@ impl Default for Knobs {
         Self {
             devices: None,
             trust_permille: 0,
+            gc_permille: 0,
             commit_fail_permille: 300,
             hostile_permille: 0,
             settle_within: Duration::from_secs(120),
@@ -69,6 +74,8 @@ pub struct Summary {
     pub event_count: u64,
     /// Bytes sent.
     pub byte_count: u64,
+    /// Times that history was dropped.
+    pub base_count: u64,
     /// Starts of devices.
     pub life_count: u64,
     /// Virtual time.

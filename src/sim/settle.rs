@@ -195,6 +195,7 @@ impl World {
             root_count: self.checks.compared_count,
             event_count: self.event_count,
             byte_count: self.byte_count,
+            base_count: self.checks.base_count,
             life_count: self.lives,
             virtual_time: self.now,
             settled_after,
@@ -228,11 +229,8 @@ impl World {
         let disk = &self.hosts[host].disk;
         for _ in 0..2 {
             let mut state = State::new(space);
-            let mut logs: Vec<VecDeque<_>> = disk
-                .logs(&space)
-                .iter()
-                .map(|log| disk.ops_from(&space, log, crate::model::Seq::new(1)).collect())
-                .collect();
+            let mut logs: Vec<VecDeque<_>> =
+                disk.logs(&space).iter().map(|log| disk.every_op(&space, log).collect()).collect();
             logs.retain(|log| !log.is_empty());
             while !logs.is_empty() {
                 let log = self.rng.index(logs.len());

@@ -13,6 +13,14 @@ pub(super) fn seen(state: &State, op: &Op) -> Seen {
     Seen { heads: seen.heads, greatest: seen.greatest }
 }
 
+/// What the log of a space is folded onto.
+pub(super) fn first_state(disk: &Disk, space: &SpaceId) -> State {
+    let Some(kept) = disk.base(space).and_then(|base| disk.checkpoint(&base.checkpoint)) else {
+        return State::new(*space);
+    };
+    State::from_pieces(kept.pieces.iter()).expect("it was made of a state")
+}
+
 /// Whether what follows `after` on the disk names `link` as its predecessor.
 pub(super) fn continues(disk: &Disk, space: &SpaceId, log: &LogId, after: Seq, link: TipHash) -> bool {
     if after == Seq::ZERO || link == TipHash::NONE {

@@ -23,6 +23,24 @@ fn forty_worlds_with_a_liar_settle() {
     check(0..40, &Knobs { hostile_permille: 20, ..Knobs::default() });
 }
 
+/// Checkpoints made, attested and begun with all the time.
+fn forgetful() -> Knobs {
+    Knobs { gc_permille: 500, ..Knobs::default() }
+}
+
+#[test]
+fn a_hundred_worlds_that_drop_history_settle() {
+    check(0..100, &forgetful());
+    let based = (0..20).map(|seed| run(seed, &forgetful()).expect("settles").base_count).sum::<u64>();
+
+    assert!(based >= 40, "{based}");
+}
+
+#[test]
+fn a_hundred_worlds_that_drop_history_while_trust_is_shaken_settle() {
+    check(0..100, &Knobs { trust_permille: 60, ..forgetful() });
+}
+
 /// Backups put back, homes copied, devices removed, keys renewed, some devices blind.
 fn shaken() -> Knobs {
     Knobs { trust_permille: 60, ..Knobs::default() }
