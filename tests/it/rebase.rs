@@ -406,16 +406,50 @@ async fn devices_that_are_never_awake_together_drop_history_and_one_that_was_awa
 #[test]
 fn a_person_is_told_what_is_waited_for_and_may_say_that_one_will_do() {
     let (one, two) = (Home::init("one"), Home::init("two"));
-    let first = one.up(&[]);
+    let alone = one.up(&[]);
     for row in 0..5 {
         one.run(&["put", "registry:note", &format!("n {row}"), "1"]).expect_code(0);
     }
     let nothing = one.run(&["rebase"]).expect_code(0).stdout;
     assert!(nothing.contains("nothing to do"), "{nothing}");
-    drop(first);
+    let begun = std::time::Instant::now();
+    let made = loop {
+        let made = one.run(&["--json", "checkpoint"]);
+        if made.code == 0 {
+            break serde_json::from_str::<serde_json::Value>(&made.stdout).unwrap();
+        }
+        assert!(begun.elapsed() < LONG, "{made:?}");
+    };
+    let name: String = made["checkpoint_hash"].as_str().unwrap().chars().take(12).collect();
+    one.run(&["gc", "run", "--now", "--yes", &name]).expect_code(0);
+    assert_eq!(alone.terminate(), 0);
     pair(&one, &two);
-    let second = two.up(&[]);
-    let again = two.run(&["rebase", "--timeout", "1s"]).expect_code(75);
-    assert!(again.stderr.contains("no other device was reached"), "{again:?}");
-    assert_eq!(second.terminate(), 0);
+    let nobody = two.run(&["rebase", "--timeout", "1s"]).expect_code(75);
+    assert!(nobody.stderr.contains("no other device was reached"), "{nobody:?}");
+
+    let first = one.up(&[]);
+    let second = two.up(&["--peer", &first.listening]);
+    let waiting = loop {
+        let waiting = two.run(&["rebase"]);
+        if waiting.stdout.contains("waiting") {
+            break waiting.expect_code(75);
+        }
+        assert!(begun.elapsed() < LONG, "{waiting:?}");
+    };
+    assert!(waiting.stdout.contains("attested by one; 2 devices are asked for"), "{waiting:?}");
+    assert!(waiting.stderr.contains("kinfold rebase --yes"), "{waiting:?}");
+    let status = two.run(&["status"]).expect_code(0).stdout;
+    assert!(status.contains("waiting") && status.contains("kinfold rebase --yes"), "{status}");
+    let listed = two.json(&["status"]);
+    assert_eq!((&listed["rows"], &listed["waiting"]["kind"]), (&json!(0), &json!("Unattested")), "{listed}");
+
+    let rebased = two.run(&["rebase", "--yes"]).expect_code(0).stdout;
+
+    assert!(rebased.contains("rebased"), "{rebased}");
+    let status = two.run(&["status"]).expect_code(0).stdout;
+    assert!(status.contains("adopted, not computed here; computed by one"), "{status}");
+    assert_eq!(two.json(&["status"])["rows"], json!(5));
+    let again = two.run(&["rebase"]).expect_code(0).stdout;
+    assert!(again.contains("nothing to do: the history here begins with checkpoint"), "{again}");
+    assert_eq!((first.terminate(), second.terminate()), (0, 0));
 }
