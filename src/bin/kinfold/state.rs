@@ -39,8 +39,9 @@ pub async fn sync(site: &Site, args: SyncArgs, output: &Output) -> Result<(), Fa
 
 fn show_round(round: &RoundForm, output: &Output) -> Result<(), Failure> {
     if round.peers == 0 && round.dropboxes == 0 && round.absent.is_empty() {
+        output.line("no other device is connected; nothing moved")?;
         output.note("hint: `kinfold status` shows when each was last heard of");
-        return output.line("no other device is connected; nothing moved");
+        return Ok(());
     }
     let root = round.state_hash.as_deref().map_or("unknown", short_hash);
     let (devices, pushed) = (counted(u64::from(round.peers), "device"), counted(round.pushed, "op"));
