@@ -20,6 +20,7 @@ fn main() -> ExitCode {
             "--devices" => number().map(|value| knobs.devices = usize::try_from(value).ok()).is_some(),
             "--hostile" => number().map(|value| knobs.hostile_permille = value).is_some(),
             "--trust" => number().map(|value| knobs.trust_permille = value).is_some(),
+            "--gc" => number().map(|value| knobs.gc_permille = value).is_some(),
             "--trace" => number().map(|value| lines = value as usize).is_some(),
             "--keep-going" => {
                 is_stubborn = true;
