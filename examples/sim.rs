@@ -1,7 +1,7 @@
 //! Runs many seeded worlds: `cargo run --release --example sim -- --seeds 10000`.
 //!
 //! Options: `--seeds N`, `--from S`, `--devices D`, `--hostile PERMILLE`, `--trust PERMILLE`,
-//! `--trace LINES`, `--keep-going`.
+//! `--gc PERMILLE`, `--trace LINES`, `--keep-going`.
 
 use std::process::ExitCode;
 use std::time::Instant;
