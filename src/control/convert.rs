@@ -125,6 +125,7 @@ impl From<RowValue> for ValueForm {
             seq: value.dot.seq.get(),
             hlc: value.hlc.get(),
             time_ms: value.hlc.millis(),
+            late: value.is_late,
         }
     }
 }

@@ -100,6 +100,10 @@ pub struct ValueForm {
     pub hlc: u64,
     /// The wall-clock part of the stamp.
     pub time_ms: u64,
+    /// Present and true where it came to a row that had been removed while its device was away: it does
+    /// not show beside the removal.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub late: bool,
 }
 
 /// An event.

@@ -59,6 +59,20 @@ impl Streams {
         self.event_count
     }
 
+    /// Drops the first events of a stream, and the stream where none is left.
+    pub(super) fn drop_first(&mut self, key: &Key, count: usize, logs: &Logs, tree: &mut Tree) {
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        let events: Vec<Entry> = stream.iter(None, logs).copied().collect();
+        let (dropped, kept) = events.split_at(count.min(events.len()));
+        dropped.iter().for_each(|event| tree.leaves(stream.row, logs).remove(event));
+        self.event_count -= dropped.len() as u64;
+        if kept.is_empty() {
+            self.streams.remove(key);
+        } else {
+            stream.runs = vec![kept.to_vec()];
+        }
+    }
+
     /// Builds a surface from streams in strictly rising key order.
     pub(super) fn from_sorted(streams: Vec<(Key, Stream)>) -> Self {
         let event_count = streams.iter().map(|(_, stream)| stream.event_count()).sum();
@@ -149,7 +163,7 @@ fn merge(early: Vec<Entry>, late: Vec<Entry>, logs: &Logs) -> Vec<Entry> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::logs::Mark;
+    use super::super::logs::{LocalDot, Mark};
     use super::super::reference;
     use super::*;
     use crate::model::Seq;
@@ -162,7 +176,7 @@ mod tests {
 
         for hlc in hlcs {
             count += 1;
-            let event = Entry { hlc: Hlc::new(hlc), seq: Seq::new(count), log, mark: Mark::Live };
+            let event = Entry::new(LocalDot { log, seq: Seq::new(count) }, Hlc::new(hlc), Mark::Live);
             stream.push(event, &logs);
         }
 

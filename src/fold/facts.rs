@@ -104,6 +104,23 @@ impl Facts {
         if at == 0 { Applied::Shown } else { Applied::Listed }
     }
 
+    /// Drops an entity with what it supersedes.
+    pub(super) fn drop_entity(&mut self, key: &Key, leaves: &mut Leaves<'_>) {
+        let Some(entity) = self.entities.remove(key) else { return };
+        self.conflicts.remove(key);
+        entity.statements().iter().for_each(|statement| leaves.remove(&statement.entry));
+        for statement in entity.statements() {
+            let of = (key.clone(), statement.content);
+            for name in self.supersedes.remove(&of).unwrap_or_default() {
+                let by = self.superseding.get_mut(&name).expect("it is named by this fact");
+                by.remove(&of);
+                if by.is_empty() {
+                    self.superseding.remove(&name);
+                }
+            }
+        }
+    }
+
     /// Remembers what a content of a fact supersedes.
     pub(super) fn supersede(&mut self, key: &Key, content: Content, names: Vec<Key>) {
         if names.is_empty() || self.supersedes.contains_key(&(key.clone(), content)) {

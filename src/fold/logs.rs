@@ -47,9 +47,24 @@ pub(super) struct Entry {
     pub(super) seq: Seq,
     pub(super) log: LogIndex,
     pub(super) mark: Mark,
+    /// Whether it came to a row whose removal a checkpoint had laid down already: it never shows while a
+    /// removal stands beside it. Neither this nor the next is part of what it is known by.
+    pub(super) is_late: bool,
+    /// Whether the checkpoint holds it that the state was folded onto; told of registry rows only.
+    pub(super) is_laid_down: bool,
 }
 
 impl Entry {
+    /// An op as it was written.
+    pub(super) const fn new(dot: LocalDot, hlc: Hlc, mark: Mark) -> Self {
+        Self { hlc, seq: dot.seq, log: dot.log, mark, is_late: false, is_laid_down: false }
+    }
+
+    /// The op as it was written.
+    pub(super) const fn written(&self) -> Self {
+        Self::new(self.dot(), self.hlc, self.mark)
+    }
+
     pub(super) const fn dot(&self) -> LocalDot {
         LocalDot { log: self.log, seq: self.seq }
     }
@@ -57,16 +72,24 @@ impl Entry {
 
 #[derive(Debug, Default)]
 pub(super) struct Logs {
-    slots: Vec<(LogId, Seq)>,
+    slots: Vec<Slot>,
     index: BTreeMap<LogId, LogIndex>,
     /// The log interned last: ops come in runs of one log.
     last: Option<LogIndex>,
 }
 
+#[derive(Debug)]
+struct Slot {
+    id: LogId,
+    applied: Seq,
+    /// How far the checkpoint reaches that the state was folded onto.
+    floor: Seq,
+}
+
 impl Logs {
     /// The number of the log whose ops are being applied, given to it now if it has none.
     pub(super) fn intern(&mut self, id: &LogId) -> LogIndex {
-        if let Some(last) = self.last.filter(|last| self.slots[last.at()].0 == *id) {
+        if let Some(last) = self.last.filter(|last| self.slots[last.at()].id == *id) {
             return last;
         }
         let index = self.find_or_add(id);
@@ -78,8 +101,8 @@ impl Logs {
     pub(super) fn find_or_add(&mut self, id: &LogId) -> LogIndex {
         let slots = &mut self.slots;
         *self.index.entry(*id).or_insert_with(|| {
-            slots.push((*id, Seq::ZERO));
-            LogIndex(u32::try_from(slots.len() - 1).expect("memory ends before 2^32 logs of 48 bytes"))
+            slots.push(Slot { id: *id, applied: Seq::ZERO, floor: Seq::ZERO });
+            LogIndex(u32::try_from(slots.len() - 1).expect("memory ends before 2^32 logs of 56 bytes"))
         })
     }
 
@@ -88,16 +111,29 @@ impl Logs {
     }
 
     pub(super) fn id(&self, log: LogIndex) -> &LogId {
-        &self.slots[log.at()].0
+        &self.slots[log.at()].id
     }
 
     pub(super) fn applied(&self, log: LogIndex) -> Seq {
-        self.slots[log.at()].1
+        self.slots[log.at()].applied
+    }
+
+    pub(super) fn floor(&self, log: LogIndex) -> Seq {
+        self.slots[log.at()].floor
+    }
+
+    pub(super) fn set_floor(&mut self, log: LogIndex, floor: Seq) {
+        self.slots[log.at()].floor = floor;
+    }
+
+    /// Everything applied so far is what a checkpoint holds.
+    pub(super) fn lay_down(&mut self) {
+        self.slots.iter_mut().for_each(|slot| slot.floor = slot.applied);
     }
 
     pub(super) fn set_applied(&mut self, log: LogIndex, seq: Seq) {
-        assert!(seq > self.slots[log.at()].1, "a log is never applied backwards");
-        self.slots[log.at()].1 = seq;
+        assert!(seq > self.slots[log.at()].applied, "a log is never applied backwards");
+        self.slots[log.at()].applied = seq;
     }
 
     /// Whether the op at `dot` has been applied.

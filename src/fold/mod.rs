@@ -38,6 +38,7 @@ mod settled;
 pub mod snapshot;
 mod state;
 mod tables;
+mod trim;
 pub mod verify;
 
 pub use query::{Conflict, Counts, Event, Head, ListedRow, RowFilter, RowView, Seen, SurfaceCounts};
@@ -47,3 +48,4 @@ pub use runs::{IntentView, Lineage, NoChain, Objection, PlacedToken, RunStatus, 
 pub use settled::{OpName, RESOLUTIONS, resolution_key, resolutions};
 pub use snapshot::{SnapshotError, StateBuilder};
 pub use state::{Applied, Change, State};
+pub use trim::{LaidDown, PayloadAt};

@@ -28,11 +28,14 @@ pub struct Head {
     pub place: Dot,
     /// Whether it removes the row.
     pub is_tombstone: bool,
+    /// Whether it came to a row whose removal a checkpoint had laid down: it was written by a device that
+    /// was away then, and does not show beside the removal.
+    pub is_late: bool,
 }
 
 /// A row or an entity: at least one head, the shown one first.
 ///
-/// A registry row shows its greatest head and lists the others in falling total order. An entity
+/// A registry row shows its greatest head that is not late and lists the others in falling total order. An entity
 /// shows the least op and lists one op per other content in rising order.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RowView {
@@ -442,8 +445,16 @@ pub(super) struct View<'a> {
 
 impl View<'_> {
     pub(super) fn row(&self, row: &Row) -> RowView {
-        let heads = row.heads().iter().rev().map(|head| self.head(head)).collect();
-        RowView { heads, is_conflict: row.is_conflict() }
+        let shown = row.shown();
+        let others = (0..row.heads().len()).rev().filter(|at| *at != shown);
+        let of = |at: usize| {
+            let head = &row.heads()[at];
+            Head { is_late: row.is_late(head), ..self.head(head) }
+        };
+        RowView {
+            heads: std::iter::once(shown).chain(others).map(of).collect(),
+            is_conflict: row.is_conflict(),
+        }
     }
 
     fn entity(&self, entity: &Entity) -> RowView {
@@ -454,7 +465,13 @@ impl View<'_> {
 
     pub(super) fn head(&self, entry: &Entry) -> Head {
         let is_tombstone = entry.mark == Mark::Tombstone;
-        Head { dot: self.logs.dot(entry), hlc: entry.hlc, place: self.place(entry), is_tombstone }
+        Head {
+            dot: self.logs.dot(entry),
+            hlc: entry.hlc,
+            place: self.place(entry),
+            is_tombstone,
+            is_late: false,
+        }
     }
 
     fn event(&self, entry: &Entry) -> Event {

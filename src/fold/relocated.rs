@@ -21,7 +21,7 @@ impl Relocated {
     /// Remembers where an op was written again; `false` if it was known to be.
     pub(super) fn insert(&mut self, op: Entry, row: RowTag, place: LocalDot, logs: &Logs) -> bool {
         let mut is_new = false;
-        let known = self.places.entry((op, row)).or_insert_with(|| {
+        let known = self.places.entry((op.written(), row)).or_insert_with(|| {
             is_new = true;
             place
         });
@@ -43,13 +43,13 @@ impl Relocated {
     /// Whether the op of this place and stamp was written again, on whichever row.
     pub(super) fn has(&self, log: LogIndex, seq: Seq, hlc: Hlc) -> bool {
         [Mark::Live, Mark::Tombstone].into_iter().any(|mark| {
-            let entry = Entry { hlc, seq, log, mark };
+            let entry = Entry::new(LocalDot { log, seq }, hlc, mark);
             self.places.range((entry, RowTag::MIN)..=(entry, RowTag::MAX)).next().is_some()
         })
     }
 
     pub(super) fn place(&self, op: &Entry, row: RowTag) -> Option<LocalDot> {
-        self.places.get(&(*op, row)).copied()
+        self.places.get(&(op.written(), row)).copied()
     }
 
     /// Every op of a log that was written again, its row, and where, in rising order.

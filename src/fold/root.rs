@@ -366,8 +366,8 @@ mod tests {
         assert_eq!(hex(tail), text(&vectors, "snapshot_after_buckets"));
     }
 
-    /// Magic and number, the start record with two small counts, two log records with small positions.
-    const SNAPSHOT_HEAD: usize = 8 + (1 + 4 + 32 + 2) + 2 * (1 + 40 + 1);
+    /// Magic and number, the start record with two small counts, two log records with two small positions.
+    const SNAPSHOT_HEAD: usize = 8 + (1 + 4 + 32 + 2) + 2 * (1 + 40 + 2);
 
     #[test]
     fn sums_carry_and_borrow_over_all_words() {

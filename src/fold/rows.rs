@@ -4,6 +4,9 @@
 //! named is in [`Covered`](super::covered::Covered). The shown head is the greatest by total order. A
 //! row is in conflict while it has two heads or more and not all of them are tombstones: two devices
 //! that both deleted agree.
+//!
+//! A value that comes to a removal which a checkpoint has laid down is *late*: whoever wrote it was away
+//! when the row was removed, and was not waited for. It is listed, and does not show beside the removal.
 
 use std::collections::btree_map::Entry as Slot;
 use std::collections::{BTreeMap, BTreeSet};
@@ -70,11 +73,13 @@ impl Registers {
                     (true, false) => drop(self.conflicts.remove(slot.key())),
                     (false, false) | (true, true) => {}
                 }
+                let is_listed = applied == Applied::Shown
+                    && row.as_ref().is_some_and(|row| row.heads()[row.shown()] != write.entry);
                 match row {
                     Some(row) => *slot.get_mut() = row,
                     None => drop(slot.remove()),
                 }
-                applied
+                if is_listed { Applied::Listed } else { applied }
             }
         }
     }
@@ -90,6 +95,11 @@ impl Registers {
         leaves.add(head);
         *row = Row::of(heads).expect("it has as many heads as before");
         true
+    }
+
+    /// Marks what a checkpoint holds, and what is late now for good; how many heads were not before.
+    pub(super) fn lay_down(&mut self) -> u64 {
+        self.rows.values_mut().map(Row::lay_down).sum()
     }
 
     pub(super) const fn rows(&self) -> &BTreeMap<Key, Row> {
@@ -131,7 +141,7 @@ impl Row {
         }
     }
 
-    /// The heads in total order; the last is shown.
+    /// The heads in total order; see [`Row::shown`] for which one is shown.
     pub(super) fn heads(&self) -> &[Entry] {
         match self {
             Self::One(head) => std::slice::from_ref(head),
@@ -140,15 +150,44 @@ impl Row {
     }
 
     pub(super) fn is_conflict(&self) -> bool {
-        self.standing().is_conflict
+        let heads = self.heads();
+        heads.len() > 1 && heads.iter().any(|head| head.mark == Mark::Live)
+    }
+
+    /// Which head is shown: the last one that is not late.
+    pub(super) fn shown(&self) -> usize {
+        let heads = self.heads();
+        heads.iter().rposition(|head| !self.is_late(head)).unwrap_or(heads.len() - 1)
+    }
+
+    /// Whether a head is late: it stands beside a removal, and came after that was laid down.
+    pub(super) fn is_late(&self, head: &Entry) -> bool {
+        let Self::Many(heads) = self else { return false };
+        let mut removals = heads.iter().filter(|head| head.mark == Mark::Tombstone);
+        head.mark == Mark::Live
+            && removals.any(|removal| head.is_late || (removal.is_laid_down && !head.is_laid_down))
+    }
+
+    /// Marks every head as one that a checkpoint holds, and those that are late now, so that they stay so;
+    /// how many were not marked late before.
+    fn lay_down(&mut self) -> u64 {
+        let late: Vec<bool> = self.heads().iter().map(|head| self.is_late(head)).collect();
+        let heads = match self {
+            Self::One(head) => std::slice::from_mut(head),
+            Self::Many(heads) => heads,
+        };
+        let mut count = 0;
+        for (head, is_late) in heads.iter_mut().zip(late) {
+            count += u64::from(is_late && !head.is_late);
+            head.is_late |= is_late;
+            head.is_laid_down = true;
+        }
+        count
     }
 
     fn standing(&self) -> Standing {
-        let heads = self.heads();
-        Standing {
-            shown: heads.last().map(|head| head.mark),
-            is_conflict: heads.len() > 1 && heads.iter().any(|head| head.mark == Mark::Live),
-        }
+        let shown = &self.heads()[self.shown()];
+        Standing { shown: Some(shown.mark), is_conflict: self.is_conflict() }
     }
 }
 

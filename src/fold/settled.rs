@@ -10,7 +10,7 @@
 use std::fmt;
 
 use super::key::Key;
-use super::logs::{Entry, Mark};
+use super::logs::{Entry, LocalDot, Mark};
 use super::query::{Head, ListedRow, RowView};
 use super::root::row_bytes;
 use super::rows::Registers;
@@ -133,7 +133,7 @@ impl State {
         let Some((table, log)) = found else { return op.dot };
         let view = self.view(table, key);
         let places = [Mark::Live, Mark::Tombstone]
-            .map(|mark| view.place(&Entry { hlc: op.hlc, seq: op.dot.seq, log, mark }));
+            .map(|mark| view.place(&Entry::new(LocalDot { log, seq: op.dot.seq }, op.hlc, mark)));
         places.into_iter().find(|place| *place != op.dot).unwrap_or(op.dot)
     }
 

@@ -119,6 +119,11 @@ impl State {
         self.logs.find(log).map_or(Seq::ZERO, |log| self.logs.applied(log))
     }
 
+    /// The position up to which a log is held by the checkpoint that the state was folded onto.
+    pub fn laid_down(&self, log: &LogId) -> Seq {
+        self.logs.find(log).map_or(Seq::ZERO, |log| self.logs.floor(log))
+    }
+
     /// The position of every log with at least one op applied.
     pub fn applied_all(&self) -> BTreeMap<LogId, Seq> {
         self.logs
@@ -256,7 +261,7 @@ impl State {
             Err(problem) => return Applied::Kept(problem),
         };
         let mark = if kind == OpKind::Delete { Mark::Tombstone } else { Mark::Live };
-        let entry = Entry { hlc: id.hlc, seq: id.dot.seq, log: id.dot.log, mark };
+        let entry = Entry::new(id.dot, id.hlc, mark);
         let applied = match (op, &mut table.rows) {
             (OpView::Put { preds, .. } | OpView::Delete { preds, .. }, Rows::Registers(registers)) => {
                 let row = self.tree.row(name, key);
@@ -735,6 +740,7 @@ mod tests {
                     hlc: op.id.1,
                     place: reference::place(ops, op),
                     is_tombstone: reference::is_tombstone(op),
+                    is_late: false,
                 })
                 .collect();
             if surface.tier() == Tier::Events {

@@ -39,7 +39,6 @@ impl Tables {
         self.by_surface.get(surface).map(|at| &self.tables[*at])
     }
 
-    #[cfg(any(test, feature = "sim"))]
     pub(super) fn find_mut(&mut self, surface: &Surface) -> Option<&mut Table> {
         self.by_surface.get(surface).map(|at| &mut self.tables[*at])
     }

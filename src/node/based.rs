@@ -21,13 +21,18 @@ use crate::wire::checkpoint::Manifest;
 /// with. Nothing also where the key of that is not here yet.
 pub(super) fn first_state(space: &SpaceId, store: &Store, keys: &KeyRing) -> Result<State, StoreError> {
     let Some(manifest) = store.base_manifest(space) else { return Ok(State::new(*space)) };
-    let of = manifest.fields();
-    if keys.key(&of.key_id).is_none() {
+    if keys.key(&manifest.fields().key_id).is_none() {
         return Ok(State::new(*space));
     }
+    state_of(&manifest, store, keys)
+}
+
+/// The state in a checkpoint that is whole and whose key is here.
+pub(super) fn state_of(manifest: &Manifest, store: &Store, keys: &KeyRing) -> Result<State, StoreError> {
+    let of = manifest.fields();
     let mut failure = None;
     let mut indexes = 0..usize::try_from(of.state_chunks).unwrap_or(usize::MAX);
-    let pieces = std::iter::from_fn(|| match store.piece(keys, &manifest, indexes.next()?) {
+    let pieces = std::iter::from_fn(|| match store.piece(keys, manifest, indexes.next()?) {
         Ok(piece) => Some(piece),
         Err(error) => {
             failure = Some(error);
@@ -39,13 +44,13 @@ pub(super) fn first_state(space: &SpaceId, store: &Store, keys: &KeyRing) -> Res
         return Err(of_base(failure));
     }
     let mut state = read.map_err(|source| damaged_base(Some(Box::new(source))))?;
-    let is_it = *state.space() == *space && covers(&state, &of.cut) && state.root() == of.root;
+    let is_it = *state.space() == of.space && is_onto(&state, &of.cut) && state.root() == of.root;
     if is_it { Ok(state) } else { Err(damaged_base(None)) }
 }
 
-/// Whether a state holds everything up to a floor.
-pub(super) fn covers(state: &State, floor: &Frontier) -> bool {
-    floor.iter().all(|(log, tip)| state.applied(log) >= tip.seq)
+/// Whether a state was folded onto a checkpoint with this cut.
+pub(super) fn is_onto(state: &State, cut: &Frontier) -> bool {
+    cut.iter().all(|(log, tip)| state.laid_down(log) == tip.seq)
 }
 
 fn of_base(error: ReadError) -> StoreError {
@@ -60,11 +65,12 @@ fn damaged_base(source: Option<Box<dyn std::error::Error + Send + Sync>>) -> Sto
 }
 
 impl Core {
-    /// Whether a state begins before the base of its space although that can be read: it is to be built anew.
+    /// Whether a state was folded onto something else than the base of its space although that can be read:
+    /// it is to be built anew.
     pub(super) fn lacks_base(&self, space: &SpaceId, state: &State) -> bool {
         self.store.base_manifest(space).is_some_and(|manifest| {
             let of = manifest.fields();
-            self.keys.key(&of.key_id).is_some() && !covers(state, &of.cut)
+            self.keys.key(&of.key_id).is_some() && !is_onto(state, &of.cut)
         })
     }
 

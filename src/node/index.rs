@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockRead
 use tokio::sync::broadcast;
 use tracing::{debug, warn};
 
-use super::based::covers;
+use super::based::is_onto;
 use super::error::NodeError;
 use super::ledger::Chain;
 use super::types::Change;
@@ -325,7 +325,7 @@ fn snapshot(space: &SpaceId, store: &Store, through: &Frontier) -> Option<State>
         *state.space() == *space && state.applied_all().iter().all(|(log, seq)| through.covers(log, *seq));
     // What it lacks of the base no log tells any more.
     let base = store.base(space);
-    let is_of_use = base.is_none_or(|base| covers(&state, &base.floor));
+    let is_of_use = base.is_none_or(|base| is_onto(&state, &base.floor));
     (fits && is_of_use).then_some(state)
 }
 

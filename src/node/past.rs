@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::based::{first_state, greatest_stamp};
+use super::based::{first_state, greatest_stamp, state_of};
 use super::conversation::{Resumed, TranscriptTurn};
 use super::error::NodeError;
 use super::read::Reader;
@@ -14,6 +14,7 @@ use crate::fold::{Counts, RowFilter, State};
 use crate::model::{Dot, Hlc, LogId, Positions, Root, Seq, SpaceId, Surface, Tip};
 use crate::store::{KeyRing, Store};
 use crate::sync::Base;
+use crate::wire::checkpoint::Manifest;
 use crate::wire::{BodyReader, FrameView};
 
 /// A space as its logs told it up to some positions. It holds where things are, not what they say,
@@ -172,6 +173,29 @@ impl Space {
             Ok(StateAt { reader, positions, root, counts, conflict_count })
         };
         tokio::task::spawn_blocking(fold).await.expect("folding does not panic and is not aborted")
+    }
+
+    /// What the log folds to at some positions, folded onto a checkpoint that is whole here, and not
+    /// necessarily the base.
+    pub(super) async fn fold_onto(
+        &self,
+        manifest: Manifest,
+        positions: Positions,
+    ) -> Result<State, NodeError> {
+        let space = self.clone();
+        let fold = move || {
+            let (store, keys) = (space.node.store().clone(), space.node.keys().clone());
+            let mut state = state_of(&manifest, &store, &keys)?;
+            let logs = Logs { space: space.id(), store, keys };
+            for (log, through) in positions.iter() {
+                let floor = state.laid_down(log);
+                logs.visit(log, floor, through, &mut |frame| {
+                    state.apply(log, frame);
+                })?;
+            }
+            Ok(state)
+        };
+        self.node.blocking(fold).await
     }
 
     /// What the log folds to at some positions, without anything that was kept.

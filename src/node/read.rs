@@ -257,7 +257,7 @@ impl Reader {
     pub(super) fn value_of(&self, head: &Head) -> Result<RowValue, NodeError> {
         let op = self.op_at(&head.place)?.ok_or(NodeError::OpMissing { dot: head.place })?;
         let payload = if head.is_tombstone { None } else { payload_of(&op) };
-        Ok(RowValue { id: self.id_of(&op), dot: head.dot, hlc: head.hlc, payload })
+        Ok(RowValue { id: self.id_of(&op), dot: head.dot, hlc: head.hlc, payload, is_late: head.is_late })
     }
 
     pub(super) fn op_at(&self, place: &Dot) -> Result<Option<OpAt>, NodeError> {
@@ -305,7 +305,7 @@ struct IntentValue<'a> {
 
 /// What an op sets, of an intent what it says of its run; `None` where its author wrote nothing that
 /// is a value.
-fn payload_of(op: &OpAt) -> Option<Payload> {
+pub(super) fn payload_of(op: &OpAt) -> Option<Payload> {
     value_in(&OpView::decode(op.kind, op.flags, &op.body).ok()?)
 }
 

@@ -108,6 +108,9 @@ pub struct RowValue {
     pub hlc: Hlc,
     /// The value; `None` where the op deleted the row.
     pub payload: Option<Payload>,
+    /// Whether it came to a row whose removal a checkpoint had laid down: see
+    /// [`Head::is_late`](crate::fold::Head::is_late).
+    pub is_late: bool,
 }
 
 /// A row with everything that is said of it.

@@ -279,7 +279,8 @@ impl Store {
         Ok(bytes)
     }
 
-    /// Forgets every checkpoint of a space but these, with the chunks and words that only others had. The one
+    /// Forgets every checkpoint of a space but these and those they were folded onto, with the chunks and words
+    /// that only others had. The one
     /// that its history begins with stays whatever is asked for, and so does the base before that.
     ///
     /// # Errors
@@ -295,6 +296,10 @@ impl Store {
             let hash = held.manifest.hash();
             kept.contains(&hash) || bases.contains(&hash)
         };
+        // Whoever is to fold what a checkpoint holds begins where its author began.
+        let parents: Vec<CheckpointHash> =
+            held.iter().filter(is_kept).filter_map(|held| held.manifest.fields().parent).collect();
+        let is_kept = |held: &&HeldCheckpoint| is_kept(held) || parents.contains(&held.manifest.hash());
         let kept: Vec<&Manifest> = held.iter().filter(is_kept).map(|held| &held.manifest).collect();
         let chunks: std::collections::BTreeSet<[u8; 32]> =
             kept.iter().flat_map(|manifest| manifest.fields().chunks.iter().copied()).collect();

@@ -95,9 +95,10 @@ impl Engine {
         }
         let checkpoint = base.checkpoint;
         state.base = Some(base);
+        // What policies drop is not in it, so the state is another one also where no log was raised.
+        state.folded = None;
+        self.emit(Effect::Refold { space });
         if !raised.is_empty() {
-            state.folded = None;
-            self.emit(Effect::Refold { space });
             for peer in self.peers.keys().copied().collect::<Vec<_>>() {
                 let Some(session) = self.session(peer, space) else { continue };
                 raised.iter().for_each(|log| session.forget_log(log));

@@ -36,6 +36,7 @@ mod ledger;
 mod lifecycle;
 mod living;
 mod members;
+mod migration;
 mod pair;
 mod pairing;
 mod past;
@@ -51,6 +52,7 @@ mod settling;
 mod socket;
 mod talk;
 mod terminal;
+mod trimmed;
 mod typed;
 mod verify;
 #[cfg(target_os = "linux")]

@@ -88,6 +88,7 @@ async fn a_device_that_missed_what_the_others_dropped_comes_back_with_what_it_wr
     let (a, b, c) = two_and_one_away().await;
     write(&c.node, "c", 20..70).await;
     c.node.personal().put("registry:note", "a 7", json!("seen and changed while away")).await.unwrap();
+    c.node.personal().put("registry:note", "c 3", json!("written where it was removed")).await.unwrap();
     a.node.personal().remove(&note(), "c 3").await.unwrap();
     write(&a.node, "a", 50..500).await;
     write(&b.node, "b", 0..100).await;
@@ -110,12 +111,17 @@ async fn a_device_that_missed_what_the_others_dropped_comes_back_with_what_it_wr
     until_equal(&b.node, &c.node).await;
 
     let status = c.node.status().await.unwrap();
-    assert_eq!(status.op_count, 50 + 20 + 1 + 450 + 100 + 51);
+    assert_eq!(status.op_count, 50 + 20 + 1 + 450 + 100 + 52);
     assert_eq!((status.base, status.waiting, status.health.as_slice()), (Some(made.hash), None, &[][..]));
     let adopted = status.adopted.expect("not folded here");
     assert_eq!((adopted.checkpoint, adopted.attested_by.len()), (made.hash, 2));
     assert!(a.node.personal().get(&note(), "c 69").unwrap().is_some(), "what c wrote while it was away");
-    assert!(c.node.personal().get(&note(), "c 3").unwrap().is_none(), "what was deleted stays deleted");
+    for node in [&a.node, &b.node, &c.node] {
+        assert!(node.personal().get(&note(), "c 3").unwrap().is_none(), "what was deleted stays deleted");
+        let open = node.personal().conflicts(None, 9).unwrap();
+        let open: Vec<_> = open.iter().filter(|row| row.key == "c 3").collect();
+        assert!(matches!(&open[..], [row] if row.others.len() == 1 && row.others[0].is_late), "{open:?}");
+    }
     assert!(c.node.personal().get(&note(), "b 99").unwrap().is_some());
     // It is waited for again, by its own word.
     until(&a.node, async || {

@@ -132,7 +132,8 @@ fn show(found: &RowForm, site: &Site, output: &Output) -> Result<(), Failure> {
     if found.dropped {
         return Err(Failure::Dropped { surface: found.surface.clone(), id: found.id.clone() });
     }
-    let others = found.others.iter().map(|other| ("lost", other.clone()));
+    let word = |other: &ValueForm| if other.late { "late" } else { "lost" };
+    let others = found.others.iter().map(|other| (word(other), other.clone()));
     let values = std::iter::once(("shown", shown(found))).chain(others);
     let cells = |(index, (word, form)): (usize, (&str, ValueForm))| {
         let text = if form.deleted { "(removed)".to_owned() } else { excerpt(form.payload.get()) };
@@ -140,6 +141,10 @@ fn show(found: &RowForm, site: &Site, output: &Output) -> Result<(), Failure> {
         [(index + 1).to_string(), word.to_owned(), device, time(form.time_ms), op, text]
     };
     output.table(["#", "", "device", "time", "op", "value"], values.enumerate().map(cells).collect())?;
+    if found.others.iter().any(|other| other.late) {
+        output
+            .note("late: written by a device that was away when the row was removed; the row stays removed");
+    }
     if found.open {
         let is_row = found.surface.starts_with("registry:") || found.surface == "declagent";
         let how = if is_row { "--take N" } else { "--acknowledge" };
@@ -157,6 +162,7 @@ fn show(found: &RowForm, site: &Site, output: &Output) -> Result<(), Failure> {
 fn shown(row: &RowForm) -> ValueForm {
     ValueForm {
         op_id: row.op_id.clone(),
+        late: false,
         deleted: row.deleted,
         payload: row.payload.clone(),
         device_id: row.device_id.clone(),

@@ -1,13 +1,13 @@
 //! The stored form of a state: a run of chunks, so that opening a home need not replay every op.
 //!
 //! Equal sets of ops give equal bytes. Chunks are sealed by whoever stores them; still, nothing in
-//! one is trusted to be well-formed. A chunk is `KFI4` ‖ its number from 0, u32 BE ‖ records, and is
+//! one is trusted to be well-formed. A chunk is `KFI5` ‖ its number from 0, u32 BE ‖ records, and is
 //! at most [`CHUNK_BYTES_MAX`] long. No record crosses a chunk.
 //!
 //! | record | fields |
 //! |---|---|
 //! | 1 start | fold version u32 BE ‖ space 32 ‖ unknown count ‖ malformed count |
-//! | 2 log | id 40 ‖ applied position; numbered from 0 in rising order of ids |
+//! | 2 log | id 40 ‖ applied position ‖ position up to which a checkpoint holds it; numbered from 0 in rising order of ids |
 //! | 3 buckets | number of the first u16 BE ‖ 512 sums of 32 bytes |
 //! | 4 covered | log number ‖ count, 1–1,024 ‖ [seq less the one before ‖ row tag u64 BE]: places named as predecessors |
 //! | 5 relocated | head ‖ row tag u64 BE ‖ log number ‖ seq: an op that was written again, and where |
@@ -21,7 +21,7 @@
 //! | 13 end | BLAKE3 of everything before this record's first byte, from the first chunk on |
 //!
 //! Counts, positions and log numbers are LEB128. Texts are their length (LEB128) and UTF-8. A head is
-//! `log number · 2 + is tombstone` (LEB128) ‖ seq (LEB128) ‖ hlc u64 BE. A row tag is the first 8
+//! `log number · 8 + is laid down · 4 + is late · 2 + is tombstone` (LEB128) ‖ seq (LEB128) ‖ hlc u64 BE. A row tag is the first 8
 //! bytes of the hash of the row's name bytes, the last bit set. Records come in the order of their
 //! numbers, rows with what they consist of; what is covered rises strictly by (log, seq, tag), what
 //! is relocated by (log, seq, hlc, tombstone, tag), and surfaces, keys and heads rise strictly.
@@ -114,7 +114,7 @@ impl SnapshotError {
     }
 }
 
-const MAGIC: &[u8; 4] = b"KFI4";
+const MAGIC: &[u8; 4] = b"KFI5";
 
 const START: u8 = 1;
 const LOG: u8 = 2;
@@ -249,7 +249,7 @@ mod tests {
     fn every_broken_rule_is_refused_by_name() {
         use SnapshotError::{Damaged, FoldVersion, Kind, Misplaced, Truncated, Value};
         let row = |kind: u8, key: &str| [&[kind, key.len() as u8], key.as_bytes()].concat();
-        let head = |log: u8, seq: u8, hlc: u8| vec![log * 2, seq, 0, 0, 0, 0, 0, 0, 0, hlc];
+        let head = |log: u8, seq: u8, hlc: u8| vec![log * 8, seq, 0, 0, 0, 0, 0, 0, 0, hlc];
         let one = |key: &str| [row(ROW, key), head(0, 1, 1)].concat();
         let part = |kind: u8, head: Vec<u8>| [&[kind], &head[..]].concat();
         let found = |result: Result<State, SnapshotError>| result.err();

@@ -145,6 +145,11 @@ impl StateBuilder {
         if seq > Seq::ZERO {
             state.logs.set_applied(log, seq);
         }
+        let floor = Seq::new(reader.number()?);
+        if floor > seq {
+            return Err(Fault::Value);
+        }
+        state.logs.set_floor(log, floor);
         Ok(())
     }
 
@@ -192,6 +197,9 @@ impl StateBuilder {
             return Err(Fault::Misplaced);
         };
         let op = reader.entry(&state.logs)?;
+        if op != op.written() {
+            return Err(Fault::Value);
+        }
         let row = reader.row_tag()?;
         let (log, seq) = (reader.number()?, reader.number()?);
         let place = local_dot(log, seq, &state.logs)?;
@@ -521,7 +529,7 @@ impl<'a> Reader<'a> {
 
     fn live_head(&mut self, row: RowTag, state: &State) -> Result<Entry, Fault> {
         let head = self.head(row, state)?;
-        if head.mark == Mark::Live { Ok(head) } else { Err(Fault::Value) }
+        if head == head.written() && head.mark == Mark::Live { Ok(head) } else { Err(Fault::Value) }
     }
 
     fn intent(&mut self, row: RowTag, ledger: &mut Ledger, state: &State) -> Result<Intent, Fault> {
@@ -536,9 +544,14 @@ impl<'a> Reader<'a> {
     fn entry(&mut self, logs: &Logs) -> Result<Entry, Fault> {
         let packed = self.number()?;
         let mark = if packed % 2 == 1 { Mark::Tombstone } else { Mark::Live };
-        let dot = local_dot(packed / 2, self.number()?, logs)?;
+        let is_late = packed / 2 % 2 == 1;
+        if is_late && mark == Mark::Tombstone {
+            return Err(Fault::Value);
+        }
+        let dot = local_dot(packed / 8, self.number()?, logs)?;
         let hlc = Hlc::new(u64::from_be_bytes(*self.take()?));
-        Ok(Entry { hlc, seq: dot.seq, log: dot.log, mark })
+        let is_laid_down = packed / 4 % 2 == 1;
+        Ok(Entry { is_late, is_laid_down, ..Entry::new(dot, hlc, mark) })
     }
 
     fn row_tag(&mut self) -> Result<RowTag, Fault> {

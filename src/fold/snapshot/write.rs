@@ -80,6 +80,7 @@ impl State {
             out.record(LOG, |out| {
                 out.extend_from_slice(&id.to_bytes());
                 write_number(self.logs.applied(log).get(), out);
+                write_number(self.logs.floor(log).get(), out);
             });
         }
         for first in (0..BUCKET_COUNT).step_by(usize::from(BUCKETS_PER_RECORD)) {
@@ -135,7 +136,9 @@ fn write_row(key: &str, row: &Row, ranks: &[u64], out: &mut ChunkWriter<'_>) {
 }
 
 fn write_head(entry: &Entry, ranks: &[u64], out: &mut Vec<u8>) {
-    write_number(ranks[entry.log.get() as usize] * 2 + u64::from(entry.mark == Mark::Tombstone), out);
+    let flags = [entry.mark == Mark::Tombstone, entry.is_late, entry.is_laid_down];
+    let flags: u64 = flags.iter().zip([1, 2, 4]).map(|(flag, bit)| u64::from(*flag) * bit).sum();
+    write_number(ranks[entry.log.get() as usize] * 8 + flags, out);
     write_number(entry.seq.get(), out);
     out.extend_from_slice(&entry.hlc.get().to_be_bytes());
 }

@@ -4,19 +4,23 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tracing::debug;
 
-use super::WhyNoCheckpoint;
+use super::{WhyNoCheckpoint, whole};
 use crate::crypto::{EpochKey, chunk};
 use crate::fold::State;
 use crate::fold::checkpoint::{ContentHasher, OpPieces, OpRecord};
-use crate::model::{Frontier, Root, SpaceId};
+use crate::model::{Dot, Frontier, Root, SpaceId};
 use crate::node::error::NodeError;
+use crate::node::read::payload_of;
 use crate::node::space::Space;
 use crate::store::{Blocks, Store, StoreError};
-use crate::wire::checkpoint::CHUNKS_MAX;
+use crate::wire::checkpoint::{CHUNKS_MAX, CheckpointHash, Manifest};
 
 /// What was computed, and written where that was asked for.
 pub(super) struct Built {
+    /// What it was folded onto.
+    pub parent: Option<CheckpointHash>,
     pub root: Root,
     pub content: [u8; 32],
     pub state_chunks: u32,
@@ -25,16 +29,29 @@ pub(super) struct Built {
 }
 
 impl Space {
-    /// Folds the log to a cut and makes the chunks of what comes out. They are written where there is a key:
-    /// all of them, or those that are wanted.
+    /// Folds the log to a cut and makes the chunks of what a checkpoint keeps of it. They are written where
+    /// there is a key: all of them, or those that are wanted.
+    ///
+    /// What is kept hangs on the checkpoint that it is folded onto: `parent`, where that is whole here, and
+    /// else what the history here begins with. [`Built::parent`] tells.
     pub(super) async fn build(
         &self,
         cut: &Frontier,
+        parent: Option<CheckpointHash>,
         key: Option<EpochKey>,
         wanted: Option<BTreeSet<[u8; 32]>>,
     ) -> Result<Built, NodeError> {
         let positions = cut.iter().map(|(log, tip)| (*log, tip.seq)).collect();
-        let mut state = self.fold_anew(positions).await?;
+        let space = self.id();
+        let base = self.node.store().base(&space).map(|base| base.checkpoint);
+        let held = self.node.store().checkpoints(&space)?;
+        let other = parent.filter(|parent| Some(*parent) != base);
+        let other = other.and_then(|parent| whole(&held).into_iter().find(|held| held.hash() == parent));
+        let onto = other.map(Manifest::hash).or(base);
+        let mut state = match other {
+            Some(manifest) => self.fold_onto(manifest.clone(), positions).await?,
+            None => self.fold_anew(positions).await?,
+        };
         let count = state.counts().unknown;
         if count > 0 {
             return Err(NodeError::NoCheckpoint { why: WhyNoCheckpoint::UnknownOps { count } });
@@ -50,13 +67,23 @@ impl Space {
             failure: None,
         };
         let blocks = Arc::clone(self.node.blocks());
-        let work = move || make(&mut state, &blocks, writer);
+        let work = move || make(&mut state, &blocks, writer, onto);
         self.node.blocking(work).await
     }
 }
 
-fn make(state: &mut State, blocks: &Blocks, mut writer: ChunkWriter) -> Result<Built, NodeError> {
+fn make(
+    state: &mut State,
+    blocks: &Blocks,
+    mut writer: ChunkWriter,
+    parent: Option<CheckpointHash>,
+) -> Result<Built, NodeError> {
     let space = writer.space;
+    let laid_down = state.lay_down(&mut |place: &Dot| {
+        let missing = || NodeError::NoCheckpoint { why: WhyNoCheckpoint::OpMissing };
+        let op = blocks.op(&space, place)?.ok_or_else(missing)?;
+        Ok::<_, NodeError>(payload_of(&op))
+    })?;
     state.pieces(&mut |piece| writer.piece(piece));
     let state_chunks = writer.count()?;
     let mut ops = OpPieces::default();
@@ -72,7 +99,9 @@ fn make(state: &mut State, blocks: &Blocks, mut writer: ChunkWriter) -> Result<B
     writer.count()?;
     writer.flush();
     writer.check()?;
-    Ok(Built { root: state.root(), content: writer.content.finish(), state_chunks, chunks: writer.chunks })
+    debug!(?laid_down, "a state was laid down");
+    let content = writer.content.finish();
+    Ok(Built { parent, root: state.root(), content, state_chunks, chunks: writer.chunks })
 }
 
 /// Seals pieces and writes them, some at a time.

@@ -217,7 +217,7 @@ impl Space {
         if standing.reads {
             let key = standing.keys.iter().find(|key| key.id() == fields.key_id).cloned();
             let wanted: BTreeSet<[u8; 32]> = fields.chunks.iter().copied().collect();
-            let built = match self.build(&fields.cut, key, Some(wanted)).await {
+            let built = match self.build(&fields.cut, fields.parent, key, Some(wanted)).await {
                 Ok(built) => built,
                 // What cannot be folded here is not attested; it may be once a key or another version is here.
                 Err(NodeError::NoCheckpoint { .. } | NodeError::PastKeyMissing { .. }) => {
@@ -225,7 +225,12 @@ impl Space {
                 }
                 Err(error) => return Err(error),
             };
-            if (built.root, built.content) != (fields.root, fields.content) {
+            let is_equal = (built.root, built.content) == (fields.root, fields.content);
+            if !is_equal && built.parent != fields.parent {
+                debug!(checkpoint = %manifest.hash(), "a checkpoint was folded onto another one than this device has");
+                return Ok(Taken::Later);
+            }
+            if !is_equal {
                 error!(
                     author = %fields.author.short(), theirs = %fields.root, ours = %built.root,
                     "a checkpoint is not what the log here folds to; it is not attested and not kept"

@@ -275,14 +275,15 @@ impl Space {
         }
         let (cut, key) = (cut.map_err(refused)?, standing.key.ok_or(refused(WhyNoCheckpoint::NoKey))?);
         let held = self.node.store().checkpoints(&space)?;
-        let parent = whole(&held).first().map(|manifest| (manifest.hash(), manifest.fields().cut.clone()));
-        let is_new = parent.as_ref().is_none_or(|(_, before)| before.op_count() < cut.op_count());
+        let before = whole(&held).first().map(|manifest| manifest.fields().cut.op_count());
+        let is_new = before.is_none_or(|before| before < cut.op_count());
+        let base = self.node.store().base(&space).map(|base| base.checkpoint);
         if is_new {
-            let built = self.build(&cut, Some(key.clone()), None).await?;
+            let built = self.build(&cut, base, Some(key.clone()), None).await?;
             let fields = ManifestFields {
                 space,
                 fold_version: crate::fold::FOLD_VERSION,
-                parent: parent.map(|(hash, _)| hash),
+                parent: built.parent,
                 root: built.root,
                 content: built.content,
                 key_id: key.id(),
