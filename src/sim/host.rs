@@ -14,7 +14,7 @@ use super::shell::{brief, continues, first_state, fold_disk, fold_run, seen};
 use crate::crypto::{EpochKey, Identity};
 use crate::fold::State;
 use crate::model::{
-    Blame, DeviceId, Frontier, Hlc, Incarnation, LogId, Now, Op, RecordHash, Scope, Seq, SpaceId, Wall,
+    Blame, DeviceId, Frontier, Hlc, Incarnation, LogId, Now, Op, RecordHash, Scope, Seq, SpaceId, Tip, Wall,
 };
 use crate::roster::{Author, Role, Roster};
 use crate::sync::{
@@ -618,6 +618,20 @@ impl Host {
                 Request::BeginAt(space, checkpoint) => {
                     let made = env.checks.checkpoints.iter().find(|made| made.hash == checkpoint);
                     let Some(kept) = made.map(|made| Arc::clone(&made.kept)) else { continue };
+                    let own = life.engine.device();
+                    let parted = parted(&self.disk, &life.engine, space, &kept.cut, own);
+                    let is_writing = !life.engine.to_reissue(space).is_empty();
+                    if is_writing || !parted.is_empty() {
+                        // What nobody else is known to hold is written again first.
+                        let again = |(log, to)| Input::WriteAgain { space, log, to };
+                        life.inputs.extend(parted.into_iter().filter(|_| !is_writing).map(again));
+                        life.requests.push_back(Request::BeginAt(space, checkpoint));
+                        continue;
+                    }
+                    if !self.disk.fits_cut(&space, &kept.cut) {
+                        // It is heard of again, once the histories have been healed.
+                        continue;
+                    }
                     let cut = kept.cut.clone();
                     self.disk.keep(checkpoint, kept);
                     life.waiting.insert(token, Waiting::Unit);
@@ -746,3 +760,28 @@ const ACKS_STORED_EVERY: Duration = Duration::from_secs(5);
 
 /// Ops carried over in one transaction: few, so that crashes fall between them.
 const CARRIED_PER_STEP: u64 = 6;
+
+/// Own logs that a cut reaches into another history of, or further than they go here, each with where they end
+/// of what others are known to hold.
+fn parted(disk: &Disk, engine: &Engine, space: SpaceId, cut: &Frontier, own: DeviceId) -> Vec<(LogId, Tip)> {
+    let Some(view) = engine.space(space) else { return Vec::new() };
+    let floor = disk.base(&space).map(|base| base.floor.clone()).unwrap_or_default();
+    let others: Vec<DeviceId> =
+        view.roster.members().map(|member| member.device).filter(|device| *device != own).collect();
+    let mut parted = Vec::new();
+    for (log, end) in cut.iter().filter(|(log, _)| log.device == own) {
+        let held = view.frontier.tip(log);
+        let is_within = held.seq >= end.seq && disk.is_end(&space, log, end);
+        if held == Tip::NONE || floor.tip(log) == *end || is_within {
+            continue;
+        }
+        let said = others.iter().filter_map(|device| engine.ack_of(space, device));
+        let said = said.map(|ack| ack.frontier.tip(log)).filter(|tip| tip.seq <= held.seq);
+        let said = said.filter(|tip| disk.is_end(&space, log, tip)).max_by_key(|tip| tip.seq);
+        let to = said.into_iter().chain([floor.tip(log)]).max_by_key(|tip| tip.seq).unwrap_or(Tip::NONE);
+        if to.seq < held.seq {
+            parted.push((*log, to));
+        }
+    }
+    parted
+}
