@@ -13,9 +13,12 @@ use super::convert::scope_param;
 use super::dispatch::{space, to_raw};
 use super::error::{ControlError, node_hint, node_kind};
 use super::params::ScopeParam;
+use super::rebase::WaitingForm;
 use super::roster::{self, DeviceParams};
 use super::session::Notice;
-use crate::node::{BundleExported, BundleFailure, BundleImported, BundleProgress, Missing, Node};
+use crate::node::{
+    BundleExported, BundleFailure, BundleImported, BundleProgress, Consent, Missing, Node, Waiting, WhyWaiting,
+};
 use crate::sync::{NotTaken, WhyNotTaken};
 use crate::wire::BundleError;
 
@@ -39,6 +42,9 @@ pub struct BundleExportParams {
 pub struct BundleImportParams {
     /// The file to read, an absolute name.
     pub path: PathBuf,
+    /// Takes the attestation of one device for enough, where the bundle brings a checkpoint to begin with.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub accept: bool,
 }
 
 /// How far it has come: the parameters of `bundle.progress`.
@@ -68,6 +74,10 @@ pub struct BundleExportedForm {
     pub records: u64,
     /// Acks.
     pub acks: u64,
+    /// The checkpoint that is in it in place of what was dropped here; null where every op is.
+    pub checkpoint: Option<String>,
+    /// Ops that the checkpoint holds the state of.
+    pub checkpoint_ops: u64,
     /// Bytes of the file.
     pub bytes: u64,
 }
@@ -95,6 +105,10 @@ pub struct BundleImportedForm {
     pub missing: Vec<MissingForm>,
     /// What it holds and was not taken.
     pub not_taken: Vec<NotTakenForm>,
+    /// The checkpoint that the history here begins with now, where this bundle has brought it.
+    pub base_checkpoint: Option<String>,
+    /// The checkpoint that it brings and the history here cannot begin with yet.
+    pub waiting: Option<WaitingForm>,
     /// Parts of a later version, which were left out.
     pub unknown_parts: u64,
 }
@@ -102,7 +116,7 @@ pub struct BundleImportedForm {
 /// What a file lacks of its bundle.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct MissingForm {
-    /// `records`, `ops`, `acks` or `unknown`.
+    /// `records`, `checkpoint`, `ops`, `acks` or `unknown`.
     pub what: String,
     /// Whose ops.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -143,6 +157,8 @@ impl From<BundleImported> for BundleImportedForm {
             acks: imported.acks,
             missing: imported.missing.iter().map(MissingForm::from).collect(),
             not_taken: imported.not_taken.iter().map(NotTakenForm::from).collect(),
+            base_checkpoint: imported.began_with.map(|base| base.to_string()),
+            waiting: imported.waiting.as_ref().map(waiting_form),
             unknown_parts: imported.unknown_parts,
         }
     }
@@ -153,6 +169,7 @@ impl From<&Missing> for MissingForm {
         let plain = |what: &str| Self { what: what.to_owned(), device_id: None, first: None, last: None };
         match missing {
             Missing::Records => plain("records"),
+            Missing::Checkpoint => plain("checkpoint"),
             Missing::Acks => plain("acks"),
             Missing::Unknown => plain("unknown"),
             Missing::Ops(range) => Self {
@@ -176,6 +193,19 @@ impl From<&NotTaken> for NotTakenForm {
             why,
         }
     }
+}
+
+fn waiting_form(waiting: &Waiting) -> WaitingForm {
+    let form = WaitingForm::from(waiting);
+    let hint = match waiting.why {
+        WhyWaiting::Unattested { .. } => {
+            "import a bundle of another device too, or this one with `--yes` if the one will do"
+        }
+        WhyWaiting::Fetching { .. } => "import it again, or a bundle of another device",
+        WhyWaiting::Refused(_) => "import it again",
+        _ => return form,
+    };
+    WaitingForm { hint: hint.to_owned(), ..form }
 }
 
 fn why_text(why: WhyNotTaken) -> (&'static str, String) {
@@ -210,7 +240,7 @@ pub(super) async fn export(
         }
     };
     let told = space.export_bundle(&params.path, receiver, tell(notices)).await;
-    let BundleExported { ops, logs, records, acks, bytes, beyond_ack_of } = told?;
+    let BundleExported { ops, logs, records, acks, checkpoint, checkpoint_ops, bytes, beyond_ack_of } = told?;
     Ok(BundleExportedForm {
         path: params.path,
         receiver: receiver.map(|device| device.to_string()),
@@ -219,6 +249,8 @@ pub(super) async fn export(
         logs,
         records,
         acks,
+        checkpoint: checkpoint.map(|checkpoint| checkpoint.to_string()),
+        checkpoint_ops,
         bytes,
     })
 }
@@ -229,7 +261,8 @@ pub(super) async fn import(
     notices: mpsc::Sender<Notice>,
 ) -> Result<BundleImportedForm, ControlError> {
     absolute(&params.path)?;
-    Ok(node.import_bundle(&params.path, tell(notices)).await?.into())
+    let consent = if params.accept { Consent::Given } else { Consent::Attested };
+    Ok(node.import_bundle(&params.path, consent, tell(notices)).await?.into())
 }
 
 /// A node has another working directory than its caller.

@@ -8,6 +8,7 @@ mod blind;
 mod buckets;
 mod bundles;
 mod canary;
+mod carried;
 mod checkpoints;
 mod cli;
 mod clients;

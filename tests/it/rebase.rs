@@ -9,9 +9,9 @@ use crate::kin::{Home, pair};
 use crate::pair::{Device, device, introduce, invite, note};
 
 /// Only a hang takes longer: rounds in which a device waits for a checkpoint take seconds each.
-const LONG: std::time::Duration = std::time::Duration::from_secs(240);
+pub const LONG: std::time::Duration = std::time::Duration::from_secs(240);
 
-async fn write(node: &Node, name: &str, rows: std::ops::Range<u32>) {
+pub async fn write(node: &Node, name: &str, rows: std::ops::Range<u32>) {
     for row in rows {
         let key = format!("{name} {}", row % 200);
         let text = format!("value {row} of a row by {name}");
@@ -19,7 +19,7 @@ async fn write(node: &Node, name: &str, rows: std::ops::Range<u32>) {
     }
 }
 
-async fn settle(node: &Node, devices: u32) {
+pub async fn settle(node: &Node, devices: u32) {
     let held = node.wait_all(Custody::on(devices));
     tokio::time::timeout(LONG, held).await.expect("in time").unwrap();
 }
@@ -46,7 +46,7 @@ async fn until_equal(one: &Node, other: &Node) {
 }
 
 /// Makes a checkpoint of everything that was written, and waits until so many attest it here.
-async fn publish(node: &Node, op_count: u64, attested: usize) -> CheckpointInfo {
+pub async fn publish(node: &Node, op_count: u64, attested: usize) -> CheckpointInfo {
     until(node, async || {
         match node.personal().checkpoint().await {
             Ok(published) if published.checkpoint.op_count >= op_count => {}
@@ -68,7 +68,7 @@ async fn connect(node: &Node, to: &[&Node]) {
 }
 
 /// Two devices, and one that was with them for a while and then went away.
-async fn two_and_one_away() -> (Device, Device, Device) {
+pub async fn two_and_one_away() -> (Device, Device, Device) {
     let (a, b, c) = (device("a").await, device("b").await, device("c").await);
     introduce(&a.node, &b.node).await;
     invite(&a.node, &c.node, "c", Role::Member).await;

@@ -374,6 +374,9 @@ pub struct BundleExport {
 pub struct BundleImport {
     /// The file to read
     pub file: PathBuf,
+    /// Begins with the checkpoint in it although one device alone attests it
+    #[arg(long)]
+    pub yes: bool,
 }
 
 #[derive(Debug, ClapArgs)]

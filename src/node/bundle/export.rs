@@ -10,13 +10,15 @@ use bytes::Bytes;
 use super::{BundleFailure, BundleProgress};
 use crate::clock;
 use crate::crypto::Identity;
+use crate::model::limits::FRAME_BYTES_MAX;
 use crate::model::{DeviceId, Frontier, LogId, Seq, SpaceId, Tip};
 use crate::node::core::Holdings;
 use crate::node::error::NodeError;
 use crate::node::space::Space;
 use crate::store::Store;
-use crate::wire::BundleHead;
 use crate::wire::bundle::{self, CHUNK_BYTES_WANTED, ChunkEntry};
+use crate::wire::checkpoint::{CheckpointHash, Manifest};
+use crate::wire::{BundleError, BundleHead};
 
 /// What a bundle holds.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -29,6 +31,10 @@ pub struct BundleExported {
     pub records: u64,
     /// Acks.
     pub acks: u64,
+    /// The checkpoint that is in it in place of what was dropped here; `None` where every op is.
+    pub checkpoint: Option<CheckpointHash>,
+    /// Ops that the checkpoint holds the state of.
+    pub checkpoint_ops: u64,
     /// Bytes of the file.
     pub bytes: u64,
     /// When the device it is for has last said what it holds, in Unix milliseconds by its own clock;
@@ -40,7 +46,8 @@ impl Space {
     /// Writes what `peer` lacks, as far as its acks tell, into a new file; for nobody in particular,
     /// everything this device holds.
     ///
-    /// It holds sealed batches as they are, roster records and acks; no keys.
+    /// It holds sealed batches as they are, roster records and acks; no keys. Where the history here begins
+    /// with a checkpoint and the receiver lacks what came before, the checkpoint goes in, with who attests it.
     ///
     /// # Errors
     /// [`BundleFailure::Exists`], [`BundleFailure::File`], [`BundleFailure::NoSuchDevice`],
@@ -95,6 +102,12 @@ struct Export {
     path: PathBuf,
 }
 
+/// What goes into a bundle: ends of logs, and the checkpoint that they are folded onto where it is needed.
+struct Contents {
+    parts: Vec<Part>,
+    base: Option<Manifest>,
+}
+
 /// One log as it goes into the bundle.
 struct Part {
     log: LogId,
@@ -107,9 +120,15 @@ impl Export {
         if self.path.try_exists().map_err(|source| self.file_error(source))? {
             return Err(BundleFailure::Exists { path: self.path });
         }
-        let parts = self.parts()?;
+        let Contents { parts, base } = self.contents()?;
         let records = bundle::records(self.holdings.records.iter().cloned());
         let acks = bundle::acks(self.holdings.acks.iter().map(|(_, _, frame)| frame.clone()));
+        let said = base.as_ref().map_or(Ok(Vec::new()), |base| self.said_of(base))?;
+        let mut state = Vec::new();
+        self.state(base.as_ref(), &mut |entry, _| {
+            state.push(entry);
+            Ok(())
+        })?;
         let mut batches = Vec::new();
         parts.iter().try_for_each(|part| {
             self.runs(part, &mut |bytes| {
@@ -117,9 +136,9 @@ impl Export {
                 Ok(())
             })
         })?;
-        let entries = records.iter().map(|(entry, _)| *entry);
-        let chunks: Vec<ChunkEntry> =
-            entries.chain(batches.iter().copied()).chain(acks.iter().map(|(entry, _)| *entry)).collect();
+        let entries = records.iter().chain(&said).map(|(entry, _)| *entry);
+        let entries = entries.chain(state.iter().copied()).chain(batches.iter().copied());
+        let chunks: Vec<ChunkEntry> = entries.chain(acks.iter().map(|(entry, _)| *entry)).collect();
         let body_bytes: u64 = chunks.iter().map(|entry| u64::from(entry.bytes)).sum();
         let head = BundleHead {
             scope: self.space.tag(),
@@ -133,7 +152,14 @@ impl Export {
         let total = head.len() as u64 + body_bytes;
         let mut file = NewFile::create(&self.path, total, progress)?;
         file.put(&head)?;
-        records.iter().try_for_each(|(_, bytes)| file.put(bytes))?;
+        records.iter().chain(&said).try_for_each(|(_, bytes)| file.put(bytes))?;
+        let mut expected = state.into_iter();
+        self.state(base.as_ref(), &mut |entry, bytes| {
+            if expected.next() != Some(entry) {
+                return Err(BundleFailure::Changed);
+            }
+            file.put(bytes)
+        })?;
         let mut expected = batches.iter();
         parts.iter().try_for_each(|part| {
             self.runs(part, &mut |bytes| {
@@ -151,15 +177,19 @@ impl Export {
             logs: parts.len() as u64,
             records: self.holdings.records.len() as u64,
             acks: self.holdings.acks.len() as u64,
+            checkpoint: base.as_ref().map(Manifest::hash),
+            checkpoint_ops: base.as_ref().map_or(0, |base| base.fields().cut.op_count()),
             bytes: total,
             beyond_ack_of: None,
         })
     }
 
-    /// What goes in of each log. Where its receiver holds another history of one, all of it.
-    fn parts(&self) -> Result<Vec<Part>, BundleFailure> {
+    /// What goes in of each log. Where its receiver holds another history of one, all of it; and where that is
+    /// not here any more, what the history here begins with.
+    fn contents(&self) -> Result<Contents, BundleFailure> {
         let mut parts = Vec::new();
         let base = self.store.base(&self.space);
+        let mut is_base_needed = false;
         for (log, tip) in self.holdings.frontier.iter() {
             let mut after = self.from.tip(log);
             let floor = base.as_ref().map_or(Tip::NONE, |base| base.floor.tip(log));
@@ -172,14 +202,52 @@ impl Export {
                     after = Tip::NONE;
                 }
             }
-            if let Some(base) = base.as_ref().filter(|_| after.seq < floor.seq) {
-                return Err(NodeError::BeforeBase { checkpoint: base.checkpoint }.into());
+            if after.seq < floor.seq {
+                is_base_needed = true;
+                after = floor;
             }
             if after.seq < tip.seq {
                 parts.push(Part { log: *log, after, tip: *tip });
             }
         }
-        Ok(parts)
+        let base = if is_base_needed { self.store.base_manifest(&self.space) } else { None };
+        match base {
+            None if is_base_needed => Err(BundleFailure::Changed),
+            base => Ok(Contents { parts, base: base.map(|base| (*base).clone()) }),
+        }
+    }
+
+    /// The manifest of a checkpoint, and the words of those who attest it.
+    fn said_of(&self, base: &Manifest) -> Result<Vec<(ChunkEntry, Bytes)>, BundleFailure> {
+        let found = base.bytes().len();
+        if found > FRAME_BYTES_MAX {
+            let limit = u32::try_from(FRAME_BYTES_MAX).unwrap_or(u32::MAX);
+            let found = u32::try_from(found).unwrap_or(u32::MAX);
+            let what = "bytes of a checkpoint's manifest";
+            return Err(BundleFailure::TooMuch(BundleError::TooMany { what, found, limit }));
+        }
+        let words = self.store.attestations(&self.space).map_err(NodeError::from)?;
+        let words = words.iter().filter(|word| word.is_of(base.fields()));
+        let mut said = bundle::manifests([base.bytes().clone()]);
+        said.extend(bundle::attestations(words.map(|word| Bytes::copy_from_slice(word.bytes()))));
+        Ok(said)
+    }
+
+    /// Reads the chunks of a checkpoint, some at a time.
+    fn state(
+        &self,
+        base: Option<&Manifest>,
+        each: &mut dyn FnMut(ChunkEntry, &Bytes) -> Result<(), BundleFailure>,
+    ) -> Result<(), BundleFailure> {
+        let chunks = base.map_or(&[][..], |base| &base.fields().chunks);
+        for hashes in chunks.chunks(STATE_CHUNKS_AT_ONCE) {
+            let read = hashes.iter().map(|hash| self.store.chunk(&self.space, hash));
+            let read: Option<Vec<Bytes>> = read.collect::<Result<_, _>>().map_err(NodeError::from)?;
+            for (entry, bytes) in bundle::chunks(read.ok_or(BundleFailure::Changed)?) {
+                each(entry, &bytes)?;
+            }
+        }
+        Ok(())
     }
 
     /// Reads a log a chunk at a time.
@@ -259,6 +327,9 @@ impl Drop for NewFile<'_> {
         }
     }
 }
+
+/// Chunks of a checkpoint that are in memory together: at most 3 MiB.
+const STATE_CHUNKS_AT_ONCE: usize = 16;
 
 #[cfg(test)]
 mod tests {

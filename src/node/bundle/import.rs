@@ -1,5 +1,6 @@
 //! Reading a bundle.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -9,10 +10,13 @@ use tokio::sync::mpsc;
 
 use super::{BundleFailure, BundleProgress};
 use crate::model::{DeviceId, Scope, SpaceId, Wall};
+use crate::node::checkpoint::{Brought, Consent, Left, Waiting, WhyWaiting};
 use crate::node::error::NodeError;
 use crate::node::handle::Node;
+use crate::node::space::{Place, Space};
 use crate::sync::{Delivery, NotTaken};
 use crate::wire::bundle::{Chunk, ChunkEntry, ChunkKind, LogRange};
+use crate::wire::checkpoint::{Attestation, CheckpointHash, Manifest};
 use crate::wire::{BundleError, BundleHead};
 
 /// What became of a bundle.
@@ -36,6 +40,10 @@ pub struct BundleImported {
     pub missing: Vec<Missing>,
     /// Batches it holds that were not taken, and why.
     pub not_taken: Vec<NotTaken>,
+    /// The checkpoint that the history here begins with now, where this file has brought it.
+    pub began_with: Option<CheckpointHash>,
+    /// The checkpoint that it brings and the history here cannot begin with yet.
+    pub waiting: Option<Waiting>,
     /// Parts of a later version, which were left out.
     pub unknown_parts: u64,
 }
@@ -43,7 +51,7 @@ pub struct BundleImported {
 impl BundleImported {
     /// Whether everything it was exported with is here.
     pub fn is_whole(&self) -> bool {
-        self.missing.is_empty() && self.not_taken.is_empty()
+        self.missing.is_empty() && self.not_taken.is_empty() && self.waiting.is_none()
     }
 }
 
@@ -54,6 +62,8 @@ pub enum Missing {
     Records,
     /// Ops of a log.
     Ops(LogRange),
+    /// A part of the checkpoint.
+    Checkpoint,
     /// Acks.
     Acks,
     /// Something of a later version.
@@ -63,7 +73,10 @@ pub enum Missing {
 impl Node {
     /// Takes in what a bundle holds; it is durable when this returns.
     ///
-    /// A file that was cut off or damaged gives what is whole; the rest comes with another import.
+    /// A file that was cut off or damaged gives what is whole; the rest comes with another import. Where it
+    /// brings a checkpoint for what its exporter has dropped, and that is not to be had in what is held here, the
+    /// history here begins with it as it does with one of a connected device: with [`Consent::Given`] also where
+    /// one device alone attests it.
     ///
     /// # Errors
     /// [`BundleFailure::File`], [`BundleFailure::Head`], [`BundleFailure::ForeignSpace`],
@@ -71,6 +84,7 @@ impl Node {
     pub async fn import_bundle(
         &self,
         path: &Path,
+        consent: Consent,
         progress: impl Fn(BundleProgress),
     ) -> Result<BundleImported, BundleFailure> {
         let path = path.to_owned();
@@ -81,8 +95,14 @@ impl Node {
         let (space, scope) = self.space_of(&head).await?;
         let total = head.chunks.iter().map(|entry| u64::from(entry.bytes)).sum();
         tokio::task::spawn_blocking(move || opened.read(&parts));
-        let mut importing =
-            Importing { node: self, space, is_exporter_known: false, imported: begin(&head, scope) };
+        let mut importing = Importing {
+            node: self,
+            space,
+            consent,
+            is_exporter_known: false,
+            brought: None,
+            imported: begin(&head, scope),
+        };
         let mut done = 0;
         while let Some(part) = arriving.recv().await {
             let (entry, chunk) = part?;
@@ -91,6 +111,7 @@ impl Node {
             progress(BundleProgress { done, total });
         }
         importing.know_exporter().await?;
+        importing.begin_with_brought().await?;
         Ok(importing.imported)
     }
 
@@ -122,6 +143,8 @@ fn begin(head: &BundleHead, scope: Scope) -> BundleImported {
         acks: 0,
         missing: Vec::new(),
         not_taken: Vec::new(),
+        began_with: None,
+        waiting: None,
         unknown_parts: 0,
     }
 }
@@ -129,8 +152,17 @@ fn begin(head: &BundleHead, scope: Scope) -> BundleImported {
 struct Importing<'a> {
     node: &'a Node,
     space: SpaceId,
+    consent: Consent,
     is_exporter_known: bool,
+    brought: Option<Checkpoint>,
     imported: BundleImported,
+}
+
+/// A checkpoint as it comes out of a file: what is said of it, then its chunks.
+struct Checkpoint {
+    left: Left,
+    /// The chunks that are to be kept, once that is known.
+    wanted: Option<BTreeSet<[u8; 32]>>,
 }
 
 impl Importing<'_> {
@@ -141,8 +173,22 @@ impl Importing<'_> {
                 self.miss(entry);
                 return Ok(());
             }
-            // Checkpoints go by drop boxes; a file that holds one brings the rest.
-            Some(Chunk::Manifests(_) | Chunk::Attestations(_) | Chunk::Chunks(_) | Chunk::Unknown(_)) => {
+            Some(Chunk::Manifests(manifests)) => {
+                let manifest = manifests.into_iter().find_map(|bytes| Manifest::parse(bytes).ok());
+                self.brought = manifest.map(|manifest| Checkpoint {
+                    left: Left { manifest, words: Vec::new(), is_base: true },
+                    wanted: None,
+                });
+                return Ok(());
+            }
+            Some(Chunk::Attestations(words)) => {
+                if let Some(brought) = &mut self.brought {
+                    brought.left.words.extend(words.iter().filter_map(|bytes| Attestation::parse(bytes).ok()));
+                }
+                return Ok(());
+            }
+            Some(Chunk::Chunks(chunks)) => return self.keep_chunks(chunks).await,
+            Some(Chunk::Unknown(_)) => {
                 self.imported.unknown_parts += 1;
                 return Ok(());
             }
@@ -153,6 +199,8 @@ impl Importing<'_> {
         }
         if delivery.records.is_empty() {
             self.know_exporter().await?;
+            // What follows goes on from it.
+            self.begin_with_brought().await?;
         }
         let delivered = self.node.deliver(self.space, delivery).await?;
         self.imported.records += delivered.records;
@@ -168,6 +216,66 @@ impl Importing<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Keeps those chunks of the checkpoint that are to be kept.
+    async fn keep_chunks(&mut self, chunks: Vec<Bytes>) -> Result<(), BundleFailure> {
+        self.know_exporter().await?;
+        let Some(mut brought) = self.brought.take() else { return Ok(()) };
+        if brought.wanted.is_none() {
+            let wants = match self.take_brought(&brought.left).await? {
+                Brought::Wants(chunks) => chunks,
+                Brought::Done | Brought::Later => Vec::new(),
+            };
+            brought.wanted = Some(wants.into_iter().collect());
+        }
+        let is_wanted = |chunk: &Bytes| {
+            brought.wanted.as_ref().is_some_and(|wanted| wanted.contains(blake3::hash(chunk).as_bytes()))
+        };
+        let kept: Vec<Bytes> = chunks.into_iter().filter(is_wanted).collect();
+        self.brought = Some(brought);
+        if !kept.is_empty() {
+            let (store, space) = (self.node.store().clone(), self.space);
+            self.node.blocking(move || store.put_chunks(&space, &kept)).await.map_err(NodeError::from)?;
+        }
+        Ok(())
+    }
+
+    /// Begins with the checkpoint that the file has brought, where all of it is here.
+    async fn begin_with_brought(&mut self) -> Result<(), BundleFailure> {
+        let Some(brought) = self.brought.take() else { return Ok(()) };
+        let checkpoint = brought.left.manifest.hash();
+        let base = || self.node.store().base(&self.space).map(|base| base.checkpoint);
+        let before = base();
+        let outcome = self.take_brought(&brought.left).await?;
+        let after = base();
+        if after == Some(checkpoint) && before != after {
+            self.imported.began_with = after;
+        } else if !matches!(outcome, Brought::Done) {
+            let is_it = |waiting: &Waiting| waiting.checkpoint == checkpoint;
+            self.imported.waiting = self.of_space().waiting().filter(is_it);
+        }
+        Ok(())
+    }
+
+    /// Takes the checkpoint as far as it is here; with a person's word where one device alone attests it.
+    async fn take_brought(&self, left: &Left) -> Result<Brought, NodeError> {
+        let space = self.of_space();
+        let brought = space.take_left(left).await?;
+        let is_asked = |waiting: &Waiting| {
+            waiting.checkpoint == left.manifest.hash() && matches!(waiting.why, WhyWaiting::Unattested { .. })
+        };
+        match space.waiting().filter(is_asked) {
+            Some(waiting) if self.consent == Consent::Given => {
+                space.consent_to(&waiting)?;
+                space.take_left(left).await
+            }
+            _ => Ok(brought),
+        }
+    }
+
+    fn of_space(&self) -> Space {
+        Space { node: self.node.clone(), place: Place::Fixed(self.space) }
     }
 
     /// Refuses a bundle of a device that is not in the space by all records that are here.
@@ -203,9 +311,13 @@ impl Importing<'_> {
             (ChunkKind::Records, _) => missing.push(Missing::Records),
             (ChunkKind::Acks, _) => missing.push(Missing::Acks),
             (
-                ChunkKind::Manifests | ChunkKind::Attestations | ChunkKind::Chunks | ChunkKind::Unknown(_),
-                _,
-            ) => missing.push(Missing::Unknown),
+                ChunkKind::Manifests | ChunkKind::Attestations | ChunkKind::Chunks,
+                Some(Missing::Checkpoint),
+            ) => {}
+            (ChunkKind::Manifests | ChunkKind::Attestations | ChunkKind::Chunks, _) => {
+                missing.push(Missing::Checkpoint);
+            }
+            (ChunkKind::Unknown(_), _) => missing.push(Missing::Unknown),
         }
     }
 }

@@ -219,7 +219,8 @@ impl Space {
         Ok(if self.adopted()?.is_some() { Basis::Adopted } else { Basis::Log })
     }
 
-    fn consent_to(&self, waiting: &Waiting) -> Result<(), NodeError> {
+    /// Keeps the word of a person that one attestation of a checkpoint is enough.
+    pub(in crate::node) fn consent_to(&self, waiting: &Waiting) -> Result<(), NodeError> {
         let (space, store) = (self.id(), self.node.store());
         let held = store.checkpoints(&space)?;
         let found = held.iter().find(|held| held.manifest.hash() == waiting.checkpoint);
