@@ -17,7 +17,8 @@ use super::rebase::WaitingForm;
 use super::roster::{self, DeviceParams};
 use super::session::Notice;
 use crate::node::{
-    BundleExported, BundleFailure, BundleImported, BundleProgress, Consent, Missing, Node, Waiting, WhyWaiting,
+    BundleExported, BundleFailure, BundleImported, BundleProgress, Consent, Missing, Node, Waiting,
+    WhyWaiting,
 };
 use crate::sync::{NotTaken, WhyNotTaken};
 use crate::wire::BundleError;

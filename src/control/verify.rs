@@ -8,8 +8,11 @@ use super::error::ControlError;
 use super::params::ScopeParam;
 use super::roster::{DeviceParams, device_id, find};
 use crate::model::DeviceId;
-use crate::node::{Against, Comparison, Node, NodeError, Right, Space, WhyNotCompared};
+use crate::node::{
+    Against, BaseAudit, Comparison, Node, NodeError, Right, Space, WhyNotCompared, WhyNotComputed,
+};
 use crate::wire::RowHead;
+use crate::wire::checkpoint::CheckpointHash;
 
 /// What to compare.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -25,6 +28,10 @@ pub struct VerifyParams {
     /// Throws the state here away before, and folds the log again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub refold: bool,
+    /// Folds every op again that the checkpoint stands for which was adopted from others, from connected devices
+    /// that still hold them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub base: bool,
 }
 
 /// What it came to.
@@ -36,8 +43,29 @@ pub struct VerifyForm {
     pub sound: bool,
     /// Whether the log was folded again.
     pub refolded: bool,
+    /// What came of folding again what was adopted, where that was asked for.
+    pub base: Option<BaseAuditForm>,
     /// The other devices.
     pub devices: Vec<ComparedForm>,
+}
+
+/// What came of folding again what the history here begins with.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct BaseAuditForm {
+    /// `nothing` was adopted, it is `computed` now, or it is `not_computed`.
+    pub outcome: String,
+    /// The checkpoint; null where nothing was adopted.
+    pub checkpoint: Option<String>,
+    /// Ops that were folded.
+    pub ops: u64,
+    /// The devices they came from.
+    pub from: Vec<String>,
+    /// Why it is not computed: `NotConnected`, `Gone`, `KeyMissing`, `Version`, `FoldedOnto` or `Differs`.
+    pub kind: Option<String>,
+    /// The same for people.
+    pub why: Option<String>,
+    /// Whether trying again may help.
+    pub passing: bool,
 }
 
 /// What came of comparing with one device.
@@ -101,6 +129,10 @@ pub(super) async fn verify(node: &Node, params: VerifyParams) -> Result<VerifyFo
     }
     let against = if params.refold { Against::Log } else { Against::Rows };
     let audit = space.audit(against).await?;
+    let base = match params.base {
+        true => Some(BaseAuditForm::from(space.audit_base().await?)),
+        false => None,
+    };
     let mut devices = Vec::new();
     for status in space.status().await?.devices.into_iter().filter(|status| !status.is_self) {
         let is_wanted = match wanted {
@@ -112,7 +144,7 @@ pub(super) async fn verify(node: &Node, params: VerifyParams) -> Result<VerifyFo
         }
     }
     let (state_hash, sound) = (audit.root.to_string(), audit.is_sound());
-    Ok(VerifyForm { state_hash, sound, refolded: params.refold, devices })
+    Ok(VerifyForm { state_hash, sound, refolded: params.refold, base, devices })
 }
 
 async fn compared(
@@ -158,6 +190,45 @@ const fn right_text(right: Right) -> &'static str {
         Right::Here => "here",
         Right::There => "there",
         Right::Neither => "neither",
+    }
+}
+
+impl From<BaseAudit> for BaseAuditForm {
+    fn from(audit: BaseAudit) -> Self {
+        let form = |outcome: &str, checkpoint: Option<CheckpointHash>| Self {
+            outcome: outcome.to_owned(),
+            checkpoint: checkpoint.map(|checkpoint| checkpoint.to_string()),
+            ops: 0,
+            from: Vec::new(),
+            kind: None,
+            why: None,
+            passing: false,
+        };
+        match audit {
+            BaseAudit::Nothing => form("nothing", None),
+            BaseAudit::Computed { checkpoint, op_count, from } => Self {
+                ops: op_count,
+                from: from.iter().map(DeviceId::to_string).collect(),
+                ..form("computed", Some(checkpoint))
+            },
+            BaseAudit::NotComputed { checkpoint, why } => Self {
+                kind: Some(name_of(&why).to_owned()),
+                why: Some(why.to_string()),
+                passing: why.is_passing(),
+                ..form("not_computed", Some(checkpoint))
+            },
+        }
+    }
+}
+
+const fn name_of(why: &WhyNotComputed) -> &'static str {
+    match why {
+        WhyNotComputed::NotConnected => "NotConnected",
+        WhyNotComputed::Gone { .. } => "Gone",
+        WhyNotComputed::KeyMissing { .. } => "KeyMissing",
+        WhyNotComputed::Version { .. } => "Version",
+        WhyNotComputed::FoldedOnto { .. } => "FoldedOnto",
+        WhyNotComputed::Differs { .. } => "Differs",
     }
 }
 

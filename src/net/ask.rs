@@ -242,10 +242,11 @@ fn length_of(bytes: &Bytes) -> [u8; 4] {
 /// Greatest question and greatest answer: names, tokens and a few ids or hashes.
 pub const ASK_BYTES_MAX: usize = 4 * 1024;
 
-/// Greatest answer about a checkpoint: a sealed chunk, or the words of every device of a roster.
-pub const CHUNK_ANSWER_BYTES_MAX: usize = 256 * 1024;
+/// Greatest answer about a checkpoint: a sealed chunk, the words of every device of a roster, or a batch.
+pub const CHUNK_ANSWER_BYTES_MAX: usize = 320 * 1024;
 
 const _: () = assert!(crate::wire::checkpoint::CHUNK_SEALED_BYTES_MAX < CHUNK_ANSWER_BYTES_MAX);
+const _: () = assert!(crate::wire::checkpoint::RUN_BYTES_MAX < CHUNK_ANSWER_BYTES_MAX);
 const _: () = assert!(
     crate::wire::checkpoint::Attestation::BYTES * crate::model::limits::DEVICES_MAX + 64
         < CHUNK_ANSWER_BYTES_MAX

@@ -42,8 +42,8 @@ mod verify;
 pub use addresses::remembered_addresses;
 pub use bundle::{BundleExported, BundleFailure, BundleImported, BundleProgress, Missing};
 pub use checkpoint::{
-    ATTESTATIONS_NEEDED, Adopted, CheckpointInfo, Consent, Published, Rebased, Waiting, WhyNoCheckpoint,
-    WhyWaiting,
+    ATTESTATIONS_NEEDED, Adopted, BaseAudit, CheckpointInfo, Consent, Published, Rebased, Waiting,
+    WhyNoCheckpoint, WhyNotComputed, WhyWaiting,
 };
 pub use conflicts::{Choice, Decision, Resolution, StoredOp};
 pub use conversation::{NewTurn, Resumed, TranscriptTurn};

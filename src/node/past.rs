@@ -212,6 +212,23 @@ impl Space {
         self.node.blocking(fold).await
     }
 
+    /// As [`Space::fold_anew`], with every stamp a little later, as a program does that folds wrongly.
+    #[cfg(feature = "sim")]
+    pub(super) async fn fold_wrongly(&self, positions: Positions) -> Result<State, NodeError> {
+        let space = self.clone();
+        let fold = move || {
+            let (store, keys) = (space.node.store().clone(), space.node.keys().clone());
+            let (logs, mut state) = (Logs { space: space.id(), store, keys }, State::new(space.id()));
+            for (log, through) in positions.iter() {
+                logs.visit(log, Seq::ZERO, through, &mut |frame| {
+                    state.apply(log, &FrameView { hlc: Hlc::new(frame.hlc.get() + 1), ..*frame });
+                })?;
+            }
+            Ok(state)
+        };
+        self.node.blocking(fold).await
+    }
+
     /// The positions that stand for a moment: of each log the last op that is stamped at or before
     /// it, in Unix milliseconds.
     ///

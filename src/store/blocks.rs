@@ -11,7 +11,7 @@ use super::error::StoreError;
 use super::pieces::Pieces;
 use super::tables::LogIx;
 use super::{Store, lock_mutex, read_lock, write_lock};
-use crate::crypto::{EpochKey, OpenError, Opener};
+use crate::crypto::{BatchHeader, EpochKey, OpenError, Opener};
 use crate::model::{Dot, Hlc, KeyId, LogId, Seq, SpaceId};
 use crate::wire::body::{BodyError, BodyReader};
 use crate::wire::checkpoint::CheckpointHash;
@@ -195,8 +195,7 @@ impl Blocks {
         let opened = opener.open(&key, &batch);
         lock_mutex(&self.openers).push(opener);
         let body = opened.map_err(|source| ReadError::Damaged { log, seq, source })?;
-        let place = BlockPlace { first: header.first, op_count: header.op_count, is_draft: false };
-        Block::new(body, place, dot).map(Some)
+        Block::of_batch(body, header, dot).map(Some)
     }
 }
 
@@ -208,7 +207,7 @@ struct BlockPlace {
 }
 
 /// An opened batch or draft group, with the place of every op in it.
-struct Block {
+pub(crate) struct Block {
     place: BlockPlace,
     body: Bytes,
     frames: Vec<Frame>,
@@ -226,6 +225,12 @@ struct Frame {
 }
 
 impl Block {
+    /// What was opened of a batch; `dot` is named where it cannot be read.
+    pub(crate) fn of_batch(body: Vec<u8>, header: &BatchHeader, dot: &Dot) -> Result<Self, ReadError> {
+        let place = BlockPlace { first: header.first, op_count: header.op_count, is_draft: false };
+        Self::new(body, place, dot)
+    }
+
     fn new(body: Vec<u8>, place: BlockPlace, dot: &Dot) -> Result<Self, ReadError> {
         let unreadable = |source| ReadError::Body { log: dot.log, seq: dot.seq, source };
         let mut frames = Vec::with_capacity(place.op_count as usize);
@@ -243,7 +248,8 @@ impl Block {
         Ok(Self { place, body: body.into(), frames, is_used: false })
     }
 
-    fn op(&self, dot: &Dot) -> Option<OpAt> {
+    /// The op that stands there.
+    pub(crate) fn op(&self, dot: &Dot) -> Option<OpAt> {
         let index = usize::try_from(dot.seq.get().checked_sub(self.place.first.get())?).ok()?;
         let Frame { hlc, start, len, kind, flags } = *self.frames.get(index)?;
         let body = self.body.slice(start as usize..start as usize + len as usize);

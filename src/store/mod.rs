@@ -39,6 +39,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use redb::StorageBackend;
 use redb::backends::FileBackend;
 
+pub(crate) use blocks::Block;
 pub use blocks::{BLOCK_CACHE_BYTES, Blocks, KeyRing, OpAt, ReadError};
 pub use checkpoints::{HeldCheckpoint, Moments, Wholeness};
 pub use disk::panic_becomes_error;

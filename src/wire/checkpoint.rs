@@ -38,7 +38,7 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use crate::crypto::{Identity, SignatureError, verify};
-use crate::model::limits::{DEVICES_MAX, LOGS_MAX};
+use crate::model::limits::{BATCH_SEALED_BYTES_MAX, DEVICES_MAX, LOGS_MAX};
 use crate::model::{Blame, DeviceId, Frontier, KeyId, LogId, Root, ScopeTag, Seq, SpaceId, Tip, TipHash};
 
 /// Bytes that are no manifest, no attestation, or no question about them.
@@ -394,6 +394,15 @@ pub enum CheckpointQuestion {
         /// Its hash.
         hash: [u8; 32],
     },
+    /// Whole batches of a log, for whoever folds again what a checkpoint stands for.
+    Run {
+        /// The log.
+        log: LogId,
+        /// The place they are to follow.
+        after: Seq,
+        /// None that ends beyond this.
+        through: Seq,
+    },
 }
 
 /// What the other says.
@@ -422,6 +431,11 @@ pub enum CheckpointAnswer {
         /// Its bytes.
         bytes: Bytes,
     },
+    /// Consecutive sealed batches, at most [`RUN_BYTES_MAX`].
+    Run {
+        /// Their bytes.
+        bytes: Bytes,
+    },
     /// I do not hold it.
     Nothing,
 }
@@ -440,6 +454,10 @@ impl CheckpointQuestion {
                 [&[PIECE][..], hash.as_bytes(), &offset.to_be_bytes()].concat()
             }
             Self::Chunk { hash } => [&[CHUNK][..], hash].concat(),
+            Self::Run { log, after, through } => {
+                let (after, through) = (after.get().to_be_bytes(), through.get().to_be_bytes());
+                [&[RUN][..], &log.to_bytes(), &after, &through].concat()
+            }
         }
     }
 
@@ -464,6 +482,11 @@ impl CheckpointQuestion {
                 offset: u32::from_be_bytes(reader.array()?),
             },
             CHUNK => Self::Chunk { hash: reader.array()? },
+            RUN => Self::Run {
+                log: LogId::from_bytes(&reader.array()?),
+                after: Seq::new(u64::from_be_bytes(reader.array()?)),
+                through: Seq::new(u64::from_be_bytes(reader.array()?)),
+            },
             _ => return Err(CheckpointError::Magic { found: [kind, 0, 0, 0] }),
         };
         reader.end()?;
@@ -488,6 +511,7 @@ impl CheckpointAnswer {
                 [&[PIECE][..], &total.to_be_bytes(), &offset.to_be_bytes(), bytes].concat().into()
             }
             Self::Chunk { bytes } => [&[CHUNK][..], bytes].concat().into(),
+            Self::Run { bytes } => [&[RUN][..], bytes].concat().into(),
             Self::Nothing => Bytes::from_static(&[NOTHING]),
         }
     }
@@ -523,6 +547,7 @@ impl CheckpointAnswer {
                 Self::Piece { total, offset, bytes: Bytes::copy_from_slice(piece) }
             }
             CHUNK => Self::Chunk { bytes: Bytes::copy_from_slice(reader.take_rest(CHUNK_SEALED_BYTES_MAX)?) },
+            RUN => Self::Run { bytes: bytes.slice(1..1 + reader.take_rest(RUN_BYTES_MAX)?.len()) },
             NOTHING => Self::Nothing,
             _ => return Err(CheckpointError::Magic { found: [kind, 0, 0, 0] }),
         };
@@ -597,6 +622,9 @@ pub const CHUNK_SEALED_BYTES_MAX: usize = 192 * 1024;
 /// Bytes of a manifest that travel in one answer.
 pub const PIECE_BYTES_MAX: usize = 64 * 1024;
 
+/// Bytes of batches that travel in one answer: the greatest batch fits.
+pub const RUN_BYTES_MAX: usize = BATCH_SEALED_BYTES_MAX;
+
 /// Greatest manifest.
 pub const MANIFEST_BYTES_MAX: usize = HEAD_BYTES + CUT_BYTES * LOGS_MAX + 32 * CHUNKS_MAX + 64;
 
@@ -609,6 +637,7 @@ const NEWEST: u8 = 1;
 const PIECE: u8 = 2;
 const CHUNK: u8 = 3;
 const NOTHING: u8 = 4;
+const RUN: u8 = 5;
 
 const _: () = assert!(CHUNK_SEALED_BYTES_MAX < MANIFEST_BYTES_MAX && MANIFEST_BYTES_MAX < u32::MAX as usize);
 
@@ -666,6 +695,7 @@ mod tests {
             CheckpointQuestion::Newest { held, attestation: Some(Box::new(attestation())) },
             CheckpointQuestion::Manifest { hash: manifest().hash(), offset: 70_000 },
             CheckpointQuestion::Chunk { hash: [12; 32] },
+            CheckpointQuestion::Run { log: log(3), after: Seq::ZERO, through: Seq::new(70_000) },
         ]
     }
 
@@ -679,7 +709,8 @@ mod tests {
                 attestations: vec![attestation()],
             },
             CheckpointAnswer::Piece { total: 9, offset: 4, bytes: bytes.clone() },
-            CheckpointAnswer::Chunk { bytes },
+            CheckpointAnswer::Chunk { bytes: bytes.clone() },
+            CheckpointAnswer::Run { bytes },
             CheckpointAnswer::Nothing,
         ]
     }

@@ -115,7 +115,10 @@ fn a_person_says_whether_the_word_of_one_device_will_do_for_what_a_file_brings()
     let file = file.to_str().unwrap();
 
     let exported = one.run(&["bundle", "export", file]).expect_code(0);
-    assert!(exported.stderr.contains("of 5 ops before, which were dropped here, it holds checkpoint"), "{exported:?}");
+    assert!(
+        exported.stderr.contains("of 5 ops before, which were dropped here, it holds checkpoint"),
+        "{exported:?}"
+    );
     let waits = two.run(&["bundle", "import", file]).expect_code(75);
     assert!(waits.stdout.contains("attested by one; 2 devices are asked for"), "{waits:?}");
     assert!(waits.stderr.contains("this one with `--yes` if the one will do"), "{waits:?}");

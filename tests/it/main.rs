@@ -4,6 +4,7 @@ mod agents;
 mod agreement;
 #[cfg(target_os = "linux")]
 mod asleep;
+mod audited;
 mod blind;
 mod buckets;
 mod bundles;

@@ -25,7 +25,7 @@ pub async fn settle(node: &Node, devices: u32) {
 }
 
 /// Tries until something is so, which takes rounds and no time.
-async fn until<T>(node: &Node, check: impl AsyncFn() -> Option<T>) -> T {
+pub async fn until<T>(node: &Node, check: impl AsyncFn() -> Option<T>) -> T {
     let wait = async {
         loop {
             if let Some(found) = check().await {
@@ -37,7 +37,7 @@ async fn until<T>(node: &Node, check: impl AsyncFn() -> Option<T>) -> T {
     tokio::time::timeout(LONG, wait).await.expect("in time")
 }
 
-async fn until_equal(one: &Node, other: &Node) {
+pub async fn until_equal(one: &Node, other: &Node) {
     until(one, async || {
         let (ours, theirs) = (one.status().await.unwrap(), other.status().await.unwrap());
         (ours.op_count == theirs.op_count && ours.state_hash == theirs.state_hash).then_some(())
@@ -60,7 +60,7 @@ pub async fn publish(node: &Node, op_count: u64, attested: usize) -> CheckpointI
     .await
 }
 
-async fn connect(node: &Node, to: &[&Node]) {
+pub async fn connect(node: &Node, to: &[&Node]) {
     node.start().await.unwrap();
     for other in to {
         node.add_peer(other.local_addr().unwrap().to_string()).await.unwrap();

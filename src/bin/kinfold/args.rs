@@ -438,6 +438,9 @@ pub struct Verify {
     /// Throws the folded state of this device away before, and folds its log again
     #[arg(long)]
     pub refold: bool,
+    /// Folds every op again that stands behind an adopted checkpoint, from devices that still hold them
+    #[arg(long)]
+    pub base: bool,
     /// How long to look for a device where no node runs
     #[arg(long, default_value = "10s", value_parser = duration, value_name = "DURATION")]
     pub timeout: Duration,

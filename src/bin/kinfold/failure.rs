@@ -88,6 +88,8 @@ pub enum Failure {
     StateUnsound { space: String },
     #[error("the state here was not compared with that of {device}: {why}")]
     NotCompared { device: String, why: String, is_passing: bool },
+    #[error("what was adopted is not computed here: {why}")]
+    BaseNotComputed { kind: String, why: String, is_passing: bool },
     #[error("this device does not begin with the checkpoint yet: {why}")]
     BaseWaits { why: String, hint: String, is_passing: bool },
     #[error("not safe{}", unsafe_because(*unheld, *is_alone))]
@@ -257,6 +259,21 @@ impl Failure {
                 "try again once `kinfold status` shows it connected and nothing behind".into()
             }
             Self::NotCompared { .. } => return None,
+            Self::BaseNotComputed { kind, .. } => match kind.as_str() {
+                "NotConnected" => {
+                    "connect a device that still holds every op: one that joined before it was made".into()
+                }
+                "Gone" => {
+                    "connect a device that has not dropped them yet; `kinfold gc why` tells on each".into()
+                }
+                "KeyMissing" => "connect to a device that has the key".into(),
+                "Version" => "update this program".into(),
+                "Differs" => {
+                    "keep this home; the devices that attest it, and their programs, are to be looked into"
+                        .into()
+                }
+                _ => return None,
+            },
             Self::BaseWaits { hint, .. } => hint.clone(),
             Self::NotSafe { is_alone: true, .. } => {
                 "`kinfold invite` here and `kinfold join` on another device add one".into()
@@ -327,6 +344,7 @@ impl Failure {
             | Self::NotReached { .. }
             | Self::NotSafe { .. }
             | Self::NotCompared { is_passing: true, .. }
+            | Self::BaseNotComputed { is_passing: true, .. }
             | Self::BaseWaits { is_passing: true, .. }
             | Self::DropboxesFailed { .. } => EXIT_LATER,
             Self::Pipe => 0,

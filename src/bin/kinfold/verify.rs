@@ -2,11 +2,13 @@
 
 use kinfold::control::Method;
 use kinfold::control::forms::StatusForm;
-use kinfold::control::verify::{ComparedForm, DifferingForm, HeadForm, VerifyForm, VerifyParams};
+use kinfold::control::verify::{
+    BaseAuditForm, ComparedForm, DifferingForm, HeadForm, VerifyForm, VerifyParams,
+};
 
 use crate::args::Verify;
 use crate::failure::Failure;
-use crate::output::{Output, Tone, count, short_device, short_hash};
+use crate::output::{Output, Tone, count, counted, short_device, short_hash};
 use crate::state::look_for;
 use crate::target::{Site, Target};
 
@@ -19,6 +21,10 @@ pub async fn run(site: &Site, args: Verify, output: &Output) -> Result<(), Failu
         output.json(&form)?;
     } else {
         show(&form, site, output)?;
+    }
+    if let Some((base, kind)) = form.base.as_ref().and_then(|base| Some((base, base.kind.clone()?))) {
+        let why = base.why.clone().unwrap_or_default();
+        return Err(Failure::BaseNotComputed { kind, why, is_passing: base.passing });
     }
     let differing = form.devices.iter().filter(|device| device.outcome == "differs").count();
     match form.devices.iter().find(|device| device.outcome == "not_compared") {
@@ -47,7 +53,12 @@ async fn verify(target: &Target, site: &Site, args: &Verify) -> Result<(VerifyFo
         // Where nobody comes, the state here is looked at all the same.
         look_for(target, site, args.timeout, |peer| peer.connected).await?;
     }
-    let params = VerifyParams { scope: site.scope.clone(), device: args.device.clone(), refold: args.refold };
+    let params = VerifyParams {
+        scope: site.scope.clone(),
+        device: args.device.clone(),
+        refold: args.refold,
+        base: args.base,
+    };
     Ok((target.call(Method::Verify, &params).await?, is_alone))
 }
 
@@ -64,6 +75,7 @@ fn show(form: &VerifyForm, site: &Site, output: &Output) -> Result<(), Failure> 
             output.paint(Tone::Bad, "unsound")
         ),
     })?;
+    form.base.iter().try_for_each(|base| show_base(base, output))?;
     for device in &form.devices {
         let name = called(device);
         let questions = count(u64::from(device.questions.unwrap_or(0)));
@@ -89,6 +101,22 @@ fn show(form: &VerifyForm, site: &Site, output: &Output) -> Result<(), Failure> 
         }
     }
     Ok(())
+}
+
+fn show_base(base: &BaseAuditForm, output: &Output) -> Result<(), Failure> {
+    let checkpoint = base.checkpoint.as_deref().map(short_hash).unwrap_or_default();
+    output.line(match base.outcome.as_str() {
+        "nothing" => "computed  every op was folded here; nothing was adopted".to_owned(),
+        "computed" => format!(
+            "{}  checkpoint {checkpoint}: {} folded again come to what was adopted, and it is attested from here now",
+            output.paint(Tone::Good, "computed"),
+            counted(base.ops, "op")
+        ),
+        _ => {
+            let tone = if base.passing { Tone::Warn } else { Tone::Bad };
+            format!("{}  checkpoint {checkpoint} is still not computed here", output.paint(tone, "adopted"))
+        }
+    })
 }
 
 fn show_row(row: &DifferingForm, name: &str, site: &Site, output: &Output) -> Result<(), Failure> {

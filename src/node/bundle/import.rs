@@ -183,7 +183,10 @@ impl Importing<'_> {
             }
             Some(Chunk::Attestations(words)) => {
                 if let Some(brought) = &mut self.brought {
-                    brought.left.words.extend(words.iter().filter_map(|bytes| Attestation::parse(bytes).ok()));
+                    brought
+                        .left
+                        .words
+                        .extend(words.iter().filter_map(|bytes| Attestation::parse(bytes).ok()));
                 }
                 return Ok(());
             }

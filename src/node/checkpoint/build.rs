@@ -48,7 +48,7 @@ impl Space {
         let other = parent.filter(|parent| Some(*parent) != base);
         let other = other.and_then(|parent| whole(&held).into_iter().find(|held| held.hash() == parent));
         let onto = other.map(Manifest::hash).or(base);
-        let mut state = match other {
+        let state = match other {
             Some(manifest) => self.fold_onto(manifest.clone(), positions).await?,
             None => self.fold_anew(positions).await?,
         };
@@ -56,6 +56,17 @@ impl Space {
         if count > 0 {
             return Err(NodeError::NoCheckpoint { why: WhyNoCheckpoint::UnknownOps { count } });
         }
+        self.made_of(state, onto, key, wanted).await
+    }
+
+    /// What a state comes to as the content of a checkpoint. Chunks are written as for [`Space::build`].
+    pub(super) async fn made_of(
+        &self,
+        mut state: State,
+        parent: Option<CheckpointHash>,
+        key: Option<EpochKey>,
+        wanted: Option<BTreeSet<[u8; 32]>>,
+    ) -> Result<Built, NodeError> {
         let writer = ChunkWriter {
             space: self.id(),
             store: self.node.store().clone(),
@@ -67,8 +78,7 @@ impl Space {
             failure: None,
         };
         let blocks = Arc::clone(self.node.blocks());
-        let work = move || make(&mut state, &blocks, writer, onto);
-        self.node.blocking(work).await
+        self.node.blocking(move || make(&mut state, &blocks, writer, parent)).await
     }
 }
 

@@ -353,7 +353,11 @@ async fn fetch_chunk(link: Link, space: SpaceId, hash: [u8; 32]) -> Option<Bytes
     (*blake3::hash(&bytes).as_bytes() == hash).then_some(bytes)
 }
 
-async fn ask(link: &Link, space: &SpaceId, question: &CheckpointQuestion) -> Option<CheckpointAnswer> {
+pub(super) async fn ask(
+    link: &Link,
+    space: &SpaceId,
+    question: &CheckpointQuestion,
+) -> Option<CheckpointAnswer> {
     let question = Bytes::from([&space.tag().as_bytes()[..], &question.to_bytes()].concat());
     match link.ask(Topic::Checkpoint, question, ANSWER_WITHIN).await {
         Ok(answer) => CheckpointAnswer::from_bytes(&answer).ok(),

@@ -5,8 +5,10 @@
 //! says nothing. Chunks are the same bytes on every device that holds the key, so a device that has computed a
 //! checkpoint fetches next to nothing; one that cannot (a blind one) fetches all of it, and goes on where it
 //! was cut off (`exchange`). A device that lacks what the others have dropped, or has nothing yet, begins with one
-//! (`bootstrap`).
+//! (`bootstrap`), and may fold later what that stands for
+//! (`audit`).
 
+mod audit;
 mod bootstrap;
 mod build;
 mod exchange;
@@ -20,6 +22,7 @@ use std::sync::{Arc, Mutex};
 use thiserror::Error;
 use tokio::sync::{Notify, RwLock};
 
+pub use self::audit::{BaseAudit, WhyNotComputed};
 pub use self::bootstrap::{ATTESTATIONS_NEEDED, Adopted, Consent, Rebased, Waiting, WhyWaiting};
 pub(super) use self::bootstrap::{Brought, Left};
 pub(super) use self::exchange::watch;
@@ -31,7 +34,9 @@ use crate::model::{DeviceId, Frontier, Root, SpaceId};
 use crate::roster::Role;
 use crate::store::{HeldCheckpoint, Store, StoreError, Wholeness};
 use crate::sync::Input;
-use crate::wire::checkpoint::{Attestation, AttestationFields, CheckpointHash, Manifest, ManifestFields};
+use crate::wire::checkpoint::{
+    Attestation, AttestationFields, Basis, CheckpointHash, Manifest, ManifestFields,
+};
 
 /// What the checkpoints of a node share.
 #[derive(Default)]
@@ -322,6 +327,10 @@ impl Space {
 
     /// Says that this device has folded its own log to what a manifest says; durable when it returns.
     fn attest(&self, manifest: &Manifest) -> Result<(), NodeError> {
+        self.attest_as(manifest, self.basis()?)
+    }
+
+    fn attest_as(&self, manifest: &Manifest, basis: Basis) -> Result<(), NodeError> {
         let of = manifest.fields();
         let fields = AttestationFields {
             scope: of.space.tag(),
@@ -330,7 +339,7 @@ impl Space {
             cut_digest: of.cut.digest(),
             root: of.root,
             content: of.content,
-            basis: self.basis()?,
+            basis,
         };
         let word = Attestation::sign(self.node.identity(), fields);
         self.node.store().put_attestation(&of.space, &word)?;
@@ -380,6 +389,40 @@ impl Space {
         self.attest(&forged)?;
         complete(store, &forged)?;
         Ok(forged.hash())
+    }
+
+    /// Makes a checkpoint, whole and attested by this device, of a state that is folded wrongly. For tests of who
+    /// finds out; its name.
+    #[doc(hidden)]
+    pub async fn checkpoint_wrongly(&self) -> Result<CheckpointHash, NodeError> {
+        let _turn = self.node.checkpoints().turn.lock().await;
+        let space = self.id();
+        let asked = self.node.ask(move |core| {
+            core.tell(Input::Seal { space });
+            core.settle();
+            (core.checkpoint_cut(space), core.engine.sealing_key(space).cloned())
+        });
+        let (cut, key) = asked.await?;
+        let refused = |why| NodeError::NoCheckpoint { why };
+        let (cut, key) = (cut.map_err(refused)?, key.ok_or(refused(WhyNoCheckpoint::NoKey))?);
+        let state = self.fold_wrongly(cut.iter().map(|(log, tip)| (*log, tip.seq)).collect()).await?;
+        let built = self.made_of(state, None, Some(key.clone()), None).await?;
+        let fields = ManifestFields {
+            space,
+            fold_version: crate::fold::FOLD_VERSION,
+            parent: None,
+            root: built.root,
+            content: built.content,
+            key_id: key.id(),
+            author: self.node.device(),
+            cut,
+            state_chunks: built.state_chunks,
+            chunks: built.chunks,
+        };
+        let manifest = Manifest::sign(self.node.identity(), fields);
+        self.attest_as(&manifest, Basis::Log)?;
+        complete(self.node.store(), &manifest)?;
+        Ok(manifest.hash())
     }
 
     /// Chunks fetched from other devices in this run.

@@ -15,6 +15,7 @@ use crate::roster::Role;
 use crate::store::{Store, StoreError};
 use crate::wire::checkpoint::{
     Attestation, CheckpointAnswer, CheckpointHash, CheckpointQuestion, Manifest, PIECE_BYTES_MAX,
+    RUN_BYTES_MAX,
 };
 
 impl Core {
@@ -108,6 +109,14 @@ fn answer_to(
             Err(StoreError::Damaged { .. }) => None,
             Err(error) => return Err(error),
         },
+        CheckpointQuestion::Run { log, after, through } => {
+            match store.run(space, &log, after, through, RUN_BYTES_MAX) {
+                Ok(run) => run.map(|run| CheckpointAnswer::Run { bytes: run.bytes }),
+                // Another device may have it.
+                Err(StoreError::Damaged { .. }) => None,
+                Err(error) => return Err(error),
+            }
+        }
     };
     Ok((answer.unwrap_or(CheckpointAnswer::Nothing), false))
 }
