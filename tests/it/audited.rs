@@ -62,13 +62,14 @@ async fn what_was_adopted_counts_as_computed_once_every_op_was_folded_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_state_that_was_folded_wrongly_is_found_by_whoever_folds_it_again() {
-    let (a, c) = (device("a").await, device("c").await);
+    let (a, b, c) = (device("a").await, device("b").await, device("c").await);
+    introduce(&a.node, &b.node).await;
     write(&a.node, "a", 0..100).await;
-    a.node.start().await.unwrap();
+    settle(&a.node, 1).await;
     let made = a.node.personal().checkpoint_wrongly().await.unwrap();
+    a.node.personal().trim().await.unwrap();
     invite(&a.node, &c.node, "c", Role::Member).await;
     connect(&c.node, &[&a.node]).await;
-    // It holds every op of it itself, and would replay: a person would rather not wait.
     let rebased = until(&c.node, async || {
         let rebased = c.node.personal().rebase(Consent::Given).await.unwrap();
         rebased.base.map(|_| rebased)
@@ -76,16 +77,21 @@ async fn a_state_that_was_folded_wrongly_is_found_by_whoever_folds_it_again() {
     .await;
     assert_eq!(rebased.base, Some(made));
 
-    let audit = c.node.personal().audit_base().await.unwrap();
+    connect(&c.node, &[&b.node]).await;
+    let (checkpoint, folded, adopted) = until(&c.node, async || {
+        let audit = c.node.personal().audit_base().await.unwrap();
+        let BaseAudit::NotComputed { checkpoint, why } = audit else { panic!("{audit:?}") };
+        match why {
+            WhyNotComputed::Differs { folded, adopted } => Some((checkpoint, folded, adopted)),
+            _ => None,
+        }
+    })
+    .await;
 
-    let BaseAudit::NotComputed { checkpoint, why: WhyNotComputed::Differs { folded, adopted } } = audit
-    else {
-        panic!("{audit:?}");
-    };
-    assert_eq!((checkpoint, folded), (made, a.node.personal().root()));
+    assert_eq!((checkpoint, folded), (made, b.node.personal().root()));
     assert_ne!(folded, adopted);
     assert!(!is_computed(&c.node).await);
-    for device in [a, c] {
+    for device in [a, b, c] {
         device.node.stop().await.unwrap();
     }
 }

@@ -18,6 +18,7 @@ mod conversation;
 mod corpus;
 mod crash;
 mod doctor;
+mod drawer;
 mod dropbox;
 mod epochs;
 #[cfg(target_os = "linux")]
