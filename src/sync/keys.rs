@@ -248,19 +248,8 @@ impl Engine {
     /// was enrolled first goes first, the others wait for it, each a little longer.
     pub(super) fn plan_rotation(&mut self, now: &Now, space: SpaceId) {
         let own = self.identity.device();
+        let after = self.rotates_after(now, space);
         let Some(state) = self.spaces.get_mut(&space).filter(|state| state.is_active) else { return };
-        let age = now.wall.as_millis().saturating_sub(state.roster.rotated_at().millis());
-        let is_due = state.roster.is_rotation_due() || age > EPOCH_AGE_MAX.as_millis() as u64;
-        // Whoever had the current key may be gone with it: a disk that was lost, a backup put back.
-        let is_keyless = match state.roster.epoch() {
-            Epoch::Current { key_id, .. } => !state.keys.contains_key(&key_id),
-            Epoch::Contested { .. } => false,
-        };
-        let after = match (is_due, is_keyless) {
-            (true, _) => Some(ROTATE_AFTER),
-            (false, true) => Some(KEYLESS_AFTER),
-            (false, false) => None,
-        };
         state.rotate_at = match (state.roster.admin_rank(&own), after) {
             (Some(rank), Some(after)) if state.rotation.is_none() => {
                 let rank = u32::try_from(rank).unwrap_or(u32::MAX).min(RANK_MAX);
@@ -269,6 +258,44 @@ impl Engine {
             }
             _ => None,
         };
+    }
+
+    /// Rotates where it is due and it is this device's turn.
+    pub(super) fn rotate_if_due(&mut self, now: &Now, space: SpaceId) {
+        let Some(state) = self.spaces.get_mut(&space) else { return };
+        if state.rotate_at.take_if(|at| *at <= now.uptime).is_some()
+            && self.rotates_after(now, space).is_some()
+        {
+            self.rotate(now, space, Vec::new());
+        }
+    }
+
+    /// How long the first admin waits before it rotates a key by itself, where that is due.
+    fn rotates_after(&self, now: &Now, space: SpaceId) -> Option<Duration> {
+        let state = self.spaces.get(&space)?;
+        let own = self.identity.device();
+        let is_here = |device: &DeviceId| {
+            let mut peers = self.peers.values().filter(|peer| peer.device == *device);
+            *device == own || peers.any(|peer| peer.is_greeted && peer.spaces.contains_key(&space))
+        };
+        let readers = || state.roster.members().filter(|member| member.role.holds_keys());
+        let age = now.wall.as_millis().saturating_sub(state.roster.rotated_at().millis());
+        let is_old = age > EPOCH_AGE_MAX.as_millis() as u64;
+        // A key travels over connections only: whoever is met through a drop box alone could read nothing any more.
+        let has_all =
+            || readers().filter(|member| !member.is_dormant()).all(|member| is_here(&member.device));
+        let is_large = state.roster.member_count() > ALL_CONNECTED_MAX;
+        if state.roster.is_rotation_due() || is_old && (is_large || has_all()) {
+            return Some(ROTATE_AFTER);
+        }
+        // Whoever had the current key may be gone with it: a disk that was lost, a backup put back. Where nobody is
+        // connected who could hand it over, nothing is known of that.
+        let is_keyless = match state.roster.epoch() {
+            Epoch::Current { key_id, .. } => !state.keys.contains_key(&key_id),
+            Epoch::Contested { .. } => false,
+        };
+        let is_asked = || readers().any(|member| member.device != own && is_here(&member.device));
+        (is_keyless && is_asked()).then_some(KEYLESS_AFTER)
     }
 
     /// Asks an admin to coordinate the rotation that is due because this device leaves.
@@ -351,6 +378,9 @@ const ROTATE_APART: Duration = Duration::from_secs(4);
 
 /// Admins whose turns are told apart.
 const RANK_MAX: u32 = 64;
+
+/// Up to this many devices all are connected to each other.
+const ALL_CONNECTED_MAX: usize = 8;
 
 /// How long an epoch lasts where nothing else ends it.
 const EPOCH_AGE_MAX: Duration = Duration::from_secs(90 * 86_400);

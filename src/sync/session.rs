@@ -612,10 +612,7 @@ impl Engine {
 
     pub(super) fn tick(&mut self, now: &Now) {
         for space in self.spaces.keys().copied().collect::<Vec<_>>() {
-            let Some(state) = self.spaces.get_mut(&space) else { continue };
-            if state.rotate_at.is_some_and(|at| at <= now.uptime) {
-                self.rotate(now, space, Vec::new());
-            }
+            self.rotate_if_due(now, space);
             let Some(state) = self.spaces.get_mut(&space) else { continue };
             if state.rotation.as_ref().is_some_and(|rotation| rotation.commit_at <= now.uptime) {
                 self.commit_rotation(now, space);
