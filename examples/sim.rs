@@ -1,7 +1,7 @@
 //! Runs many seeded worlds: `cargo run --release --example sim -- --seeds 10000`.
 //!
 //! Options: `--seeds N`, `--from S`, `--devices D`, `--hostile PERMILLE`, `--trust PERMILLE`,
-//! `--gc PERMILLE`, `--trace LINES`, `--keep-going`.
+//! `--gc PERMILLE`, `--months MONTHS`, `--trace LINES`, `--keep-going`.
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -22,6 +22,7 @@ fn main() -> ExitCode {
             "--trust" => number().map(|value| knobs.trust_permille = value).is_some(),
             "--gc" => number().map(|value| knobs.gc_permille = value).is_some(),
             "--trace" => number().map(|value| lines = value as usize).is_some(),
+            "--months" => number().map(|value| knobs.months = u32::try_from(value).unwrap_or(120)).is_some(),
             "--keep-going" => {
                 is_stubborn = true;
                 true
@@ -40,11 +41,15 @@ fn main() -> ExitCode {
 fn search(from: u64, seeds: u64, knobs: &Knobs, lines: usize, is_stubborn: bool) -> u64 {
     let begun = Instant::now();
     let (mut failed, mut ops, mut events, mut slowest) = (0, 0, 0, std::time::Duration::ZERO);
+    let (mut bases, mut dormant, mut days) = (0, 0, 0);
     for seed in from..from.saturating_add(seeds) {
         match run(seed, knobs) {
             Ok(summary) => {
                 ops += summary.op_count;
                 events += summary.event_count;
+                bases += summary.base_count;
+                dormant += summary.dormant_count;
+                days += summary.virtual_time.as_secs() / 86_400;
                 slowest = slowest.max(summary.settled_after);
             }
             Err(failure) => {
@@ -61,6 +66,11 @@ fn search(from: u64, seeds: u64, knobs: &Knobs, lines: usize, is_stubborn: bool)
             println!(
                 "{done} worlds, {rate:.0}/s, {ops} ops, {events} events, slowest to settle {slowest:.1?}"
             );
+            if knobs.months > 0 {
+                println!(
+                    "  {days} days, history dropped {bases} times, {dormant} devices dormant by themselves"
+                );
+            }
         }
     }
     failed

@@ -100,6 +100,7 @@ impl Key {
             "log.file_bytes_max" => Setting::Integer(4 * 1024 * 1024),
             "log.files_max" => Setting::Integer(5),
             "gc.grace_days" => Setting::Integer(7),
+            "gc.dormant_days" => Setting::Integer(30),
             "sync.anti_entropy_seconds" => Setting::Integer(match profile {
                 "test" => 5,
                 "manual" => 0,
@@ -190,6 +191,12 @@ pub const KEYS: &[Key] = &[
         Kind::Integer { min: 0, max: 3_650 },
         TakesEffect::AtOnce,
         "how long history stays once every device has attested a checkpoint: the time to notice a mistake",
+    ),
+    key(
+        "gc.dormant_days",
+        Kind::Integer { min: 0, max: 3_650 },
+        TakesEffect::AtOnce,
+        "on how many days a device may be silent before history does not wait for it any more; 0: for ever",
     ),
     key(
         "control.websocket",

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
@@ -239,6 +240,12 @@ impl Settings {
         Duration::from_secs(self.integer("gc.grace_days") * 24 * 3_600)
     }
 
+    /// On how many days a device may be silent before nothing waits for it; `None`: for ever.
+    pub fn dormant_after(&self) -> Option<NonZeroU16> {
+        let days = u16::try_from(self.integer("gc.dormant_days")).expect("checked when it was read");
+        NonZeroU16::new(days)
+    }
+
     /// Whether there is a WebSocket beside the Unix socket.
     pub fn has_websocket(&self) -> bool {
         self.flag("control.websocket")
@@ -366,6 +373,8 @@ mod tests {
         assert!(settings.peers().is_empty());
         assert!(settings.interfaces_allowed().is_empty() && settings.interfaces_denied().is_empty());
         assert_eq!(settings.anti_entropy(), Some(Duration::from_secs(60)));
+        assert_eq!(settings.gc_grace(), Duration::from_secs(7 * 86_400));
+        assert_eq!(settings.dormant_after(), NonZeroU16::new(30));
         assert_eq!((settings.log_level(), settings.log_files_max()), ("info", 5));
         assert_eq!(settings.log_file_bytes_max(), 4 * 1024 * 1024);
         assert_eq!(settings.metrics_listen(), None);

@@ -1,5 +1,6 @@
 //! Between what a request says and what a node takes and tells.
 
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
@@ -261,6 +262,8 @@ impl From<&DeviceStatus> for DeviceForm {
             role: status.role.into(),
             is_self: status.is_self,
             dormant: status.is_dormant,
+            dormant_since_ms: status.dormancy.map(|dormancy| dormancy.since.millis()),
+            dormant_after_days: status.dormancy.and_then(|dormancy| dormancy.after_days).map(NonZeroU16::get),
             connected: status.connected.is_some(),
             last_contact_ms: status.last_contact.map(millis),
         }

@@ -396,6 +396,10 @@ pub struct DeviceForm {
     pub is_self: bool,
     /// Whether it has been away for so long that nothing waits for it.
     pub dormant: bool,
+    /// Since when, in Unix milliseconds by the clock of whoever said so; null while it is waited for.
+    pub dormant_since_ms: Option<u64>,
+    /// The days of silence after which an admin's device said so by itself; null where a person did.
+    pub dormant_after_days: Option<u16>,
     /// Whether a connection is up.
     pub connected: bool,
     /// How long ago it was heard of in this run; null if never.

@@ -456,6 +456,8 @@ mod tests {
             role: RoleParam::Member,
             is_self: false,
             dormant: false,
+            dormant_since_ms: None,
+            dormant_after_days: None,
             connected: false,
             last_contact_ms: None,
         }

@@ -851,6 +851,9 @@ impl Core {
                 warn!("this device was removed from a space; what it holds stays readable here");
                 self.repin();
             }
+            Notice::CalledDormant { device, days, .. } => {
+                info!(device = %device.short(), days, "a device was silent for long; nothing waits for it any more");
+            }
             Notice::Rotated { .. } => {
                 info!("a space is written under a new key");
                 self.repin();
@@ -1297,6 +1300,7 @@ const fn space_cut(write: &Write) -> Option<SpaceId> {
         | Write::LeaseVote { .. }
         | Write::LeaseHost { .. }
         | Write::Base { kind: BaseKind::Trim, .. }
+        | Write::Silence { .. }
         | Write::ForkProof { .. } => None,
     }
 }

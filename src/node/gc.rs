@@ -198,7 +198,7 @@ impl Space {
             let own = core.engine.device();
             let view = core.engine.space(space)?;
             let mut readers =
-                view.roster.members().filter(|member| !member.is_dormant && member.role.holds_keys());
+                view.roster.members().filter(|member| !member.is_dormant() && member.role.holds_keys());
             let rank = u32::try_from(readers.position(|member| member.device == own)?).ok()?;
             Some((stable.ops_beyond(&before), rank))
         });
@@ -208,6 +208,20 @@ impl Space {
 
 #[cfg(feature = "sim")]
 impl Space {
+    /// Has this device count a day. For tests.
+    ///
+    /// # Errors
+    /// [`NodeError::Stopped`].
+    #[doc(hidden)]
+    pub async fn pass_day(&self) -> Result<(), NodeError> {
+        let space = self.id();
+        let pass = move |core: &mut super::core::Core| {
+            core.engine.pass_day(&clock::now(), space);
+            core.tell(crate::sync::Input::Tick);
+        };
+        self.node.ask(pass).await
+    }
+
     /// What a node that runs does by itself every quarter of an hour. For tests of it.
     ///
     /// # Errors

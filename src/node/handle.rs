@@ -750,6 +750,7 @@ fn open(builder: NodeBuilder) -> Result<Node, NodeError> {
     let instance = store.mark()?.map_or(unmarked, |mark| mark.instance);
     let mut engine = Engine::new(Arc::clone(&identity), instance, loaded)?;
     engine.hold_back();
+    engine.call_dormant_after(settings.dormant_after());
     if let Past::InDoubt(why) = past {
         warn!(%why, "this home was restored or copied; writing new logs from here on");
         begin_anew(&mut engine, &store)?;

@@ -124,7 +124,7 @@ impl Space {
         let space = self.id();
         let is_dormant = self.node.ask(move |core| {
             let members = core.engine.space(space)?.roster.members();
-            members.filter(|member| member.device == device).map(|member| member.is_dormant).next()
+            members.filter(|member| member.device == device).map(crate::roster::Member::is_dormant).next()
         });
         let change = match activity {
             Activity::Dormant => RosterChange::Dormant { device },

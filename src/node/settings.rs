@@ -80,7 +80,12 @@ impl Node {
         for peer in before.peers().iter().filter(|peer| !settings.peers().contains(peer)) {
             self.remove_peer(peer);
         }
-        self.ask(move |core| (core.rounds_every, core.gc_grace) = (rounds_every, gc_grace)).await?;
+        let dormant_after = settings.dormant_after();
+        let take = move |core: &mut super::core::Core| {
+            (core.rounds_every, core.gc_grace) = (rounds_every, gc_grace);
+            core.engine.call_dormant_after(dormant_after);
+        };
+        self.ask(take).await?;
         info!(
             generation = reloaded.generation,
             changed = ?reloaded.changed,

@@ -11,7 +11,7 @@ use crate::model::{
     AgentId, Blame, CertHash, DeviceId, Dot, Hlc, IntentStatus, LeaseEpoch, OpId, Payload, Positions, Root,
     RunId, Scope, SpaceId, Surface,
 };
-use crate::roster::Role;
+use crate::roster::{Dormancy, Role};
 use crate::wire::checkpoint::CheckpointHash;
 
 /// A change to record, before it has a place.
@@ -219,6 +219,8 @@ pub struct DeviceStatus {
     pub is_self: bool,
     /// Whether it has been away for so long that nothing waits for it.
     pub is_dormant: bool,
+    /// Since when, and whose word that is.
+    pub dormancy: Option<Dormancy>,
     /// The address of a live connection.
     pub connected: Option<SocketAddr>,
     /// When it was last heard of in this run; `None` if never.

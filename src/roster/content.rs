@@ -11,6 +11,7 @@
 //! | 8 `DesignateHost` | a certificate, `KFLC`: see [`Certificate::to_bytes`] |
 //! | 9 `SelectBranch` | log 40 ‖ base seq u64 ‖ base link 32 ‖ link of the first batch after it 32 ‖ seq u64 ‖ link 32; seq past the base; base link zero exactly where base seq is |
 //! | 10 | reserved: `ClockFault` |
+//! | 11 `Silent` | device 32 ‖ days u16, from 1: as `Dormant`, and no person said it |
 //!
 //! A log is device 32 ‖ incarnation u64. A sealed name is a [`vault`] blob under the epoch key its
 //! key id names, with the context `"kinfold name v1" ‖ device`: a blind device carries it and
@@ -18,6 +19,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroU16;
 
 use bytes::Bytes;
 
@@ -35,7 +37,7 @@ pub(super) enum Content {
     AddDevice(AddDevice),
     RemoveDevice(RemoveDevice),
     Rename(Rename),
-    Dormant(DeviceId),
+    Dormant(Dormant),
     Active(DeviceId),
     RotateKey(RotateKey),
     DesignateHost(Box<DesignateHost>),
@@ -45,6 +47,14 @@ pub(super) enum Content {
         kind: u16,
         body: Bytes,
     },
+}
+
+/// Nothing waits for a device any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Dormant {
+    pub device: DeviceId,
+    /// The days after which an admin's device said so by itself; a person did where there are none.
+    pub after_days: Option<NonZeroU16>,
 }
 
 /// The first record of a space.
@@ -153,7 +163,8 @@ impl Content {
             Self::AddDevice(_) => ADD_DEVICE,
             Self::RemoveDevice(_) => REMOVE_DEVICE,
             Self::Rename(_) => RENAME,
-            Self::Dormant(_) => DORMANT,
+            Self::Dormant(Dormant { after_days: None, .. }) => DORMANT,
+            Self::Dormant(Dormant { after_days: Some(_), .. }) => SILENT,
             Self::Active(_) => ACTIVE,
             Self::RotateKey(_) => ROTATE_KEY,
             Self::DesignateHost(_) => DESIGNATE_HOST,
@@ -194,7 +205,11 @@ impl Content {
                 body.extend_from_slice(renamed.device.as_bytes());
                 push_name(&mut body, &renamed.name);
             }
-            Self::Dormant(device) | Self::Active(device) => body.extend_from_slice(device.as_bytes()),
+            Self::Dormant(Dormant { device, after_days }) => {
+                body.extend_from_slice(device.as_bytes());
+                body.extend(after_days.iter().flat_map(|days| days.get().to_be_bytes()));
+            }
+            Self::Active(device) => body.extend_from_slice(device.as_bytes()),
             Self::RotateKey(rotated) => {
                 body.extend_from_slice(&rotated.n.to_be_bytes());
                 body.extend_from_slice(rotated.key_id.as_bytes());
@@ -223,7 +238,8 @@ impl Content {
             ADD_DEVICE => cursor.add_device().map(Self::AddDevice),
             REMOVE_DEVICE => cursor.remove_device().map(Self::RemoveDevice),
             RENAME => cursor.rename().map(Self::Rename),
-            DORMANT => cursor.device().map(Self::Dormant),
+            DORMANT => cursor.device().map(|device| Self::Dormant(Dormant { device, after_days: None })),
+            SILENT => cursor.silent().map(Self::Dormant),
             ACTIVE => cursor.device().map(Self::Active),
             ROTATE_KEY => cursor.rotate_key().map(Self::RotateKey),
             DESIGNATE_HOST => {
@@ -379,6 +395,12 @@ impl<'a> Cursor<'a> {
         Some(SealedName { key_id: KeyId::from_bytes(self.array()?), blob: self.name_blob()? })
     }
 
+    fn silent(&mut self) -> Option<Dormant> {
+        let device = self.device()?;
+        let days = u16::from_be_bytes(self.array()?);
+        Some(Dormant { device, after_days: Some(NonZeroU16::new(days)?) })
+    }
+
     fn name_blob(&mut self) -> Option<Bytes> {
         let count = self.count(NAME_BYTES_MAX + vault::OVERHEAD_BYTES)?;
         self.slice(count).map(Bytes::copy_from_slice)
@@ -395,6 +417,7 @@ const ACTIVE: u16 = 6;
 const ROTATE_KEY: u16 = 7;
 const DESIGNATE_HOST: u16 = 8;
 const SELECT_BRANCH: u16 = 9;
+const SILENT: u16 = 11;
 
 #[cfg(test)]
 mod tests {
@@ -454,11 +477,12 @@ mod tests {
         Content::SelectBranch(Branch { log: log(9, 1), base: tip(4), first: tip(5).hash, tip: tip(6) })
     }
 
-    fn every_kind() -> [Content; 8] {
+    fn every_kind() -> [Content; 9] {
         [
             removal(),
             Content::Rename(Rename { device: device(9), name: name() }),
-            Content::Dormant(device(9)),
+            Content::Dormant(Dormant { device: device(9), after_days: None }),
+            Content::Dormant(Dormant { device: device(9), after_days: NonZeroU16::new(30) }),
             Content::Active(device(9)),
             rotation(),
             designation(CertKind::Planned),
@@ -499,6 +523,7 @@ mod tests {
                 32 + 2 + 2 * 80,
                 32 + 16 + 2 + 90,
                 32,
+                32 + 2,
                 32,
                 8 + 16 + 2 + 2 * 96,
                 6 + 139 + 2 * 40 + 33 + 2 + 2 * 96,
@@ -522,6 +547,9 @@ mod tests {
         refused(&removal(), second + 39, &[1]);
         refused(&removal(), first + 40, &[0; 8]);
         refused(&removal(), 32, &[0xff, 0xff]);
+        // Silent for no day.
+        let silent = Content::Dormant(Dormant { device: device(9), after_days: NonZeroU16::new(30) });
+        refused(&silent, 32, &[0, 0]);
         // Epoch 0, devices that repeat or fall.
         refused(&rotation(), 0, &[0; 8]);
         refused(&rotation(), 26, &[2; 32]);

@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::content::{Branch, Content, SealedName};
+use super::content::{Branch, Content, Dormant, SealedName};
 use super::dag::Dag;
 use super::epoch::Epochs;
 use super::host;
 use super::removal::{Verdict, target};
 use super::role::Role;
-use super::{Member, Removed};
+use super::{Dormancy, Member, Removed};
 use crate::lease::Chain;
 use crate::model::{DeviceId, LogId, Seq, Tip, TipHash};
 
@@ -159,14 +159,18 @@ fn members(
             name_sealed: name.clone(),
             added_by: record.author(),
             hlc: record.hlc(),
-            is_dormant: false,
+            dormancy: None,
         };
         members.insert(*device, member);
     }
     for at in dag.ranked() {
-        let (device, is_dormant) = match dag.node(at).record.content() {
-            Content::Dormant(device) => (device, true),
-            Content::Active(device) => (device, false),
+        let record = &dag.node(at).record;
+        let (device, dormancy) = match record.content() {
+            Content::Dormant(Dormant { device, after_days }) => {
+                let (since, by) = (record.hlc(), record.author());
+                (device, Some(Dormancy { since, by, after_days: *after_days }))
+            }
+            Content::Active(device) => (device, None),
             Content::Genesis(_)
             | Content::AddDevice(_)
             | Content::RemoveDevice(_)
@@ -179,7 +183,7 @@ fn members(
         if may_speak_for(dag, verdict, at, device)
             && let Some(member) = members.get_mut(device)
         {
-            member.is_dormant = is_dormant;
+            member.dormancy = dormancy;
         }
     }
     members

@@ -56,8 +56,8 @@ fn voters_in(dag: &Dag, verdict: &Verdict, past: &NodeSet) -> BTreeSet<DeviceId>
     let mut dormant = BTreeSet::new();
     for at in dag.ranked().filter(|at| past.contains(*at)) {
         match dag.node(at).record.content() {
-            Content::Dormant(device) if super::fold::may_speak_for(dag, verdict, at, device) => {
-                dormant.insert(*device);
+            Content::Dormant(said) if super::fold::may_speak_for(dag, verdict, at, &said.device) => {
+                dormant.insert(said.device);
             }
             Content::Active(device) if super::fold::may_speak_for(dag, verdict, at, device) => {
                 dormant.remove(device);
@@ -93,7 +93,7 @@ impl Roster {
 
     /// The devices that are asked for another host: every active one, also blind ones.
     pub fn lease_voters(&self) -> Vec<DeviceId> {
-        let active = self.facts.members.values().filter(|member| !member.is_dormant);
+        let active = self.facts.members.values().filter(|member| !member.is_dormant());
         active.map(|member| member.device).collect()
     }
 

@@ -28,6 +28,7 @@ mod tests;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU16;
 
 use bytes::Bytes;
 
@@ -77,8 +78,26 @@ pub struct Member {
     pub added_by: DeviceId,
     /// When.
     pub hlc: Hlc,
+    /// Whether nothing waits for it, because it has been away for long.
+    pub dormancy: Option<Dormancy>,
+}
+
+impl Member {
     /// Whether it has been away for so long that nothing waits for it.
-    pub is_dormant: bool,
+    pub const fn is_dormant(&self) -> bool {
+        self.dormancy.is_some()
+    }
+}
+
+/// That nothing waits for a device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Dormancy {
+    /// When that was said, by the clock of whoever said it.
+    pub since: Hlc,
+    /// Who said it: the device itself or an admin.
+    pub by: DeviceId,
+    /// The days of silence after which an admin's device said so by itself; a person did where there are none.
+    pub after_days: Option<NonZeroU16>,
 }
 
 /// A device that was removed from the space, which is for ever.
@@ -245,10 +264,16 @@ impl Roster {
 
     /// When a device that is dormant was last called so.
     pub fn dormant_since(&self, device: &DeviceId) -> Option<Hlc> {
-        let is_dormant = self.members().any(|member| member.device == *device && member.is_dormant);
-        let says_so = |record: &&Record| matches!(record.content(), Content::Dormant(of) if of == device);
+        self.dormancy_of(device)?;
+        let says_so =
+            |record: &&Record| matches!(record.content(), Content::Dormant(said) if said.device == *device);
         let said = self.dag.ranked().map(|at| &self.dag.node(at).record).filter(says_so);
-        said.map(Record::hlc).max().filter(|_| is_dormant)
+        said.map(Record::hlc).max()
+    }
+
+    /// Who said that nothing waits for a device, and when; `None` for one that is waited for.
+    pub fn dormancy_of(&self, device: &DeviceId) -> Option<Dormancy> {
+        self.facts.members.get(device)?.dormancy
     }
 
     /// How many devices the space has.

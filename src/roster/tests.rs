@@ -395,6 +395,7 @@ fn the_golden_records_are_written_and_read_as_ever() {
         ("Active", 2, Change::Active { device: device(2) }),
         ("SelectBranch", 2, Change::SelectBranch(branch)),
         ("RemoveDevice", 1, Change::Remove { device: device(2), cut: &cut }),
+        ("Silent", 1, Change::Silent { device: device(1), days: NonZeroU16::new(30).unwrap() }),
     ] {
         if kind == "RemoveDevice" {
             let rotated = epochs::confirmed_rotation(&roster, 1, 7, &[1, 2]);
@@ -412,8 +413,8 @@ fn the_golden_records_are_written_and_read_as_ever() {
 
     let bytes_of = |index: usize| unhex(vectors["records"][index]["bytes"].as_str().unwrap());
     let space = vectors["space"].as_str().unwrap().parse().unwrap();
-    let read = Roster::load(space, (0..8).rev().map(bytes_of)).unwrap();
-    assert_eq!(hex(&read.digest()), vectors["records"][7]["roster_digest"].as_str().unwrap());
+    let read = Roster::load(space, (0..9).rev().map(bytes_of)).unwrap();
+    assert_eq!(hex(&read.digest()), vectors["records"][8]["roster_digest"].as_str().unwrap());
     assert_eq!(read.name_of(&device(1), |_| Some(key())).as_deref(), Some("desk"));
     assert_eq!(read.name_of(&device(2), |_| Some(key())).as_deref(), Some("Flur"));
     assert_eq!(read.genesis_key_id(), key().id());

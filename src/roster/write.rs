@@ -1,12 +1,15 @@
 //! What a device writes: records that would count for nothing are refused by name instead.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU16;
 
 use bytes::Bytes;
 
 use super::Roster;
 use super::author::{Author, NewDevice, check_name};
-use super::content::{AddDevice, Branch, Confirmation, Content, Genesis, RemoveDevice, Rename, RotateKey};
+use super::content::{
+    AddDevice, Branch, Confirmation, Content, Dormant, Genesis, RemoveDevice, Rename, RotateKey,
+};
 use super::epoch::{Proposal, holds_keys};
 use super::error::RosterError;
 use super::record::{Draft, NO_SPACE, Record, record_hash};
@@ -35,6 +38,13 @@ pub enum Change<'a> {
     Dormant {
         /// The device.
         device: DeviceId,
+    },
+    /// Says the same of a device that was silent for so many days, and that no person said it. By an admin.
+    Silent {
+        /// The device.
+        device: DeviceId,
+        /// The days.
+        days: NonZeroU16,
     },
     /// Says that a dormant device is back. By an admin or the device.
     Active {
@@ -134,7 +144,11 @@ impl Roster {
             }
             Change::Dormant { device } => {
                 self.check_speaks_for(&own, &device)?;
-                Content::Dormant(device)
+                Content::Dormant(Dormant { device, after_days: None })
+            }
+            Change::Silent { device, days } => {
+                self.check_speaks_for(&own, &device)?;
+                Content::Dormant(Dormant { device, after_days: Some(days) })
             }
             Change::Active { device } => {
                 self.check_speaks_for(&own, &device)?;

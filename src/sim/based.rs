@@ -20,19 +20,21 @@ use crate::sync::{
 use crate::wire::checkpoint::CheckpointHash;
 
 /// A device with everything it holds.
-struct Device {
-    identity: Arc<Identity>,
+pub(super) struct Device {
+    pub identity: Arc<Identity>,
     disk: Disk,
-    engine: Engine,
+    pub engine: Engine,
     state: State,
     /// What its bases fold on from.
     pieces: Pieces,
     outbox: Vec<(PeerId, Parcel)>,
-    notices: Vec<Notice>,
+    pub notices: Vec<Notice>,
     done: Vec<Token>,
     failed: Vec<RequestError>,
     lookup_count: usize,
     is_ill: bool,
+    pub uptime: Duration,
+    pub wall: Wall,
 }
 
 type Pieces = BTreeMap<CheckpointHash, Vec<Vec<u8>>>;
@@ -43,13 +45,13 @@ enum Parcel {
 }
 
 /// Devices of one space; each names a connection by the number of the device at its other end.
-struct Fleet {
-    space: SpaceId,
-    devices: Vec<Device>,
+pub(super) struct Fleet {
+    pub space: SpaceId,
+    pub devices: Vec<Device>,
 }
 
 impl Fleet {
-    fn new(count: u8) -> Self {
+    pub fn new(count: u8) -> Self {
         let identities: Vec<Arc<Identity>> =
             (1..=count).map(|n| Arc::new(Identity::from_secret(&[n; 32]))).collect();
         let key = EpochKey::from_bytes([7; 32]);
@@ -85,13 +87,13 @@ impl Fleet {
         Self { space, devices }
     }
 
-    fn tell(&mut self, device: usize, input: Input) {
+    pub fn tell(&mut self, device: usize, input: Input) {
         let space = self.space;
         self.devices[device].step(space, input);
         self.run();
     }
 
-    fn connect(&mut self, one: usize, other: usize) {
+    pub fn connect(&mut self, one: usize, other: usize) {
         for (at, with) in [(one, other), (other, one)] {
             let (peer, device) = (peer(with), self.devices[with].identity.device());
             let space = self.space;
@@ -101,7 +103,7 @@ impl Fleet {
     }
 
     /// Carries parcels until nothing is under way.
-    fn run(&mut self) {
+    pub fn run(&mut self) {
         for _ in 0..10_000 {
             let Some(from) = self.devices.iter().position(|device| !device.outbox.is_empty()) else { return };
             let (to, parcel) = self.devices[from].outbox.remove(0);
@@ -116,7 +118,7 @@ impl Fleet {
         panic!("parcels go round for ever");
     }
 
-    fn write(&mut self, device: usize, count: u64) {
+    pub fn write(&mut self, device: usize, count: u64) {
         for _ in 0..count {
             let space = self.space;
             let surface = "registry:note".parse().unwrap();
@@ -174,15 +176,18 @@ impl Device {
             failed: Vec::new(),
             lookup_count: 0,
             is_ill: false,
+            uptime: Duration::from_secs(5),
+            wall: Wall::from_millis(1_700_000_000_000),
         };
         device.refold(space);
         device
     }
 
     /// Starts again from its disk.
-    fn restart(&mut self, space: SpaceId) {
-        let pieces = std::mem::take(&mut self.pieces);
+    pub fn restart(&mut self, space: SpaceId) {
+        let (pieces, wall) = (std::mem::take(&mut self.pieces), self.wall);
         *self = Self::open(Arc::clone(&self.identity), self.disk.clone(), space, pieces);
+        self.wall = wall;
         let folded = self.folded(space);
         self.step(space, folded);
     }
@@ -204,15 +209,14 @@ impl Device {
         Input::Folded { space, applied, root: self.state.root(), unknown_count: 0 }
     }
 
-    fn step(&mut self, space: SpaceId, input: Input) {
+    pub fn step(&mut self, space: SpaceId, input: Input) {
         let mut inputs = vec![input];
         let mut txns: Vec<Txn> = Vec::new();
         let mut n = 0;
         while let Some(input) = (!inputs.is_empty()).then(|| inputs.remove(0)) {
             n += 1;
             let entropy = *blake3::hash(&[self.done.len() as u8, n, self.lookup_count as u8]).as_bytes();
-            let now =
-                Now { uptime: Duration::from_secs(5), wall: Wall::from_millis(1_700_000_000_000), entropy };
+            let now = Now { uptime: self.uptime, wall: self.wall, entropy };
             for effect in self.engine.step(&now, input) {
                 match effect {
                     Effect::Persist(txn) => txns.push(txn),
@@ -272,7 +276,7 @@ impl Device {
     }
 }
 
-fn peer(device: usize) -> PeerId {
+pub(super) fn peer(device: usize) -> PeerId {
     PeerId::new(device as u64)
 }
 

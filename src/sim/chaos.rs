@@ -17,6 +17,14 @@ impl World {
             return Ok(());
         }
         let host = self.rng.index(self.hosts.len());
+        let (low, high) = if self.rng.happens(300) { (0, 10) } else { (10, 600) };
+        self.soon(low, high, Event::Chaos);
+        if self.is_asleep(host) {
+            return Ok(());
+        }
+        if self.knobs.months > 0 && self.hosts[0].dormant_after.is_none() && self.rng.happens(60) {
+            self.call_dormant();
+        }
         if self.knobs.trust_permille > 0 && self.rng.happens(self.knobs.trust_permille) {
             self.shake_trust(host)?;
         }
@@ -64,22 +72,25 @@ impl World {
                 self.wake(host);
             }
         }
-        let (low, high) = if self.rng.happens(300) { (0, 10) } else { (10, 600) };
-        self.soon(low, high, Event::Chaos);
         Ok(())
     }
 
-    fn crash(&mut self, host: usize) -> Result<(), Violation> {
-        let Some(life) = self.hosts[host].life.as_ref().map(|life| life.number) else { return Ok(()) };
-        self.with_host(host, None, Host::crash)?;
-        if self.is_traced {
-            self.trace.push_back(format!("{:>12.6} {host} ! crashes", self.now.as_secs_f64()));
+    pub(super) fn crash(&mut self, host: usize) -> Result<(), Violation> {
+        if self.hosts[host].life.is_none() {
+            return Ok(());
         }
-        let ended = |conn: &Conn| conn.ends.iter().any(|end| end.host == host && end.life == life);
+        self.hang_up(host);
+        self.with_host(host, None, Host::crash)?;
+        self.note(format!("{host} ! crashes"));
+        Ok(())
+    }
+
+    /// Its connections break.
+    pub(super) fn hang_up(&mut self, host: usize) {
+        let ended = |conn: &Conn| conn.ends.iter().any(|end| end.host == host);
         let ended: Vec<u64> =
             self.network.conns.iter().filter(|(_, conn)| ended(conn)).map(|(id, _)| *id).collect();
         ended.into_iter().for_each(|conn| self.close(conn, None));
-        Ok(())
     }
 
     /// A backup comes back, a home is copied, a device is removed, a key is renewed.
@@ -176,9 +187,9 @@ impl World {
         self.soon(400, 4_000, Event::Pair { joiner: index });
     }
 
-    fn note(&mut self, line: String) {
+    pub(super) fn note(&mut self, line: String) {
         if self.is_traced {
-            self.trace.push_back(format!("{:>12.6} {line}", self.now.as_secs_f64()));
+            self.trace.push_back(format!("{:>12.6} {line}", self.time().as_secs_f64()));
         }
     }
 
@@ -233,6 +244,7 @@ impl World {
         self.network.groups.fill(0);
         for host in 0..self.hosts.len() {
             self.hosts[host].commit_fails = 0;
+            self.wake_up(host)?;
             self.boot(host)?;
         }
         if self.knobs.hostile_permille > 0 {

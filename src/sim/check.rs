@@ -9,6 +9,7 @@ use crate::fold::State;
 use crate::model::{DeviceId, Dot, Frontier, Hlc, LogId, OpId, Root, Seq, SpaceId, TipHash};
 use crate::sync::{Placed, Txn, Write};
 use crate::wire::OpView;
+use crate::wire::checkpoint::CheckpointHash;
 
 /// A promise that was broken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -73,6 +74,28 @@ pub enum Violation {
         device: usize,
         /// The space.
         space: SpaceId,
+    },
+    /// A row shows a value that came after its removal was laid down, from a device that had not seen that.
+    #[error("device {device} shows a value in row {row:?} of {space:?} that its removal should hide")]
+    Resurrected {
+        /// Where.
+        device: usize,
+        /// The space.
+        space: SpaceId,
+        /// The row's key.
+        row: String,
+    },
+    /// Devices whose histories begin with the same checkpoint show different values of a row.
+    #[error(
+        "device {device} shows another value in row {row:?} of {space:?} than another with the same base"
+    )]
+    ShownDiffers {
+        /// Where.
+        device: usize,
+        /// The space.
+        space: SpaceId,
+        /// The row's key.
+        row: String,
     },
     /// An ack claims what its signer's disk does not hold.
     #[error("device {device} has acknowledged more of {space:?} than its disk holds")]
@@ -221,6 +244,8 @@ pub struct Checks {
     pub(super) checkpoints: Vec<Made>,
     /// How often history was dropped.
     pub base_count: u64,
+    /// How often a device was called dormant by itself.
+    pub dormant_count: u64,
 }
 
 impl Checks {
@@ -303,6 +328,7 @@ impl Checks {
                 Write::Key { .. }
                 | Write::Space { .. }
                 | Write::DraftsSealed { .. }
+                | Write::Silence { .. }
                 | Write::LeaseHome { .. }
                 | Write::LeaseVote { .. }
                 | Write::LeaseHost { .. } => {}
@@ -347,6 +373,11 @@ impl Checks {
             }
         }
         Ok(())
+    }
+
+    /// A checkpoint that was made.
+    pub(super) fn made(&self, hash: &CheckpointHash) -> Option<&Made> {
+        self.checkpoints.iter().find(|made| made.hash == *hash)
     }
 
     /// A frontier only grows, also over a crash.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crate::crypto::{EpochKey, Opener, SealedBatch};
 use crate::lease::{DesignationState, HostState};
 use crate::model::{DeviceId, Dot, Frontier, Hlc, KeyId, LogId, RecordHash, Scope, Seq, SpaceId, Tip};
-use crate::sync::{Base, BaseKind, DraftGroup, Loaded, LoadedLease, LoadedSpace, Txn, Write};
+use crate::sync::{Base, BaseKind, DraftGroup, Loaded, LoadedLease, LoadedSpace, Silence, Txn, Write};
 use crate::wire::checkpoint::CheckpointHash;
 use crate::wire::{BodyReader, BodyWriter};
 
@@ -85,6 +85,7 @@ struct DiskSpace {
     acks: BTreeMap<DeviceId, Bytes>,
     keys: BTreeMap<KeyId, EpochKey>,
     proofs: BTreeMap<LogId, Bytes>,
+    silence: Silence,
     lease: LoadedLease,
 }
 
@@ -136,6 +137,7 @@ impl Disk {
                     acks: BTreeMap::new(),
                     keys: BTreeMap::new(),
                     proofs: BTreeMap::new(),
+                    silence: Silence::default(),
                     lease: LoadedLease::default(),
                 });
                 (row.own_log, row.is_active, row.carried) = (*own_log, *is_active, *carried);
@@ -197,6 +199,7 @@ impl Disk {
                 let lease = &mut self.space(space)?.lease;
                 lease.host = Some(HostState::apply(lease.host.take(), write));
             }
+            Write::Silence { space, silence } => self.space(space)?.silence = silence.clone(),
             Write::ForkProof { space, log, bytes } => {
                 self.space(space)?.proofs.insert(*log, bytes.clone());
             }
@@ -236,6 +239,7 @@ impl Disk {
             acks: row.acks.iter().map(|(device, bytes)| (*device, bytes.clone())).collect(),
             keys: row.keys.values().cloned().collect(),
             fork_proofs: row.proofs.iter().map(|(log, bytes)| (*log, bytes.clone())).collect(),
+            silence: row.silence.clone(),
             lease: row.lease.clone(),
         });
         Loaded { spaces: spaces.collect() }

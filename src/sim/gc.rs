@@ -5,7 +5,8 @@
 //! the others do, and that every device ends with one root, whatever was dropped where and when. The disks of
 //! this world keep what was dropped in an archive that only the checkers see.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,9 +26,13 @@ use crate::wire::checkpoint::CheckpointHash;
 pub(super) struct Made {
     pub space: SpaceId,
     pub hash: CheckpointHash,
+    /// The checkpoint that it was folded onto.
+    pub parent: Option<CheckpointHash>,
     pub kept: Arc<Kept>,
     /// The devices that have folded their own logs to the same.
     pub attested_by: BTreeSet<DeviceId>,
+    /// Since when a device knows that all vouch for it, by its clock.
+    pub vouched_since: BTreeMap<usize, Wall>,
 }
 
 impl World {
@@ -58,14 +63,16 @@ impl World {
         let cut = life.engine.stable_frontier(space).filter(|cut| cut.log_count() > 0);
         let (Some(cut), true) = (cut, life.engine.diverged(space).is_empty()) else { return };
         let disk = &self.hosts[host].disk;
-        let Some((hash, pieces)) = fold_to(disk, &space, &cut) else { return };
+        let parent = disk.base(&space).map(|base| base.checkpoint);
+        let Some((hash, pieces)) = fold_to(disk, first_state(disk, &space), &cut, parent) else { return };
         if self.hosts[host].is_blind || self.checks.checkpoints.iter().any(|made| made.hash == hash) {
             return;
         }
         let archive = disk.archive_to(&space, &cut);
         let kept = Arc::new(Kept { cut, pieces, archive });
         let attested_by = BTreeSet::from([device]);
-        self.checks.checkpoints.push(Made { space, hash, kept, attested_by });
+        let vouched_since = BTreeMap::new();
+        self.checks.checkpoints.push(Made { space, hash, parent, kept, attested_by, vouched_since });
     }
 
     fn attest(&mut self, host: usize, space: SpaceId) -> Result<(), Violation> {
@@ -76,7 +83,15 @@ impl World {
         if self.hosts[host].is_blind || !disk.holds_cut(&space, &made.kept.cut) {
             return Ok(());
         }
-        let Some((found, _)) = fold_to(disk, &space, &made.kept.cut) else { return Ok(()) };
+        // It is folded onto what the other folded it onto, where that much is still in the log here.
+        let parent = made.parent.and_then(|parent| self.checks.made(&parent));
+        let reach = parent.map(|parent| parent.kept.cut.clone()).unwrap_or_default();
+        let floor = disk.base(&space).map(|base| base.floor.clone()).unwrap_or_default();
+        if !floor.iter().all(|(log, tip)| tip.seq <= reach.tip(log).seq) {
+            return Ok(());
+        }
+        let first = parent.map_or_else(|| State::new(space), |parent| state_of(&parent.kept));
+        let Some((found, _)) = fold_to(disk, first, &made.kept.cut, made.parent) else { return Ok(()) };
         if found != made.hash {
             return Err(Violation::CheckpointsDiffer { device: host, space });
         }
@@ -88,15 +103,20 @@ impl World {
         let Some(index) = self.some_checkpoint(space) else { return };
         let made = &self.checks.checkpoints[index];
         let (hash, kept) = (made.hash, Arc::clone(&made.kept));
+        let wall = self.hosts[host].wall(self.time());
         let Some(life) = &self.hosts[host].life else { return };
         let proposal = Proposal {
             checkpoint: hash,
             cut: &kept.cut,
             attested_by: &made.attested_by,
             whole_since: None,
-            vouched_since: None,
+            vouched_since: made.vouched_since.get(&host).copied(),
         };
-        let standing = life.engine.gc_standing(space, Some(&proposal), Wall::from_millis(1), Duration::ZERO);
+        let grace = if self.knobs.months > 0 { GRACE } else { Duration::ZERO };
+        let standing = life.engine.gc_standing(space, Some(&proposal), wall, grace);
+        if let Some(since) = standing.as_ref().and_then(|standing| standing.vouched_since) {
+            self.checks.checkpoints[index].vouched_since.insert(host, since);
+        }
         let is_ready = standing.is_some_and(|standing| standing.holds.is_empty());
         if is_ready && self.hosts[host].disk.holds_cut(&space, &kept.cut) {
             self.hosts[host].request(Request::BeginAt(space, hash));
@@ -112,17 +132,30 @@ impl World {
     }
 }
 
+/// The state that a checkpoint holds.
+pub(super) fn state_of(kept: &Kept) -> State {
+    State::from_pieces(kept.pieces.iter()).expect("it was made of a state")
+}
+
 /// What the log on a disk folds to at a cut, named by its content; `None` where it does not reach there, or
 /// begins after it.
-fn fold_to(disk: &Disk, space: &SpaceId, cut: &Frontier) -> Option<(CheckpointHash, Vec<Vec<u8>>)> {
-    let mut state: State = first_state(disk, space);
-    fold_disk(&mut state, space, disk, cut);
+fn fold_to(
+    disk: &Disk,
+    mut state: State,
+    cut: &Frontier,
+    parent: Option<CheckpointHash>,
+) -> Option<(CheckpointHash, Vec<Vec<u8>>)> {
+    let space = *state.space();
+    fold_disk(&mut state, &space, disk, cut);
     let applied = state.applied_all();
     let is_there = applied.len() == cut.log_count()
         && cut.iter().all(|(log, tip)| applied.get(log).copied() == Some(tip.seq));
     if !is_there {
         return None;
     }
+    // No policy is in force in this world.
+    let laid = state.lay_down::<Infallible>(&mut |_| Ok(None));
+    laid.unwrap_or_else(|never| match never {});
     let (mut pieces, mut content) = (Vec::new(), ContentHasher::default());
     state.pieces(&mut |piece| {
         content.piece(piece);
@@ -131,5 +164,9 @@ fn fold_to(disk: &Disk, space: &SpaceId, cut: &Frontier) -> Option<(CheckpointHa
     let mut name = blake3::Hasher::new();
     name.update(&content.finish());
     name.update(&cut.digest());
+    name.update(parent.as_ref().map_or(&[0; 32], |parent| parent.as_bytes()));
     Some((CheckpointHash::from_bytes(*name.finalize().as_bytes()), pieces))
 }
+
+/// How long history stays once all vouch for a checkpoint, in a world of months.
+const GRACE: Duration = Duration::from_secs(7 * 86_400);

@@ -2,6 +2,7 @@
 //! on a disk in memory and with a clock that may lie.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use bytes::Bytes;
 
 use super::check::{Answer, CANARY, Checks, Violation};
 use super::disk::Disk;
+use super::leap::Sleep;
 use super::rng::Rng;
 use super::shell::{brief, continues, first_state, fold_disk, fold_run, seen};
 use crate::crypto::{EpochKey, Identity};
@@ -64,6 +66,8 @@ pub(super) enum Request {
     Join(Welcome),
     /// Remove another device.
     Remove(DeviceId),
+    /// Another change of the roster.
+    Change(RosterChange),
     /// A new key.
     Rotate,
     /// One round with every peer.
@@ -100,6 +104,10 @@ pub(super) struct Host {
     pub is_doubtful: bool,
     /// Whether it is to hold no keys.
     pub is_blind: bool,
+    /// How it sleeps, while it does.
+    pub sleep: Option<Sleep>,
+    /// After how many silent days it calls others dormant.
+    pub dormant_after: Option<NonZeroU16>,
 }
 
 /// What a crash takes away.
@@ -126,6 +134,12 @@ pub(super) struct Life {
     waiting: BTreeMap<Token, Waiting>,
     token_last: u64,
     acks_stored: Duration,
+    /// Since when some device is connected without a break, by the wall clock.
+    connected_since: Wall,
+    /// Whether others do not hold any more what is missing here.
+    is_below: bool,
+    /// The request by which it says that it is back.
+    coming_back: Option<Token>,
 }
 
 enum Waiting {
@@ -151,6 +165,8 @@ impl Host {
             backup: None,
             is_doubtful: false,
             is_blind: false,
+            sleep: None,
+            dormant_after: None,
         };
         if rng.happens(400) {
             host.jump(rng);
@@ -190,6 +206,8 @@ impl Host {
             backup: None,
             is_doubtful: false,
             is_blind: self.is_blind,
+            sleep: None,
+            dormant_after: self.dormant_after,
         }
     }
 
@@ -228,7 +246,7 @@ impl Host {
         };
     }
 
-    fn wall(&self, now: Duration) -> Wall {
+    pub(super) fn wall(&self, now: Duration) -> Wall {
         let true_ms = 1_700_000_000_000 + u64::try_from(now.as_millis()).expect("runs are short");
         Wall::from_millis(true_ms.saturating_add_signed(self.skew_ms))
     }
@@ -239,8 +257,9 @@ impl Host {
         for (space, _) in self.disk.spaces().collect::<Vec<_>>() {
             env.checks.frontier(self.index, space, &self.disk.frontier(&space))?;
         }
-        let engine = Engine::new(self.identity.clone(), *b"sixteen bytes ok", self.disk.load())
+        let mut engine = Engine::new(self.identity.clone(), *b"sixteen bytes ok", self.disk.load())
             .map_err(|error| Violation::Start { device: self.index, why: error.to_string() })?;
+        engine.call_dormant_after(self.dormant_after);
         let indexes = self.disk.spaces().map(|(space, _)| (space, None)).collect();
         self.life = Some(Life {
             number,
@@ -264,6 +283,9 @@ impl Host {
             waiting: BTreeMap::new(),
             token_last: 0,
             acks_stored: env.now,
+            connected_since: Wall::from_millis(0),
+            is_below: false,
+            coming_back: None,
         });
         if std::mem::take(&mut self.is_doubtful)
             && let Some(life) = &mut self.life
@@ -519,6 +541,7 @@ impl Host {
         if env.is_traced && !matches!(notice, Notice::Ack { .. } | Notice::Key { .. }) {
             (env.trace)(format!("{device} > {notice:?}"));
         }
+        let wall = self.wall(env.now);
         let Some(life) = &mut self.life else { return Ok(()) };
         match notice {
             Notice::Roster { .. } | Notice::Key { .. } => env.out.push(Out::Repin),
@@ -537,18 +560,24 @@ impl Host {
                 let ack = life.engine.ack_of(space, &device);
                 env.out.extend(ack.map(|ack| Out::Acked(space, device, ack.frontier.clone())));
             }
+            Notice::PeerUp { .. } => {
+                if life.engine.peers().iter().filter(|peer| peer.is_greeted).count() == 1 {
+                    life.connected_since = wall;
+                }
+            }
+            Notice::CalledDormant { .. } => env.checks.dormant_count += 1,
+            Notice::Based { .. } => life.is_below = false,
             Notice::BelowFloor { space, checkpoint, .. } => {
+                life.is_below = true;
                 life.requests.push_back(Request::BeginAt(space, checkpoint));
             }
             Notice::RecordRefused { why, .. } => {
                 return Err(Violation::RecordRefused { device, why: why.to_string() });
             }
-            Notice::PeerUp { .. }
-            | Notice::PeerDown { .. }
+            Notice::PeerDown { .. }
             | Notice::LogBlocked { .. }
             | Notice::Fork { .. }
             | Notice::Truncated { .. }
-            | Notice::Based { .. }
             | Notice::Removed { .. }
             | Notice::Rotated { .. }
             | Notice::RotationTaken { .. }
@@ -607,6 +636,10 @@ impl Host {
                     let change = RosterChange::Remove { device };
                     life.inputs.push_back(Input::Change { space, change, token });
                 }
+                Request::Change(change) => {
+                    life.waiting.insert(token, Waiting::Unit);
+                    life.inputs.push_back(Input::Change { space, change, token });
+                }
                 Request::Rotate => {
                     life.waiting.insert(token, Waiting::Unit);
                     life.inputs.push_back(Input::Rotate { space, token });
@@ -643,6 +676,7 @@ impl Host {
                 }
             }
         }
+        life.come_back(space);
         if !all.0.is_empty() {
             life.token_last += 1;
             let token = Token(life.token_last);
@@ -724,6 +758,33 @@ impl Life {
         let keys = self.engine.keys().into_iter().filter(|(of, _)| *of == space && holds_keys);
         let keys = keys.map(|(_, key)| key).collect();
         Some(Welcome { space, records: view.roster.missing_from(&[]), keys })
+    }
+
+    /// Says that this device is back, where it is called dormant and holds what a connected one does.
+    fn come_back(&mut self, space: SpaceId) {
+        let (own, is_asked) = (self.engine.device(), |token| self.waiting.contains_key(&token));
+        let Some(view) = self.engine.space(space) else { return };
+        let Some(dormancy) = view.roster.dormancy_of(&own) else { return };
+        let was_away = || {
+            let since = view.roster.dormant_since(&own);
+            since.is_some_and(|since| since.millis() < self.connected_since.as_millis())
+        };
+        let holds_all = |device: &DeviceId| {
+            let known = self.engine.announced(space, device);
+            known.is_some_and(|known| known.ops_beyond(view.frontier) == 0)
+        };
+        let is_back = (dormancy.after_days.is_some() || was_away())
+            && !self.is_below
+            && self.engine.peers().iter().any(|peer| holds_all(&peer.device));
+        if !is_back || self.coming_back.is_some_and(is_asked) {
+            return;
+        }
+        self.token_last += 1;
+        let token = Token(self.token_last);
+        self.coming_back = Some(token);
+        self.waiting.insert(token, Waiting::Unit);
+        let change = RosterChange::Active { device: own };
+        self.inputs.push_back(Input::Change { space, change, token });
     }
 
     /// When the engine wants to be woken.

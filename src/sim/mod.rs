@@ -14,11 +14,14 @@ pub mod check;
 pub mod disk;
 mod gc;
 mod host;
+mod leap;
 pub mod lease;
 mod network;
 pub mod rng;
 mod settle;
 mod shell;
+#[cfg(test)]
+mod silent;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -36,6 +39,8 @@ pub struct Knobs {
     /// How often what happens is about dropping history (a checkpoint is made, attested, begun with), of a
     /// thousand.
     pub gc_permille: u64,
+    /// How many months pass at least, while devices sleep, are called dormant, and come back.
+    pub months: u32,
     /// Commits that fail while a device's store is ill, of a thousand.
     pub commit_fail_permille: u64,
     /// Parcels that are spoiled on their way, as by a liar with a member's key, of a thousand.
@@ -50,6 +55,7 @@ impl Default for Knobs {
             devices: None,
             trust_permille: 0,
             gc_permille: 0,
+            months: 0,
             commit_fail_permille: 300,
             hostile_permille: 0,
             settle_within: Duration::from_secs(120),
@@ -76,6 +82,8 @@ pub struct Summary {
     pub byte_count: u64,
     /// Times that history was dropped.
     pub base_count: u64,
+    /// Times that a device was called dormant by itself.
+    pub dormant_count: u64,
     /// Starts of devices.
     pub life_count: u64,
     /// Virtual time.

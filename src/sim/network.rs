@@ -81,6 +81,14 @@ impl Network {
         self.conns.values().filter(is_pair).count()
     }
 
+    /// Whether anything is on its way.
+    pub fn is_busy(&self) -> bool {
+        self.conns
+            .values()
+            .flat_map(|conn| &conn.ends)
+            .any(|end| end.on_the_way > 0 || !end.orders.is_empty())
+    }
+
     pub fn is_reachable(&self, a: usize, b: usize) -> bool {
         self.groups[a] == self.groups[b]
     }

@@ -1,14 +1,15 @@
 //! Whether everything has settled, and the last checks then.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::Summary;
 use super::check::Violation;
 use super::host::Host;
 use super::world::World;
-use crate::fold::State;
-use crate::model::DeviceId;
+use crate::fold::{Head, ListedRow, RowFilter, RowView, State};
+use crate::model::{DeviceId, Dot};
 use crate::roster::{Epoch, Role};
+use crate::wire::checkpoint::CheckpointHash;
 
 impl World {
     /// What is still missing.
@@ -64,6 +65,8 @@ impl World {
             let others = members.iter().filter(|device| **device != host.identity.device());
             let unheld = others.filter(|device| !holders.contains(device)).count();
             let standing = (space, view.frontier.digest(), view.roster.digest());
+            let said = view.roster.members().filter_map(|member| member.dormancy);
+            let is_one_away = said.filter(|dormancy| dormancy.after_days.is_some()).count() > 0;
             if is_blind {
                 if first.is_some_and(|(expected, _)| expected != standing) {
                     return Some(format!("device {index} stores something else than device 0"));
@@ -83,6 +86,9 @@ impl World {
             }
             if expected != own {
                 return Some(format!("device {index} holds something else than the first one"));
+            }
+            if is_one_away {
+                return Some(format!("device {index} knows of one that is dormant by itself and not back"));
             }
             if unheld > 0 {
                 return Some(format!("device {index} misses receipts of {unheld} others"));
@@ -114,11 +120,13 @@ impl World {
                 let members: Vec<String> =
                     view.roster.members().map(|member| member.device.short()).collect();
                 self.trace.push_back(format!(
-                    "{} {} in {space:?}: holds {} members {}",
+                    "{} {} in {space:?}: holds {} members {} of {} records, {} keys",
                     host.index,
                     host.device().short(),
                     tips(view.frontier).join(" "),
-                    members.join(" ")
+                    members.join(" "),
+                    view.roster.generation(),
+                    engine.keys().iter().filter(|(of, _)| *of == space).count()
                 ));
                 for device in view.roster.members().map(|member| member.device) {
                     if let Some(ack) = engine.ack_of(space, &device) {
@@ -185,6 +193,7 @@ impl World {
             .filter(|host| self.hosts[*host].personal_on_disk() == common)
             .collect();
         self.stable(&members, &gone)?;
+        self.removed_rows(&members)?;
         let host = members[self.rng.index(members.len())];
         let (op_count, conflict_count) = self.shuffled(host)?;
         Ok(Summary {
@@ -196,8 +205,9 @@ impl World {
             event_count: self.event_count,
             byte_count: self.byte_count,
             base_count: self.checks.base_count,
+            dormant_count: self.checks.dormant_count,
             life_count: self.lives,
-            virtual_time: self.now,
+            virtual_time: self.time(),
             settled_after,
         })
     }
@@ -215,6 +225,43 @@ impl World {
                 if !holder.disk.frontier(&space).covers_all(&stable) {
                     return Err(Violation::StableOverDisk { device, space, holder: holder.index });
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// What was removed, with the removal laid down by a checkpoint, shows no value that came after that from
+    /// whoever had not seen it; and devices that begin with the same checkpoint show the same.
+    fn removed_rows(&mut self, members: &[usize]) -> Result<(), Violation> {
+        let surface = "registry:note".parse().expect("a known surface");
+        let all = |state: &State| state.rows(&surface, None, usize::MAX, RowFilter::WithTombstones);
+        let mut shown: BTreeMap<CheckpointHash, Vec<(String, Dot)>> = BTreeMap::new();
+        for device in members.iter().copied() {
+            let space = self.hosts[device].personal_on_disk().expect("what settled has a space");
+            let Some(base) = self.hosts[device].disk.base(&space).map(|base| base.checkpoint) else {
+                continue;
+            };
+            let state = self.hosts[device].state(&space).expect("what settled is folded");
+            let rows = all(state);
+            let now = rows.iter().map(|row| (row.key.clone(), row.row.shown().dot)).collect();
+            let before = shown.entry(base).or_insert_with(|| Vec::clone(&now));
+            if let Some(((row, _), _)) = before.iter().zip(&now).find(|(before, now)| before != now) {
+                return Err(Violation::ShownDiffers { device, space, row: row.clone() });
+            }
+            let rows: BTreeMap<String, RowView> = rows.into_iter().map(|row| (row.key, row.row)).collect();
+            let mut next = Some(base);
+            while let Some(made) = next.and_then(|hash| self.checks.made(&hash)) {
+                let laid = State::from_pieces(made.kept.pieces.iter()).expect("it was made of a state");
+                let is_alive = |laid: &ListedRow| {
+                    let row = &rows[&laid.key];
+                    let was = |head: &Head| laid.row.heads().iter().any(|before| before.dot == head.dot);
+                    let stands = row.heads().iter().any(|head| head.is_tombstone && was(head));
+                    stands && row.is_live() && !was(row.shown())
+                };
+                if let Some(row) = all(&laid).iter().find(|row| is_alive(row)) {
+                    return Err(Violation::Resurrected { device, space, row: row.key.clone() });
+                }
+                next = made.parent;
             }
         }
         Ok(())

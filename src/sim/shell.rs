@@ -18,7 +18,7 @@ pub(super) fn first_state(disk: &Disk, space: &SpaceId) -> State {
     let Some(kept) = disk.base(space).and_then(|base| disk.checkpoint(&base.checkpoint)) else {
         return State::new(*space);
     };
-    State::from_pieces(kept.pieces.iter()).expect("it was made of a state")
+    super::gc::state_of(kept)
 }
 
 /// Whether what follows `after` on the disk names `link` as its predecessor.

@@ -1,12 +1,14 @@
 //! The world: devices, a network, virtual time, and what goes wrong; all of it from one seed.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::check::{Checks, Violation};
 use super::host::{Env, Host, Out, Request};
+use super::leap::Leap;
 use super::network::{Lane, Network, Parcel, end_of, peer_id};
 use super::rng::Rng;
 use super::{Knobs, Summary};
@@ -27,6 +29,8 @@ pub(super) enum Event {
     Break { conn: u64 },
     Dial,
     Chaos,
+    Leap,
+    Pass,
     Heal,
     StoreHeals { host: usize },
     Pair { joiner: usize },
@@ -39,6 +43,7 @@ pub(super) struct World {
     pub(super) knobs: Knobs,
     pub(super) rng: Rng,
     pub(super) now: Duration,
+    pub(super) leap: Leap,
     queue: BTreeMap<(Duration, u64), Event>,
     pub(super) event_count: u64,
     pub(super) hosts: Vec<Host>,
@@ -69,9 +74,15 @@ impl World {
         if knobs.trust_permille > 0 {
             hosts.iter_mut().skip(1).for_each(|host| host.is_blind = rng.happens(150));
         }
+        if knobs.months > 0 && rng.happens(600) {
+            // Nobody says it by hand then.
+            let days = NonZeroU16::new(30);
+            hosts.iter_mut().for_each(|host| host.dormant_after = days);
+        }
         let mut world = Self {
             knobs: knobs.clone(),
             now: Duration::from_secs(1),
+            leap: Leap::default(),
             queue: BTreeMap::new(),
             event_count: 0,
             hosts,
@@ -104,7 +115,7 @@ impl World {
         }
         self.at(Duration::ZERO, Event::Dial);
         self.at(Duration::ZERO, Event::Chaos);
-        self.at(end, Event::Heal);
+        self.at(end, if self.knobs.months > 0 { Event::Leap } else { Event::Heal });
     }
 
     /// Two devices are brought together by a person, again and again: until it has worked, and when
@@ -121,8 +132,9 @@ impl World {
             .filter(|host| self.hosts[*host].personal_on_disk() == first && !self.hosts[*host].is_blind)
             .filter(|host| self.hosts[*host].is_member() && self.hosts[*host].device() != device)
             .filter(|host| !is_in || !self.hosts[*host].knows(&device))
+            .filter(|host| !self.is_asleep(*host))
             .collect();
-        if !inviters.is_empty() && self.hosts[joiner].life.is_some() {
+        if !inviters.is_empty() && self.hosts[joiner].life.is_some() && !self.is_asleep(joiner) {
             let inviter = inviters[self.rng.index(inviters.len())];
             if self.hosts[joiner].is_blind
                 && let Some(life) = &mut self.hosts[inviter].life
@@ -173,7 +185,16 @@ impl World {
 
     fn happen(&mut self, event: Event) -> Result<(), Violation> {
         match event {
+            Event::Turn { host, life } if self.is_asleep(host) => {
+                if self.is_alive(host, life)
+                    && let Some(alive) = &mut self.hosts[host].life
+                {
+                    alive.is_turn_due = false;
+                }
+                Ok(())
+            }
             Event::Turn { host, life } => self.with_host(host, Some(life), Host::turn),
+            Event::Tick { host, .. } if self.is_asleep(host) => Ok(()),
             Event::Tick { host, life } => {
                 if self.is_alive(host, life)
                     && let Some(alive) = &mut self.hosts[host].life
@@ -212,6 +233,8 @@ impl World {
                 Ok(())
             }
             Event::Chaos => self.chaos(),
+            Event::Leap => self.leap(),
+            Event::Pass => self.pass(),
             Event::Heal => self.heal(),
             Event::StoreHeals { host } => {
                 self.hosts[host].commit_fails = 0;
@@ -230,6 +253,10 @@ impl World {
         }
     }
 
+    pub(super) fn is_asleep(&self, host: usize) -> bool {
+        self.hosts[host].sleep.is_some()
+    }
+
     fn is_alive(&self, host: usize, life: u64) -> bool {
         self.hosts[host].life.as_ref().is_some_and(|alive| alive.number == life)
     }
@@ -245,7 +272,7 @@ impl World {
             return Ok(());
         }
         let mut out = Vec::new();
-        let (now, is_traced) = (self.now, self.is_traced);
+        let (now, is_traced) = (self.time(), self.is_traced);
         let trace = &mut self.trace;
         let mut note = |line: String| {
             if trace.len() == TRACE_LINES {
@@ -333,7 +360,10 @@ impl World {
 
     /// Sees to it that a host gets its next turn and its next tick.
     fn watch(&mut self, host: usize) {
-        let now = self.now;
+        let now = self.time();
+        if self.is_asleep(host) {
+            return;
+        }
         let Some(life) = &mut self.hosts[host].life else { return };
         let number = life.number;
         if let Some(deadline) = life.deadline(now)
@@ -345,7 +375,18 @@ impl World {
         self.wake(host);
     }
 
+    /// The same where time has leapt, and a tick that was planned comes too late.
+    pub(super) fn watch_again(&mut self, host: usize) {
+        if let Some(life) = &mut self.hosts[host].life {
+            life.tick_at = None;
+        }
+        self.watch(host);
+    }
+
     pub(super) fn wake(&mut self, host: usize) {
+        if self.is_asleep(host) {
+            return;
+        }
         let Some(life) = &mut self.hosts[host].life else { return };
         if !life.is_turn_due && life.committing.is_none() && life.has_work() {
             life.is_turn_due = true;
@@ -364,7 +405,7 @@ impl World {
     }
 
     pub(super) fn boot(&mut self, host: usize) -> Result<(), Violation> {
-        if self.hosts[host].life.is_some() {
+        if self.hosts[host].life.is_some() || self.is_asleep(host) {
             return Ok(());
         }
         self.lives += 1;
@@ -381,6 +422,7 @@ impl World {
         let Some(open) = self.network.conns.get_mut(&conn) else { return };
         if open.ends[to].on_the_way >= ON_THE_WAY_MAX {
             // It does not keep up; it resumes from its frontier.
+            self.note(format!("- connection {conn} is too slow"));
             return self.close(conn, Some(1 - to));
         }
         open.ends[to].on_the_way += 1;
@@ -463,6 +505,9 @@ impl World {
             if !self.network.is_reachable(a, b) || !self.rng.happens(chance) {
                 continue;
             }
+            if self.is_asleep(a) || self.is_asleep(b) {
+                continue;
+            }
             let lives = [a, b].map(|host| self.hosts[host].life.as_ref().map(|life| life.number));
             let [Some(life_a), Some(life_b)] = lives else { continue };
             let (device_a, device_b) = (self.hosts[a].device(), self.hosts[b].device());
@@ -494,4 +539,4 @@ const ON_THE_WAY_MAX: usize = 150;
 const READ_BYTES: usize = 8 * 1024;
 
 /// Lines of a trace that are kept.
-const TRACE_LINES: usize = 4_000;
+const TRACE_LINES: usize = 40_000;

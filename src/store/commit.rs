@@ -7,7 +7,8 @@ use super::index::{Changes, Index};
 use super::pack;
 use super::tables::{
     ACKS, BATCHES, DRAFTS, FORKS, KEYS, LEASE_HOMES, LEASE_HOSTS, LEASE_KEYS, LEASE_VOTES, LOGS, LogIx, META,
-    META_COMMITS, PlaceIx, RECORDS, SPACES, SpaceIx, SpaceRow, TIPS, draft_context, key_context, tip_bytes,
+    META_COMMITS, PlaceIx, RECORDS, SILENCES, SPACES, SpaceIx, SpaceRow, TIPS, draft_context, key_context,
+    silence_bytes, tip_bytes,
 };
 use super::vaults::Vaults;
 use crate::crypto::SealedBatch;
@@ -76,6 +77,13 @@ impl<'a> Writer<'a> {
                 Ok(())
             }
             Write::LeaseHost { space, write } => self.lease_host(space, write),
+            Write::Silence { space, silence } => {
+                let space_ix = self.space_ix(space)?;
+                if let Some(bytes) = silence_bytes(silence) {
+                    self.txn.open_table(SILENCES)?.insert(space_ix, &bytes[..])?;
+                }
+                Ok(())
+            }
             Write::ForkProof { space, log, bytes } => {
                 let log_ix = self.log_ix(space, log)?;
                 self.txn.open_table(FORKS)?.insert(log_ix, &bytes[..])?;

@@ -17,6 +17,7 @@
 //! | `attestations` | space index, device 32, content hash 32 | as received, `KFT1` |
 //! | `moments` | space index, content hash 32 | since when that checkpoint is whole here, Unix ms u64 BE ‖ since when all vouch for it, u64 BE; zero for not yet |
 //! | `bases` | space index | manifest hash 32 of the checkpoint that the history begins with ‖ that of the base before, zero for none |
+//! | `silences` | space index | when a day was counted last, Unix ms u64 BE ‖ (device 32 ‖ days unheard u16 BE ‖ days behind u16 BE)\*, devices strictly rising |
 //! | `consents` | space index | content hash 32 of the checkpoint that one attestation is enough for; made with the first |
 //! | `lease homes` | space index | instance u64 BE; absent in the first life of a home |
 //! | `lease votes` | space index | promise and greatest token seen, `KFLD` |
@@ -31,10 +32,13 @@
 //! reused, so that a key of the large table is 16 bytes instead of 80. The vault's context is the
 //! table's name and the full ids, never these numbers.
 
+use std::collections::BTreeMap;
+
 use redb::TableDefinition;
 
 use super::error::{Part, StoreError};
-use crate::model::{LogId, Scope, Seq, SpaceId, Tip, TipHash};
+use crate::model::{DeviceId, LogId, Scope, Seq, SpaceId, Tip, TipHash, Wall};
+use crate::sync::{Silence, SilentDays};
 
 /// A space within its store.
 pub(super) type SpaceIx = u32;
@@ -58,6 +62,7 @@ pub(super) const CHUNKS: TableDefinition<'_, HashIx, &[u8]> = TableDefinition::n
 pub(super) const ATTESTATIONS: TableDefinition<'_, WordIx, &[u8]> = TableDefinition::new("attestations");
 pub(super) const MOMENTS: TableDefinition<'_, HashIx, [u8; 16]> = TableDefinition::new("moments");
 pub(super) const BASES: TableDefinition<'_, SpaceIx, [u8; 64]> = TableDefinition::new("bases");
+pub(super) const SILENCES: TableDefinition<'_, SpaceIx, &[u8]> = TableDefinition::new("silences");
 pub(super) const CONSENTS: TableDefinition<'_, SpaceIx, [u8; 32]> = TableDefinition::new("consents");
 pub(super) const RECORDS: TableDefinition<'_, (SpaceIx, [u8; 32]), &[u8]> = TableDefinition::new("records");
 pub(super) const ACKS: TableDefinition<'_, (SpaceIx, [u8; 32]), &[u8]> = TableDefinition::new("acks");
@@ -159,6 +164,36 @@ pub(super) fn parse_tip(bytes: &[u8; 40]) -> Tip {
     }
 }
 
+/// What was counted of the silence of devices; there is none before a day was counted.
+pub(super) fn silence_bytes(silence: &Silence) -> Option<Vec<u8>> {
+    let mut bytes = silence.counted?.as_millis().to_be_bytes().to_vec();
+    for (device, days) in &silence.devices {
+        bytes.extend_from_slice(device.as_bytes());
+        bytes.extend_from_slice(&days.unheard.to_be_bytes());
+        bytes.extend_from_slice(&days.behind.to_be_bytes());
+    }
+    Some(bytes)
+}
+
+pub(super) fn parse_silence(bytes: &[u8]) -> Result<Silence, StoreError> {
+    let damaged = || StoreError::damaged(Part::Row { table: "silences" });
+    let (counted, rows) = bytes.split_first_chunk().ok_or_else(damaged)?;
+    let (rows, rest) = rows.as_chunks::<36>();
+    let mut devices = BTreeMap::new();
+    for row in rows {
+        let (device, days) = row.split_first_chunk::<32>().expect("36 - 4 is 32");
+        let device = DeviceId::from_bytes(*device);
+        let unheard = u16::from_be_bytes([days[0], days[1]]);
+        let behind = u16::from_be_bytes([days[2], days[3]]);
+        if devices.last_key_value().is_some_and(|(last, _)| *last >= device) {
+            return Err(damaged());
+        }
+        devices.insert(device, SilentDays { unheard, behind });
+    }
+    let counted = Some(Wall::from_millis(u64::from_be_bytes(*counted)));
+    if rest.is_empty() { Ok(Silence { counted, devices }) } else { Err(damaged()) }
+}
+
 /// What a draft group's vault is bound to.
 pub(super) fn draft_context(space: &SpaceId, log: &LogId, first: Seq) -> Vec<u8> {
     [&b"drafts"[..], space.as_bytes(), &log.to_bytes(), &first.get().to_be_bytes()].concat()
@@ -182,7 +217,7 @@ const SPACE_FIXED_BYTES: usize = 32 + 1 + 40 + 8;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{DeviceId, Incarnation};
+    use crate::model::Incarnation;
 
     fn row(dropped: u64, truncations: u64) -> SpaceRow {
         let device = DeviceId::from_bytes([2; 32]);
@@ -209,6 +244,28 @@ mod tests {
         assert_eq!(row(0, 0).to_bytes(), old);
         let read = SpaceRow::parse(&old).unwrap();
         assert_eq!((read.carried, read.dropped, read.truncations), (Seq::new(4), 0, 0));
+    }
+
+    #[test]
+    fn silence_reads_back_and_a_row_of_another_form_is_refused() {
+        let days = |unheard, behind| SilentDays { unheard, behind };
+        let devices = [(1, days(300, 2)), (2, days(7, 0))];
+        let devices = devices.map(|(byte, days)| (DeviceId::from_bytes([byte; 32]), days)).into();
+        let silence = Silence { counted: Some(Wall::from_millis(9)), devices };
+
+        let bytes = silence_bytes(&silence).unwrap();
+
+        let mut pinned = 9u64.to_be_bytes().to_vec();
+        pinned.extend_from_slice(&[1; 32]);
+        pinned.extend_from_slice(&[1, 44, 0, 2]);
+        pinned.extend_from_slice(&[2; 32]);
+        pinned.extend_from_slice(&[0, 7, 0, 0]);
+        assert_eq!((&bytes, parse_silence(&bytes).unwrap()), (&pinned, silence));
+        assert_eq!(silence_bytes(&Silence::default()), None);
+        let twice = [&bytes[..44], &bytes[8..44]].concat();
+        for refused in [&bytes[..7], &bytes[..bytes.len() - 1], &twice[..]] {
+            assert!(matches!(parse_silence(refused), Err(StoreError::Damaged { .. })));
+        }
     }
 
     #[test]

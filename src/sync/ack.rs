@@ -191,6 +191,7 @@ impl Engine {
             return;
         }
         state.acks.insert(device, held);
+        self.heard(space, device);
         self.notice(Notice::Ack { space, device });
         self.compare_roots(space);
         let at = now.uptime + ACK_GOSSIP_DELAY;

@@ -1,5 +1,6 @@
 //! What goes into the engine and what comes out.
 
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -675,6 +676,15 @@ pub enum Notice {
         /// The space.
         space: SpaceId,
     },
+    /// This device has said that nothing waits for another any more, because it was silent for so many days.
+    CalledDormant {
+        /// The space.
+        space: SpaceId,
+        /// The other device.
+        device: DeviceId,
+        /// The days.
+        days: NonZeroU16,
+    },
     /// The space is written under a new key.
     Rotated {
         /// The space.
@@ -875,4 +885,6 @@ pub enum DeadlineReason {
     Rotate,
     /// A lease runs out, or devices are to be asked again about its host.
     Lease,
+    /// It is to be seen whether a day has passed on which some device was silent.
+    Silence,
 }

@@ -1,6 +1,7 @@
 //! The engine's value and its entry point.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,6 +72,8 @@ pub struct Engine {
     is_begun: bool,
     /// See [`Engine::hold_back`].
     pub(super) holds_back: bool,
+    /// See [`Engine::call_dormant_after`].
+    pub(super) dormant_after: Option<NonZeroU16>,
 }
 
 impl Engine {
@@ -107,6 +110,7 @@ impl Engine {
             entropy_drawn: 0,
             is_begun: false,
             holds_back: false,
+            dormant_after: None,
         };
         for space in loaded.spaces {
             let state = load_space(space)?;
@@ -167,6 +171,7 @@ impl Engine {
             Input::Doubt => self.doubt(),
             Input::Tick => self.tick(now),
         }
+        self.plan_looks(now);
         self.finish_step()
     }
 
@@ -178,9 +183,11 @@ impl Engine {
             space.rotate_at.into_iter().chain(space.rotation.as_ref().map(|rotation| rotation.commit_at))
         });
         let rotate = rotate.map(|at| Deadline { at, why: DeadlineReason::Rotate });
+        let looks = self.spaces.values().filter_map(|space| space.look_at);
+        let looks = looks.map(|at| Deadline { at, why: DeadlineReason::Silence });
         let lease = self.lease_deadline().map(|at| Deadline { at, why: DeadlineReason::Lease });
         let peers = self.peers.values().filter_map(Peer::deadline);
-        peers.chain(seal).chain(rotate).chain(lease).min_by_key(|deadline| deadline.at)
+        peers.chain(seal).chain(rotate).chain(looks).chain(lease).min_by_key(|deadline| deadline.at)
     }
 
     /// This device.
@@ -432,6 +439,7 @@ fn load_space(loaded: LoadedSpace) -> Result<SpaceState, EngineError> {
     state.keys = loaded.keys.into_iter().map(|key| (key.id(), key)).collect();
     (state.author, state.durable, state.base) = (author, loaded.frontier, loaded.base);
     (state.acks, state.ack_number, state.proofs) = (acks, ack_number, proofs);
+    state.silence = loaded.silence;
     // Whoever is told of it asks for it; there is nobody to tell yet.
     state.compare_roots(&own);
     state.is_removal_told = is_removal_told;

@@ -20,6 +20,7 @@ mod keys;
 mod lease;
 mod members;
 mod session;
+mod silence;
 mod space;
 mod stable;
 pub mod txn;
@@ -33,6 +34,7 @@ pub use effect::{
 pub use engine::{Engine, EngineError};
 pub use gc::{GcHold, GcStanding};
 pub use lease::{Driving, LeaseView};
+pub use silence::{Silence, SilentDays};
 pub use stable::Divergence;
 pub use txn::{Base, BaseKind, DraftGroup, Loaded, LoadedLease, LoadedSpace, Txn, TxnId, Write};
 pub use view::{AckView, Carry, Counters, PeerView, SpaceView};

@@ -116,6 +116,9 @@ impl Engine {
 
     pub(super) fn closed(&mut self, peer: PeerId) {
         let Some(gone) = self.peers.remove(&peer) else { return };
+        for space in gone.spaces.keys() {
+            self.heard(*space, gone.device);
+        }
         self.notice(Notice::PeerDown { peer, device: gone.device });
         self.pong(peer, u64::MAX);
     }
@@ -242,6 +245,9 @@ impl Engine {
     pub(super) fn open_session(&mut self, now: &Now, peer: PeerId, hello: &SpaceHello) {
         // Whoever takes part from here on waits for what nobody waited for before.
         self.seal_drafts(hello.space);
+        if let Some(device) = self.peers.get(&peer).map(|peer| peer.device) {
+            self.heard(hello.space, device);
+        }
         let Some(space) = self.spaces.get_mut(&hello.space) else { return };
         let is_roster_equal = space.roster.digest() == hello.roster_digest;
         let is_frontier_equal = space.durable.digest() == hello.frontier_digest;
@@ -618,6 +624,7 @@ impl Engine {
                 self.commit_rotation(now, space);
             }
             self.lease_tick(now, space);
+            self.look_for_silence(now, space);
             let Some(state) = self.spaces.get_mut(&space) else { continue };
             if state.store_again_at.take_if(|at| *at <= now.uptime).is_none() {
                 continue;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::effect::{Delivered, PeerId, Token};
 use super::keys::Rotation;
 use super::lease::{LeaseThen, Leases};
+use super::silence::Silence;
 use super::stable::Parted;
 use super::txn::{Base, LoadedLease};
 use crate::crypto::EpochKey;
@@ -42,6 +43,12 @@ pub(super) struct SpaceState {
     pub folded: Option<Folded>,
     pub acks: BTreeMap<DeviceId, HeldAck>,
     pub ack_number: u64,
+    /// What was counted of the silence of others.
+    pub silence: Silence,
+    /// Devices that something was heard of since a day was counted last.
+    pub heard: BTreeSet<DeviceId>,
+    /// When it is seen next whether a day has passed.
+    pub look_at: Option<Duration>,
     /// Devices that have signed another root for the same history.
     pub parted: Parted,
     pub proofs: BTreeMap<LogId, ForkProof>,
@@ -146,6 +153,9 @@ impl SpaceState {
             folded: None,
             acks: BTreeMap::new(),
             ack_number: 0,
+            silence: Silence::default(),
+            heard: BTreeSet::new(),
+            look_at: None,
             parted: Parted::new(),
             proofs: BTreeMap::new(),
             store_again_at: None,

@@ -96,7 +96,7 @@ impl SpaceState {
 
     /// The devices that are waited for.
     pub fn active(&self) -> impl Iterator<Item = DeviceId> {
-        self.roster.members().filter(|member| !member.is_dormant).map(|member| member.device)
+        self.roster.members().filter(|member| !member.is_dormant()).map(|member| member.device)
     }
 
     fn ack_frontier(&self, device: &DeviceId) -> Option<&Frontier> {

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::silence::Silence;
 use crate::crypto::{EpochKey, SealedBatch};
 use crate::lease::{DesignationState, HostInstance, HostState, HostWrite};
 use crate::model::{DeviceId, Frontier, LogId, RecordHash, Scope, Seq, SpaceId, Tip};
@@ -144,6 +145,13 @@ pub enum Write {
         /// The change.
         write: Box<HostWrite>,
     },
+    /// What this device has counted of the silence of others; replaces what was counted before.
+    Silence {
+        /// The space.
+        space: SpaceId,
+        /// All of it.
+        silence: Silence,
+    },
     /// Two signed headers for one place in a log: proof of a fork. One per log is kept.
     ForkProof {
         /// The space.
@@ -231,6 +239,8 @@ pub struct LoadedSpace {
     pub keys: Vec<EpochKey>,
     /// Fork proofs, by log.
     pub fork_proofs: Vec<(LogId, Bytes)>,
+    /// What was counted of the silence of others.
+    pub silence: Silence,
     /// What is stored about leases.
     pub lease: LoadedLease,
 }

@@ -52,6 +52,7 @@ mod rounds;
 mod rpc;
 mod schema;
 mod settling;
+mod silent;
 mod socket;
 mod talk;
 mod terminal;

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::args::{DeviceName, Devices};
 use crate::failure::Failure;
 use crate::invite::role_text;
-use crate::output::{Output, Tone, ago, count, short_device, time};
+use crate::output::{Output, Tone, ago, count, counted, short_device, time};
 use crate::target::{Site, Target};
 
 pub async fn run(site: &Site, command: Option<Devices>, output: &Output) -> Result<(), Failure> {
@@ -60,10 +60,10 @@ fn list(roster: &RosterForm, is_offline: bool, output: &Output) -> Result<(), Fa
             (false, false, true) => "?".to_owned(),
             (false, false, false) => ago(device.last_contact_ms),
         };
-        let state = if device.dormant { "dormant" } else { "" };
+        let state = dormancy(device).unwrap_or_default();
         let name = device.name.clone().unwrap_or_default();
         let short = short_device(&device.device_id);
-        [name, short, role_text(device.role).into(), contact, state.into(), device.device_id.clone()]
+        [name, short, role_text(device.role).into(), contact, state, device.device_id.clone()]
     };
     let heading = ["name", "device", "role", "last contact", "", "id"];
     output.table(heading, roster.devices.iter().map(cells).collect())?;
@@ -91,10 +91,46 @@ fn list(roster: &RosterForm, is_offline: bool, output: &Output) -> Result<(), Fa
     Ok(())
 }
 
+/// That nothing waits for a device, since when, and whose word that is.
+pub fn dormancy(device: &DeviceForm) -> Option<String> {
+    let since = time(device.dormant_since_ms?);
+    let day = since.split(' ').next().unwrap_or_default();
+    Some(match device.dormant_after_days {
+        Some(days) => format!("dormant since {day}, by itself after {}", counted(days.into(), "silent day")),
+        None => format!("dormant since {day}"),
+    })
+}
+
 /// What people call a device: its name, or the beginning of its id.
 pub fn called(roster: &RosterForm, device_id: &str) -> String {
     let present = roster.devices.iter().map(|device| (&device.device_id, &device.name));
     let gone = roster.removed.iter().map(|removed| (&removed.device_id, &removed.name));
     let found = present.chain(gone).find(|(id, _)| *id == device_id);
     found.and_then(|(_, name)| name.clone()).unwrap_or_else(|| short_device(device_id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_nothing_waits_for_is_shown_with_whose_word_that_is() {
+        let device = |since: Option<u64>, days: Option<u16>| DeviceForm {
+            device_id: "x".into(),
+            name: None,
+            role: kinfold::control::params::RoleParam::Member,
+            is_self: false,
+            dormant: since.is_some(),
+            dormant_since_ms: since,
+            dormant_after_days: days,
+            connected: false,
+            last_contact_ms: None,
+        };
+        let at = Some(1_700_000_000_000);
+
+        assert_eq!(dormancy(&device(None, None)), None);
+        assert_eq!(dormancy(&device(at, None)).unwrap(), "dormant since 2023-11-14");
+        let by_itself = dormancy(&device(at, Some(30))).unwrap();
+        assert_eq!(by_itself, "dormant since 2023-11-14, by itself after 30 silent days");
+    }
 }

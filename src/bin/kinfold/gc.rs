@@ -7,7 +7,7 @@ use kinfold::control::roster::RosterForm;
 
 use crate::args::{Gc, GcRun};
 use crate::confirm::confirm;
-use crate::devices::called;
+use crate::devices::{called, dormancy};
 use crate::failure::Failure;
 use crate::output::{Output, Tone, ago, count, short_hash, time};
 use crate::target::{Site, Target};
@@ -52,7 +52,14 @@ async fn why(target: &Target, site: &Site, output: &Output) -> Result<(), Failur
         let device = hold.device.as_deref().map_or_else(|| "-".to_owned(), |device| called(&roster, device));
         [device, reason(hold), hold.since_ms.map_or_else(|| "-".to_owned(), since)]
     };
-    output.table(["held back by", "because", "since"], why.holds.iter().map(cells).collect())
+    output.table(["held back by", "because", "since"], why.holds.iter().map(cells).collect())?;
+    for device in &roster.devices {
+        if let Some(state) = dormancy(device) {
+            let name = called(&roster, &device.device_id);
+            output.note(output.paint(Tone::Quiet, format!("{name} is {state}: nothing waits for it")));
+        }
+    }
+    Ok(())
 }
 
 async fn drop_history(target: &Target, site: &Site, args: GcRun, output: &Output) -> Result<(), Failure> {

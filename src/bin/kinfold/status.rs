@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use indicatif::HumanBytes;
 use kinfold::control::Method;
-use kinfold::control::forms::{LeaseHostStatusForm, PeerForm, StatusForm};
+use kinfold::control::forms::{DeviceForm, LeaseHostStatusForm, PeerForm, StatusForm};
 use kinfold::control::params::ScopeParam;
 
 use crate::args::StatusArgs;
@@ -138,11 +138,21 @@ fn page(status: &StatusForm, is_offline: bool, output: &Output) -> Vec<String> {
     }
     lines.push(String::new());
     lines.extend(peers(&status.peers, &status.state_hash, output));
+    lines.extend(dormant(&status.roster));
     if !status.dropboxes.is_empty() {
         lines.push(String::new());
         lines.extend(crate::dropbox::lines(&status.dropboxes, output));
     }
     lines
+}
+
+/// Devices that nothing waits for.
+fn dormant(roster: &[DeviceForm]) -> impl Iterator<Item = String> {
+    roster.iter().filter_map(|device| {
+        let short = short_device(&device.device_id);
+        let name = device.name.clone().unwrap_or_default();
+        Some(format!("{short} {name} is {}", crate::devices::dormancy(device)?))
+    })
 }
 
 fn labelled(name: &str, text: impl std::fmt::Display, output: &Output) -> String {

@@ -482,9 +482,15 @@ impl Core {
     /// Whether this device was called dormant while it was away, and its history has a beginning.
     fn was_called_dormant(&self, space: SpaceId) -> bool {
         let Some(view) = self.engine.space(space).filter(|view| view.is_active) else { return false };
-        // Somebody may say it of a device that is here; that stands until it has been away.
-        let Some(since) = view.roster.dormant_since(&self.engine.device()) else { return false };
-        since.millis() < self.serving.connected_since && !self.begins_anew(space)
+        let own = self.engine.device();
+        let Some(dormancy) = view.roster.dormancy_of(&own) else { return false };
+        // Somebody may say it of a device that is here; that stands until it has been away. What no person said
+        // does not: whoever counted the days may not have heard yet that it is back.
+        let was_away = || {
+            let since = view.roster.dormant_since(&own);
+            since.is_some_and(|since| since.millis() < self.serving.connected_since)
+        };
+        (dormancy.after_days.is_some() || was_away()) && !self.begins_anew(space)
     }
 }
 

@@ -32,7 +32,7 @@ fn the_last_name_given_by_the_device_or_an_admin_is_shown() {
 #[test]
 fn a_device_is_dormant_until_it_or_an_admin_says_otherwise() {
     let roster = space_of(&[(2, Role::Member), (3, Role::Member)]);
-    let is_dormant = |roster: &Roster| roster.facts.members[&device(2)].is_dormant;
+    let is_dormant = |roster: &Roster| roster.facts.members[&device(2)].is_dormant();
     assert!(!is_dormant(&roster));
 
     let dormant = after(&roster, &[&write(&roster, 1, &Change::Dormant { device: device(2) }).unwrap()]);
@@ -41,8 +41,18 @@ fn a_device_is_dormant_until_it_or_an_admin_says_otherwise() {
     assert!(is_dormant(&after(&dormant, &[&forgery])));
     let back = after(&dormant, &[&write(&dormant, 2, &Change::Active { device: device(2) }).unwrap()]);
     assert!(!is_dormant(&back));
+    let days = NonZeroU16::new(30).unwrap();
+    let silent = after(&back, &[&write(&back, 1, &Change::Silent { device: device(2), days }).unwrap()]);
+    let said =
+        |roster: &Roster| roster.dormancy_of(&device(2)).map(|dormancy| (dormancy.by, dormancy.after_days));
+    assert_eq!(said(&dormant), Some((device(1), None)), "a person's word");
+    assert_eq!(said(&silent), Some((device(1), Some(days))), "nobody's word");
+    let back = after(&silent, &[&write(&silent, 2, &Change::Active { device: device(2) }).unwrap()]);
+    assert_eq!(said(&back), None);
 
     let refused = write(&roster, 3, &Change::Dormant { device: device(2) });
+    assert_eq!(refused, Err(RosterError::NotAdmin { device: device(3) }));
+    let refused = write(&roster, 3, &Change::Silent { device: device(2), days });
     assert_eq!(refused, Err(RosterError::NotAdmin { device: device(3) }));
     let refused = write(&roster, 3, &Change::Active { device: device(2) });
     assert_eq!(refused, Err(RosterError::NotAdmin { device: device(3) }));
@@ -124,7 +134,7 @@ fn of_many_records_the_refused_stay_out_alone() {
 #[test]
 fn records_of_reserved_kinds_are_kept_and_counted() {
     let roster = space_of(&[(2, Role::Blind)]);
-    let later = [10, 11, 99]
+    let later = [10, 12, 99]
         .map(|kind| forged(&roster, 2, Content::Unknown { kind, body: Bytes::from_static(b"any") }));
 
     let kept = after(&roster, &[&later[0], &later[1], &later[2]]);

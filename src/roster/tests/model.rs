@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use super::super::content::{RemoveDevice, Rename, RotateKey};
+use super::super::content::{Dormant, RemoveDevice, Rename, RotateKey};
 use super::super::dag::grant;
 use super::*;
 
@@ -264,8 +264,11 @@ impl Model {
                 removed.push(self.removal(device, role, name_sealed, &standing));
             } else if let Some((granting, role)) = best {
                 let dormancy = self.records.iter().filter_map(|record| match record.content() {
-                    Content::Dormant(of) if *of == device => Some((record, true)),
-                    Content::Active(of) if *of == device => Some((record, false)),
+                    Content::Dormant(said) if said.device == device => {
+                        let (since, by) = (record.hlc(), record.author());
+                        Some((record, Some(Dormancy { since, by, after_days: said.after_days })))
+                    }
+                    Content::Active(of) if *of == device => Some((record, None)),
                     _ => None,
                 });
                 let said = dormancy.filter(|(record, _)| self.speaks_for(record, device, &void)).last();
@@ -275,7 +278,7 @@ impl Model {
                     name_sealed: self.name(device, granting, &void),
                     added_by: granting.author(),
                     hlc: granting.hlc(),
-                    is_dormant: said.is_some_and(|(_, is_dormant)| is_dormant),
+                    dormancy: said.and_then(|(_, dormancy)| dormancy),
                 });
             }
         }
@@ -402,8 +405,9 @@ fn content() -> impl Strategy<Value = Content> {
         1 => (1u8..8, any::<u8>()).prop_map(|(of, byte)| {
             Content::Rename(Rename { device: device(of), name: name(byte) })
         }),
-        1 => (1u8..8, any::<bool>()).prop_map(|(of, is_dormant)| {
-            if is_dormant { Content::Dormant(device(of)) } else { Content::Active(device(of)) }
+        1 => (1u8..8, 0u16..3).prop_map(|(of, days)| match days {
+            0 => Content::Active(device(of)),
+            days => Content::Dormant(Dormant { device: device(of), after_days: NonZeroU16::new(days - 1) }),
         }),
         2 => (1u64..4, 0u8..9).prop_map(|(n, byte)| {
             Content::RotateKey(RotateKey { n, key_id: KeyId::from_bytes([byte; 16]), confirmations: Vec::new() })

@@ -107,7 +107,11 @@ fn nothing_a_stolen_admin_dates_back_takes_effect() {
     }
     for by in [3, 6, 7] {
         loot.push(forged(&with_7, by, addition_of(4, ADMIN)));
-        loot.push(forged(&with_7, by, Content::Dormant(device(2))));
+        loot.push(forged(
+            &with_7,
+            by,
+            Content::Dormant(content::Dormant { device: device(2), after_days: None }),
+        ));
     }
     let settled = after(&roster, &loot.iter().collect::<Vec<_>>());
 
