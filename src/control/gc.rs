@@ -57,6 +57,8 @@ pub struct GcHoldForm {
     pub since_ms: Option<u64>,
     /// Until when, in Unix milliseconds, where it ends by itself.
     pub until_ms: Option<u64>,
+    /// The version of the rules that the device folds by, where it is another one than that of this program.
+    pub version: Option<u32>,
 }
 
 /// What dropping history came to.
@@ -105,6 +107,7 @@ impl From<&GcHold> for GcHoldForm {
             ops: None,
             since_ms: None,
             until_ms: None,
+            version: None,
         };
         let of = |reason, device: &DeviceId| Self { device: Some(device.to_string()), ..form(reason) };
         let of_log = |reason, log: &LogId| Self { log: Some(log.to_string()), ..of(reason, &log.device) };
@@ -117,6 +120,9 @@ impl From<&GcHold> for GcHoldForm {
             GcHold::Rewriting { log } => of_log("Rewriting", log),
             GcHold::Unattested { device, since } => {
                 Self { since_ms: millis(since), ..of("Unattested", device) }
+            }
+            GcHold::OtherRules { device, version } => {
+                Self { version: Some(*version), ..of("OtherRules", device) }
             }
             GcHold::NotHeld { device, ops, since } => {
                 Self { ops: Some(*ops), since_ms: millis(since), ..of("NotHeld", device) }

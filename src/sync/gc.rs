@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::engine::Engine;
 use super::space::SpaceState;
+use crate::fold::FOLD_VERSION;
 use crate::model::{DeviceId, Frontier, LogId, SpaceId, Wall};
 use crate::wire::checkpoint::CheckpointHash;
 
@@ -59,6 +60,14 @@ pub enum GcHold {
         /// Since when it could have.
         since: Option<Wall>,
     },
+    /// A device that reads has not attested it and folds by other rules than this program: it never will, until
+    /// both have the same version.
+    OtherRules {
+        /// Which.
+        device: DeviceId,
+        /// The version of its rules.
+        version: u32,
+    },
     /// A device that stores without reading has not said that it holds everything within the cut.
     NotHeld {
         /// Which.
@@ -94,6 +103,13 @@ impl fmt::Display for GcHold {
             Self::Rewriting { .. } => f.write_str("ops of this device are being written again"),
             Self::Unattested { device, .. } => {
                 write!(f, "{} has not attested the checkpoint", device.short())
+            }
+            Self::OtherRules { device, version } => {
+                let short = device.short();
+                write!(
+                    f,
+                    "{short} folds by version {version} of the rules, and this program by {FOLD_VERSION}"
+                )
             }
             Self::NotHeld { device, ops, .. } => write!(f, "{} lacks {ops} ops of it", device.short()),
             Self::Unknown { device, count } => write!(f, "{} cannot fold {count} ops", device.short()),
@@ -167,9 +183,14 @@ impl SpaceState {
     fn unvouched(&self, proposal: &Proposal<'_>) -> Vec<GcHold> {
         let hold = |device: DeviceId| {
             if !self.is_blind(&device) {
-                let is_attested = proposal.attested_by.contains(&device);
+                let version = self.acks.get(&device).map(|held| held.ack.fields().fold_version);
+                let version = version.filter(|version| *version != FOLD_VERSION);
                 let since = proposal.whole_since;
-                return (!is_attested).then_some(GcHold::Unattested { device, since });
+                return match (proposal.attested_by.contains(&device), version) {
+                    (true, _) => None,
+                    (false, Some(version)) => Some(GcHold::OtherRules { device, version }),
+                    (false, None) => Some(GcHold::Unattested { device, since }),
+                };
             }
             let held = self.acks.get(&device);
             let frontier = held.map(|held| held.frontier.clone()).unwrap_or_default();
@@ -221,7 +242,7 @@ const RANK_DELAY: Duration = Duration::from_secs(2 * 3_600);
 
 #[cfg(test)]
 mod tests {
-    use super::super::stable::tests::{ack, ack_unknown, device, log, set, space};
+    use super::super::stable::tests::{ack, ack_unknown, ack_version, device, log, set, space};
     use super::super::txn::Base;
     use super::*;
     use crate::model::{Root, Seq, Tip, TipHash};
@@ -314,6 +335,16 @@ mod tests {
         assert_eq!((unattested.is_vouched, unattested.vouched_since), (false, None));
         let proposal = Proposal { attested_by: &nobody, ..proposal };
         assert_eq!(ready().gc_standing(Some(&proposal), NOW, 7 * DAY).holds.len(), 2);
+
+        let mut space = ready();
+        ack_version(&mut space, 1, &[(1, 10, 1), (2, 5, 2)], FOLD_VERSION + 1);
+        let other = GcHold::OtherRules { device: device(1), version: FOLD_VERSION + 1 };
+        assert_eq!(
+            space.gc_standing(Some(&Proposal { attested_by: &attested_by, ..proposal }), NOW, 7 * DAY).holds,
+            [other]
+        );
+        assert!(other.to_string().contains("version 2 of the rules, and this program by 1"), "{other}");
+        assert_eq!(holds(&space), [], "it has attested it before it was updated");
 
         let mut space = ready();
         ack(&mut space, 3, &[(1, 7, 1)], 0);

@@ -199,6 +199,12 @@ pub(super) mod tests {
         keep(space, by, AckFields { unknown_count: count, ..fields }, frontier);
     }
 
+    /// As [`ack`], by a program that folds by other rules.
+    pub(in crate::sync) fn ack_version(space: &mut SpaceState, by: u8, tips: &[(u8, u64, u8)], version: u32) {
+        let (fields, frontier) = fields(space, tips, 1);
+        keep(space, by, AckFields { fold_version: version, ..fields }, frontier);
+    }
+
     /// Two histories of the log of device 1.
     pub(in crate::sync) fn fork(space: &SpaceState) -> ForkProof {
         let witness = |entropy| {

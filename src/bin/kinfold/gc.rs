@@ -98,6 +98,10 @@ fn reason(hold: &GcHoldForm) -> String {
         "Disputed" => "two histories of its log exist; connect it".to_owned(),
         "Rewriting" => "its ops are being written again".to_owned(),
         "Unattested" => "it has not attested the checkpoint; connect it".to_owned(),
+        "OtherRules" => format!(
+            "it folds by version {} of the rules and this program by another; update the older one",
+            hold.version.unwrap_or_default()
+        ),
         "NotHeld" => format!("it lacks {ops} ops; connect it"),
         "Unknown" => format!("it cannot fold {ops} ops: of a later version, or of a key that it lacks"),
         "Grace" => format!("all have attested it; it goes on {}", time(hold.until_ms.unwrap_or_default())),
