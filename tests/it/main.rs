@@ -5,6 +5,7 @@ mod agreement;
 #[cfg(target_os = "linux")]
 mod asleep;
 mod audited;
+mod beginnings;
 mod blind;
 mod buckets;
 mod bundles;

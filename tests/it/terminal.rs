@@ -14,8 +14,9 @@ use std::time::Instant;
 use nix::sys::termios::{LocalFlags, tcgetattr};
 use pty_process::Size;
 use pty_process::blocking::{Pty, open};
+use serde_json::json;
 
-use crate::kin::{Home, PATIENCE, command, lines, pair, signal};
+use crate::kin::{Caller, Home, PATIENCE, command, lines, pair, signal};
 
 #[test]
 fn a_status_that_is_watched_fits_the_window_and_leaves_it_as_it_was() {
@@ -111,6 +112,46 @@ fn a_node_on_a_terminal_has_one_line_that_is_kept_up_to_date() {
     let (code, shown) = screen.ends();
     assert_eq!(code, 0, "{shown}");
     assert!(shown.trim_end().ends_with("stopped") && !shown.contains("other device"), "{shown}");
+}
+
+#[test]
+fn whoever_joins_is_asked_whether_the_word_of_the_inviter_will_do_for_what_was_dropped() {
+    let (one, two) = (Home::init("one"), Home::init("two"));
+    let first = one.up(&[]);
+    for row in 0..5 {
+        one.run(&["put", "registry:note", &format!("n {row}"), "1"]).expect_code(0);
+    }
+    let made = until_made(&one);
+    one.run(&["gc", "run", "--now", "--yes", &made[..12]]).expect_code(0);
+    let second = two.up(&["--peer", &first.listening]);
+    // The invite lasts as long as whoever asked for it.
+    let mut caller = Caller::connect(&one);
+    let invite = caller.call("pair.invite", json!({ "role": "admin" }))["result"].clone();
+    let (code, at) = (invite["code"].as_str().unwrap(), invite["addresses"][0].as_str().unwrap());
+
+    let screen = Terminal::start(&two, &["join", code, "--peer", at], WIDE);
+    screen.shows("attested by one; 2 devices are asked for");
+    screen.shows("Begin with it although no second device attests it? [y/N]");
+    screen.types(b"y\r");
+    let (code, shown) = screen.ends();
+
+    assert_eq!(code, 0, "{shown}");
+    assert!(shown.contains("the history here begins with checkpoint"), "{shown}");
+    assert_eq!(two.json(&["status"])["rows"], 5);
+    assert_eq!((first.terminate(), second.terminate()), (0, 0));
+}
+
+/// Makes a checkpoint, once what is there is stable.
+fn until_made(home: &Home) -> String {
+    let begun = Instant::now();
+    loop {
+        let made = home.run(&["--json", "checkpoint"]);
+        if made.code == 0 {
+            let made: serde_json::Value = serde_json::from_str(&made.stdout).unwrap();
+            return made["checkpoint_hash"].as_str().unwrap().to_owned();
+        }
+        assert!(begun.elapsed() < PATIENCE, "{made:?}");
+    }
 }
 
 /// How large a terminal is.

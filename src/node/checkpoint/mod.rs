@@ -54,6 +54,9 @@ pub(super) struct Checkpoints {
     /// For tests: how many may come in this run.
     #[cfg(feature = "sim")]
     fetched_max: Mutex<Option<u64>>,
+    /// For tests: whether chunks are given with a byte changed.
+    #[cfg(feature = "sim")]
+    spoils: Arc<std::sync::atomic::AtomicBool>,
     /// What spaces are to begin with, and do not yet.
     waiting: Mutex<BTreeMap<SpaceId, Waiting>>,
     /// Checkpoints that turned out to be false.
@@ -68,6 +71,9 @@ pub(super) struct Serving {
     pub news: Arc<Notify>,
     busy: Arc<RwLock<()>>,
     answering: Arc<AtomicU32>,
+    /// For tests: whether chunks are given with a byte changed.
+    #[cfg(feature = "sim")]
+    spoils: Arc<std::sync::atomic::AtomicBool>,
     /// Spaces of which a device has said that it does not hold any more what is missing here.
     pub below: BTreeSet<SpaceId>,
     /// Since when some device is connected without a break, by the wall clock in Unix milliseconds.
@@ -89,6 +95,8 @@ impl Serving {
             news: Arc::clone(&checkpoints.news),
             busy: Arc::clone(&checkpoints.busy),
             answering: Arc::default(),
+            #[cfg(feature = "sim")]
+            spoils: Arc::clone(&checkpoints.spoils),
             below: BTreeSet::new(),
             connected_since: 0,
             box_seen: None,
@@ -345,6 +353,15 @@ impl Space {
         self.node.store().put_attestation(&of.space, &word)?;
         self.node.checkpoints().revise();
         Ok(())
+    }
+}
+
+#[cfg(feature = "sim")]
+impl crate::node::Node {
+    /// Gives others chunks with a byte changed, or no longer. For tests of what they make of it.
+    #[doc(hidden)]
+    pub fn spoil_chunks(&self, spoils: bool) {
+        self.checkpoints().spoils.store(spoils, std::sync::atomic::Ordering::Release);
     }
 }
 

@@ -40,10 +40,14 @@ impl Core {
             return debug!(device = %from.short(), "a question about checkpoints while the node stops");
         };
         let (store, news) = (self.store.clone(), Arc::clone(&self.serving.news));
+        #[cfg(feature = "sim")]
+        let spoils = self.serving.spoils.load(Ordering::Acquire);
         let work = move || {
             let asker = Asker { device: from, role };
             match answer_to(&store, &space, &asker, question) {
                 Ok((said, is_news)) => {
+                    #[cfg(feature = "sim")]
+                    let said = if spoils { spoiled(said) } else { said };
                     answer.send(said.to_bytes());
                     if is_news {
                         news.notify_one();
@@ -59,6 +63,14 @@ impl Core {
             warn!(%error, "a question about checkpoints cannot be answered");
         }
     }
+}
+
+#[cfg(feature = "sim")]
+fn spoiled(said: CheckpointAnswer) -> CheckpointAnswer {
+    let CheckpointAnswer::Chunk { bytes } = said else { return said };
+    let mut bytes = bytes.to_vec();
+    bytes[0] ^= 1;
+    CheckpointAnswer::Chunk { bytes: bytes.into() }
 }
 
 struct Asker {
