@@ -3,7 +3,6 @@
 //! Ten thousand ops here; with `KINFOLD_LONG=1` a million.
 
 use std::cell::Cell;
-use std::path::Path;
 use std::time::Instant;
 
 use kinfold::model::Scope;
@@ -15,9 +14,9 @@ use crate::members::enrol;
 use crate::rebase::LONG;
 
 /// Ops that are missed, and the rows they are on.
-struct Missed {
-    ops: u64,
-    rows: u64,
+pub struct Missed {
+    pub ops: u64,
+    pub rows: u64,
 }
 
 /// Ops that the laptop holds and nobody else.
@@ -150,13 +149,18 @@ fn rounds_of(homes: &[&Home]) {
 
 #[test]
 fn the_same_goes_through_a_folder_and_no_two_are_ever_awake_together() {
-    let missed = missed();
     let folder = tempfile::TempDir::new().unwrap();
-    let (a, b, c) = (Home::init("a"), Home::init("b"), Home::init("c"));
+    let place = folder.path().to_str().expect("a temporary directory has a plain name");
+    through(place, ["a", "b", "c"].map(Home::init), &missed());
+}
+
+/// A whole life through a drop box: `c` is away, comes back, and no two are ever awake together.
+pub fn through(place: &str, homes: [Home; 3], missed: &Missed) {
+    let [a, b, c] = homes;
     enrol(&a, &b, &Scope::Personal, "b", Role::Admin);
     enrol(&a, &c, &Scope::Personal, "c", Role::Member);
     for home in [&a, &b, &c] {
-        home.run(&["dropbox", "add", place(folder.path())]).expect_code(0);
+        home.run(&["dropbox", "add", place]).expect_code(0);
     }
     a.run(&["put", "registry:note", "seen", "1"]).expect_code(0);
     a.run(&["put", "registry:note", "gone", "1"]).expect_code(0);
@@ -190,9 +194,5 @@ fn the_same_goes_through_a_folder_and_no_two_are_ever_awake_together() {
     assert_eq!(states[0].1, missed.ops + 3 + OWN);
     assert!(states[0] == states[1] && states[1] == states[2], "{states:?}");
     assert_eq!(states[2].2, made.as_str(), "it was not replayed");
-    expect_everything([&a, &b, &c], &missed);
-}
-
-fn place(folder: &Path) -> &str {
-    folder.to_str().expect("a temporary directory has a plain name")
+    expect_everything([&a, &b, &c], missed);
 }

@@ -14,6 +14,7 @@ use crate::schema;
 /// A directory for one device.
 pub struct Home {
     directory: tempfile::TempDir,
+    environment: Vec<(String, String)>,
 }
 
 /// What a command came to.
@@ -29,7 +30,7 @@ impl Home {
     pub fn empty() -> Self {
         let directory =
             tempfile::Builder::new().prefix("kin").tempdir().expect("the temporary directory is writable");
-        Self { directory }
+        Self { directory, environment: Vec::new() }
     }
 
     /// A directory with a new device.
@@ -37,6 +38,19 @@ impl Home {
         let home = Self::empty();
         home.run(&["init", "--name", name]).expect_code(0);
         home
+    }
+
+    /// Sets variables for every command that is run in it from now on.
+    pub fn with_environment(mut self, variables: &[(&str, String)]) -> Self {
+        let owned = variables.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+        self.environment.extend(owned);
+        self
+    }
+
+    fn command(&self) -> Command {
+        let mut command = command(&self.path());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
     }
 
     pub fn path(&self) -> PathBuf {
@@ -49,8 +63,7 @@ impl Home {
 
     /// Runs a command with bytes on its standard input.
     pub fn run_with(&self, arguments: &[&str], input: &[u8]) -> Ended {
-        let mut command = command(&self.path());
-        run(command.args(arguments), input)
+        run(self.command().args(arguments), input)
     }
 
     /// Runs a command and reads its `--json`.
@@ -68,7 +81,7 @@ impl Home {
 
     /// Starts `kinfold up` on loopback and waits until it says where it listens.
     pub fn up(&self, arguments: &[&str]) -> Daemon {
-        let mut command = command(&self.path());
+        let mut command = self.command();
         command.args(["--json", "up", "--listen", "127.0.0.1:0", "--no-mdns"]).args(arguments);
         Daemon::start(&mut command)
     }
