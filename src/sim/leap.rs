@@ -67,11 +67,15 @@ impl World {
         }
         let awake = self.hosts.iter().filter(|host| host.sleep.is_none());
         let next = awake.filter_map(|host| host.life.as_ref()?.deadline(time)).min();
-        let is_busy = next.is_some_and(|at| at < time + SOON) || self.network.is_busy();
+        // What goes back and forth takes no days, however many are passed over.
+        self.network.conns.values_mut().for_each(|conn| conn.delay_ms = (0, 10));
+        let is_soon = next.is_some_and(|at| at < time + SOON);
+        let is_busy = is_soon || self.network.is_busy();
         self.leap.busy_count = if is_busy { self.leap.busy_count + 1 } else { 0 };
+        let busy_max = if self.network.is_busy() { UNDER_WAY_MAX } else { BUSY_MAX };
         let to = match next {
             // What they are about to do is let happen, unless there is no end to it.
-            _ if is_busy && self.leap.busy_count < BUSY_MAX => time,
+            _ if is_busy && self.leap.busy_count < busy_max => time,
             _ if is_busy => time + DAY / 2,
             Some(at) => at,
             None => end,
@@ -146,6 +150,9 @@ const SOON: Duration = Duration::from_secs(600);
 
 /// Such steps in a row.
 const BUSY_MAX: u32 = 40;
+
+/// And while something is on its way.
+const UNDER_WAY_MAX: u32 = 300;
 
 const DAY: Duration = Duration::from_secs(86_400);
 const MONTH: Duration = Duration::from_secs(30 * 86_400);
