@@ -288,14 +288,21 @@ impl Engine {
         if state.roster.is_rotation_due() || is_old && (is_large || has_all()) {
             return Some(ROTATE_AFTER);
         }
-        // Whoever had the current key may be gone with it: a disk that was lost, a backup put back. Where nobody is
-        // connected who could hand it over, nothing is known of that.
+        // Whoever had the current key may be gone with it: a disk that was lost, a backup put back.
         let is_keyless = match state.roster.epoch() {
             Epoch::Current { key_id, .. } => !state.keys.contains_key(&key_id),
             Epoch::Contested { .. } => false,
         };
-        let is_asked = || readers().any(|member| member.device != own && is_here(&member.device));
-        (is_keyless && is_asked()).then_some(KEYLESS_AFTER)
+        // Where nobody is connected, whoever has it may only be met through a drop box so far: two such devices
+        // would renew each other's keys at every round.
+        let is_connected =
+            || state.roster.members().any(|member| member.device != own && is_here(&member.device));
+        let is_only_reader = || readers().all(|member| member.device == own);
+        match is_keyless {
+            true if is_connected() || is_only_reader() => Some(KEYLESS_AFTER),
+            true => Some(KEYLESS_ALONE_AFTER),
+            false => None,
+        }
     }
 
     /// Asks an admin to coordinate the rotation that is due because this device leaves.
@@ -372,6 +379,9 @@ const ROTATE_AFTER: Duration = Duration::from_millis(500);
 
 /// How long an admin waits for a current key that nobody hands over, before it makes a new one.
 const KEYLESS_AFTER: Duration = Duration::from_secs(20);
+
+/// How long where nobody is connected: what it writes meanwhile is durable here, and goes nowhere.
+const KEYLESS_ALONE_AFTER: Duration = Duration::from_secs(24 * 3_600);
 
 /// How much longer each further admin waits.
 const ROTATE_APART: Duration = Duration::from_secs(4);
