@@ -63,6 +63,8 @@ pub struct Kept {
     pub pieces: Vec<Vec<u8>>,
     /// The batches it has taken the place of, for checkers only.
     pub archive: BTreeMap<LogId, Vec<SealedBatch>>,
+    /// And the keys that open them.
+    pub archive_keys: BTreeMap<KeyId, EpochKey>,
 }
 
 /// Everything one device has made durable.
@@ -84,6 +86,7 @@ struct DiskSpace {
     records: BTreeMap<RecordHash, Bytes>,
     acks: BTreeMap<DeviceId, Bytes>,
     keys: BTreeMap<KeyId, EpochKey>,
+    archive_keys: BTreeMap<KeyId, EpochKey>,
     proofs: BTreeMap<LogId, Bytes>,
     silence: Silence,
     lease: LoadedLease,
@@ -136,6 +139,7 @@ impl Disk {
                     records: BTreeMap::new(),
                     acks: BTreeMap::new(),
                     keys: BTreeMap::new(),
+                    archive_keys: BTreeMap::new(),
                     proofs: BTreeMap::new(),
                     silence: Silence::default(),
                     lease: LoadedLease::default(),
@@ -160,6 +164,7 @@ impl Disk {
                     disk_log.lay_floor(*log, *floor, *kind)?;
                     disk_log.archive = kept.archive.get(log).cloned().unwrap_or_default();
                 }
+                row.archive_keys.extend(kept.archive_keys.clone());
                 row.base = Some(Base { checkpoint: *checkpoint, floor: cut.clone() });
             }
             Write::Batches { space, log, batches } => self.batches(space, log, batches)?,
@@ -305,6 +310,12 @@ impl Disk {
         cut.iter().filter_map(archive).collect()
     }
 
+    /// The keys that open it, for checkers.
+    pub fn archive_keys(&self, space: &SpaceId) -> BTreeMap<KeyId, EpochKey> {
+        let Some(row) = self.spaces.get(space) else { return BTreeMap::new() };
+        row.archive_keys.iter().chain(&row.keys).map(|(id, key)| (*id, key.clone())).collect()
+    }
+
     /// Where the history of a space begins.
     pub fn base(&self, space: &SpaceId) -> Option<&Base> {
         self.spaces.get(space)?.base.as_ref()
@@ -348,12 +359,13 @@ impl Disk {
     /// Every op of a log that was ever here, with those that the base has taken the place of: for checkers.
     pub fn every_op(&self, space: &SpaceId, log: &LogId) -> impl Iterator<Item = StoredOp> {
         let archive = self.log(space, log).map(|log| &log.archive[..]).unwrap_or_default();
-        let keys = self.spaces.get(space).map(|row| &row.keys);
+        let row = self.spaces.get(space);
         let mut opener = Opener::new();
         let log = *log;
         let archived = archive.iter().map_while(move |batch| {
             let header = batch.header();
-            let body = opener.open(keys?.get(&header.key_id)?, batch).ok()?;
+            let key = row?.archive_keys.get(&header.key_id).or_else(|| row?.keys.get(&header.key_id))?;
+            let body = opener.open(key, batch).ok()?;
             Some(ops(log, header.first, header.op_count, &body))
         });
         archived.flatten().chain(self.ops_from(space, &log, Seq::new(1)).collect::<Vec<_>>())

@@ -63,13 +63,17 @@ impl World {
         let cut = life.engine.stable_frontier(space).filter(|cut| cut.log_count() > 0);
         let (Some(cut), true) = (cut, life.engine.diverged(space).is_empty()) else { return };
         let disk = &self.hosts[host].disk;
+        // What was acknowledged may be of a history that has fallen since.
+        if !disk.holds_cut(&space, &cut) {
+            return;
+        }
         let parent = disk.base(&space).map(|base| base.checkpoint);
         let Some((hash, pieces)) = fold_to(disk, first_state(disk, &space), &cut, parent) else { return };
         if self.hosts[host].is_blind || self.checks.checkpoints.iter().any(|made| made.hash == hash) {
             return;
         }
-        let archive = disk.archive_to(&space, &cut);
-        let kept = Arc::new(Kept { cut, pieces, archive });
+        let (archive, archive_keys) = (disk.archive_to(&space, &cut), disk.archive_keys(&space));
+        let kept = Arc::new(Kept { cut, pieces, archive, archive_keys });
         let attested_by = BTreeSet::from([device]);
         let vouched_since = BTreeMap::new();
         self.checks.checkpoints.push(Made { space, hash, parent, kept, attested_by, vouched_since });

@@ -88,3 +88,26 @@ fn the_same_seed_is_the_same_world() {
 
     assert_eq!(format!("{one:?}"), format!("{other:?}"));
 }
+
+/// The same over a year: devices sleep for months, are called dormant, and come back.
+fn years() -> Knobs {
+    Knobs { trust_permille: 60, months: 12, ..forgetful() }
+}
+
+#[test]
+fn ten_years_of_sleep_and_dropped_history_settle() {
+    check(0..10, &years());
+    let days = (0..3).map(|seed| run(seed, &years()).expect("settles").virtual_time.as_secs() / 86_400);
+
+    assert!(days.min() >= Some(360));
+}
+
+#[test]
+fn a_checkpoint_is_of_the_history_that_its_maker_holds() {
+    check([55, 302], &years());
+}
+
+#[test]
+fn a_removed_row_stays_removed_where_a_device_begins_behind_what_it_wrote() {
+    check([5_007], &Knobs { trust_permille: 60, ..forgetful() });
+}

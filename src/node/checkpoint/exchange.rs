@@ -285,7 +285,7 @@ impl Space {
     }
 
     /// Whether this device holds the history that a cut is of.
-    async fn covers(&self, frontier: &Frontier, cut: &Frontier) -> Result<bool, NodeError> {
+    pub(super) async fn covers(&self, frontier: &Frontier, cut: &Frontier) -> Result<bool, NodeError> {
         let (space, store) = (self.id(), self.node.store().clone());
         let (frontier, cut) = (frontier.clone(), cut.clone());
         let look = move || {

@@ -144,7 +144,8 @@ pub enum WhyNoCheckpoint {
         /// Which.
         silent: Vec<DeviceId>,
     },
-    /// Every active device has spoken, and nothing is held by all of them.
+    /// Every active device has spoken, and nothing is held by all of them; or what they have said is of a history
+    /// that has fallen here since, until this device says what it holds now.
     #[error("nothing is held by every active device yet")]
     NothingStable,
     /// Two devices have another state for the same ops.
@@ -287,6 +288,10 @@ impl Space {
             return Err(refused(WhyNoCheckpoint::Blind));
         }
         let (cut, key) = (cut.map_err(refused)?, standing.key.ok_or(refused(WhyNoCheckpoint::NoKey))?);
+        // What was acknowledged may be of a history of some log that has fallen since.
+        if !self.covers(&standing.frontier, &cut).await? {
+            return Err(refused(WhyNoCheckpoint::NothingStable));
+        }
         let held = self.node.store().checkpoints(&space)?;
         let before = whole(&held).first().map(|manifest| manifest.fields().cut.op_count());
         let is_new = before.is_none_or(|before| before < cut.op_count());
