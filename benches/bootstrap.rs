@@ -1,6 +1,7 @@
-//! A new device that takes over a space: by replaying its history, and by beginning with a checkpoint of it.
+//! A new device that takes over a space: by replaying its history, and by beginning with a checkpoint of it;
+//! and what the stores of devices that drop the history take beside its store.
 //!
-//! `cargo bench --bench bootstrap -- [OPS [ROWS]]` (1,000,000 ops on 100,000 rows by default). Three nodes in this
+//! `cargo bench --bench bootstrap -- [OPS [ROWS]]` (1,000,000 ops on 100,000 rows by default). Nodes in this
 //! process on loopback, each with its store on disk.
 
 #[allow(dead_code)]
@@ -9,10 +10,11 @@ mod pair;
 #[path = "shared/work.rs"]
 mod work;
 
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use kinfold::node::{Custody, NewOp, Node, NodeError};
+use kinfold::node::{Custody, Grace, NewOp, Node, NodeError};
 use kinfold::roster::Role;
 use pair::{loopback, open, until};
 use work::{key, note, payload};
@@ -27,14 +29,7 @@ fn main() {
 async fn measure(ops: u64, rows: u64) {
     let directory = tempfile::tempdir().expect("a directory");
     let a = made(&directory.path().join("a")).await;
-    let mut next = 0;
-    while next < ops {
-        let end = (next + 2_048).min(ops);
-        let put =
-            |index: u64| NewOp::Put { surface: note(), key: key(index % rows), payload: payload(index) };
-        a.personal().append((next..end).map(put).collect()).await.expect("durable");
-        next = end;
-    }
+    fill(&a, 0..ops, rows).await;
     a.start().await.expect("starts");
 
     println!("{ops} ops on {rows} rows, to a new device on loopback");
@@ -64,9 +59,91 @@ async fn measure(ops: u64, rows: u64) {
         replay.time.as_secs_f64() / checkpoint.time.as_secs_f64(),
         replay.wire_bytes as f64 / checkpoint.wire_bytes as f64
     );
+    println!("what the stores take then, and a new device's of the same");
+    drop_history(&a, &[&b, &c]).await;
+    drop_history(&b, &[&a, &c]).await;
+    let homes = ["a", "b", "c"].map(|name| directory.path().join(name));
     for node in [a, b, c] {
         node.stop().await.expect("stops");
     }
+    let [of_a, of_b, of_c] = homes.each_ref().map(|home| store_bytes(home));
+    print_store("wrote, and dropped", of_a, of_c);
+    print_store("replayed, and dropped", of_b, of_c);
+    print_store("begun with a checkpoint", of_c, of_c);
+    again(&homes, ops, rows).await;
+}
+
+/// Every row is written once more, and what was before is dropped once more.
+async fn again(homes: &[PathBuf; 3], ops: u64, rows: u64) {
+    let [a, b, c] = [&homes[0], &homes[1], &homes[2]].map(|home| open(home, loopback()));
+    let (a, b, c) = (a.await, b.await, c.await);
+    fill(&a, ops..ops + rows, rows).await;
+    for node in [&a, &b, &c] {
+        node.start().await.expect("starts");
+    }
+    for node in [&b, &c] {
+        node.add_peer(a.local_addr().expect("started").to_string()).await.expect("an address");
+    }
+    a.wait_all(Custody::on(2)).await.expect("acknowledged");
+    publish(&a, ops + rows).await;
+    drop_history(&a, &[&b, &c]).await;
+    let d = made(&homes[0].with_file_name("d")).await;
+    take_over(&a, &d, "d").await;
+    assert!(d.status().await.expect("a status").base.is_some(), "it has replayed");
+    for node in [a, b, c, d] {
+        node.stop().await.expect("stops");
+    }
+    println!("the same after every row was written once more");
+    let of_d = store_bytes(&homes[0].with_file_name("d"));
+    print_store("wrote, and dropped twice", store_bytes(&homes[0]), of_d);
+    print_store("begun with a checkpoint", of_d, of_d);
+}
+
+async fn fill(node: &Node, indexes: Range<u64>, rows: u64) {
+    let mut next = indexes.start;
+    while next < indexes.end {
+        let end = (next + 2_048).min(indexes.end);
+        let put =
+            |index: u64| NewOp::Put { surface: note(), key: key(index % rows), payload: payload(index) };
+        node.personal().append((next..end).map(put).collect()).await.expect("durable");
+        next = end;
+    }
+}
+
+/// Drops what the newest checkpoint has taken the place of, once the others attest it too.
+async fn drop_history(node: &Node, others: &[&Node]) {
+    loop {
+        match node.personal().gc_run(Grace::Waived).await {
+            Ok(_) => return,
+            Err(NodeError::GcHeld { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+        for node in others.iter().chain([&node]) {
+            node.sync().await.expect("a round");
+            node.personal().exchange_checkpoints().await.expect("asked");
+        }
+    }
+}
+
+/// Bytes of the files in which a home keeps its spaces.
+fn store_bytes(home: &Path) -> [u64; 2] {
+    let files = std::fs::read_dir(home.join("store")).expect("a directory").map(|file| file.expect("a file"));
+    files.fold([0, 0], |[store, index], file| {
+        let bytes = file.metadata().expect("a file").len();
+        match file.path().extension().is_some_and(|extension| extension == "kfs") {
+            true => [store, index + bytes],
+            false => [store + bytes, index],
+        }
+    })
+}
+
+fn print_store(what: &str, [store, index]: [u64; 2], [of_store, of_index]: [u64; 2]) {
+    println!(
+        "  {what:<24}{:>9.1} MB, and {:.1} MB of index: {:.2}×",
+        store as f64 / 1e6,
+        index as f64 / 1e6,
+        (store + index) as f64 / (of_store + of_index) as f64
+    );
 }
 
 async fn made(home: &Path) -> Node {
