@@ -19,6 +19,9 @@ pub(super) struct Covered {
     aside: BTreeSet<(LocalDot, RowTag)>,
 }
 
+/// A page that is being filled, with its place.
+type OpenPage = ((LogIndex, u64), Box<[u64; PAGE]>);
+
 impl Covered {
     /// Remembers that an op on the row names `dot`; `false` if that was known.
     pub(super) fn insert(&mut self, dot: LocalDot, row: RowTag, logs: &Logs) -> bool {
@@ -29,6 +32,31 @@ impl Covered {
             self.aside.insert((dot, row));
         }
         true
+    }
+
+    /// Remembers many places, in rising order of theirs.
+    pub(super) fn extend(&mut self, rising: impl Iterator<Item = (LocalDot, RowTag)>, logs: &Logs) {
+        // The page that is being filled is taken out: most places lie in that of the one before.
+        let mut open: Option<OpenPage> = None;
+        for (dot, row) in rising {
+            let (page, at) = page_of(dot);
+            if !logs.has(dot) {
+                self.aside.insert((dot, row));
+                continue;
+            }
+            if open.as_ref().is_none_or(|(open, _)| *open != page) {
+                self.pages.extend(open.take());
+            }
+            let (_, tags) = open.get_or_insert_with(|| {
+                (page, self.pages.remove(&page).unwrap_or_else(|| Box::new([0; PAGE])))
+            });
+            match tags[at] {
+                0 => tags[at] = row.get(),
+                tag if tag == row.get() => {}
+                _ => drop(self.aside.insert((dot, row))),
+            }
+        }
+        self.pages.extend(open);
     }
 
     pub(super) fn contains(&self, dot: LocalDot, row: RowTag) -> bool {
@@ -140,6 +168,17 @@ mod tests {
             for (log, seq, row) in named {
                 let dot = LocalDot { log: numbers[log], seq: Seq::new(seq) };
                 prop_assert_eq!(covered.insert(dot, tag(row), &logs), expected.insert((dot, tag(row))));
+            }
+            // All at once, and to half of them.
+            let (mut at_once, mut halves) = (Covered::default(), Covered::default());
+            at_once.extend(expected.iter().copied(), &logs);
+            for (dot, row) in expected.iter().step_by(2) {
+                prop_assert!(halves.insert(*dot, *row, &logs));
+            }
+            halves.extend(expected.iter().copied(), &logs);
+            for log in numbers {
+                prop_assert_eq!(at_once.of_log(log), covered.of_log(log));
+                prop_assert_eq!(halves.of_log(log), covered.of_log(log));
             }
 
             for log in numbers {

@@ -165,6 +165,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::checkpoint::tests::{index, made, restored};
     use super::super::reference::{SPACE, Written, any_ops, apply_interleaved, log, written};
     use super::super::{OpName, RowFilter, resolution_key, resolutions};
     use super::*;
@@ -256,14 +257,11 @@ mod tests {
         rows.into_iter().map(|row| row.key).collect()
     }
 
-    fn pieces(state: &State) -> Vec<Vec<u8>> {
-        let mut pieces = Vec::new();
-        state.pieces(&mut |piece| pieces.push(piece.to_vec()));
-        pieces
-    }
-
-    fn read_back(state: &State) -> State {
-        State::from_pieces(pieces(state).iter().map(|piece| &piece[..])).unwrap()
+    /// A state that was laid down, read back from a checkpoint.
+    fn read_back(state: &State, ops: &[Written]) -> State {
+        let read = restored(&made(state, ops)).unwrap();
+        assert_eq!(index(&read), index(state));
+        read
     }
 
     #[test]
@@ -291,10 +289,10 @@ mod tests {
             .map(|event| event.dot.seq.get())
             .collect();
         assert_eq!(left, [7, 8, 9, 10]);
-        assert_eq!(state.places().len(), 6, "the policy and five events");
+        assert_eq!(state.pointed().len(), 6, "the policy and five events");
         assert_ne!(state.root(), everything);
         assert_eq!(ops.lay_down(&mut state), LaidDown::default(), "of what it keeps it drops nothing");
-        assert_eq!(read_back(&state).root(), state.root());
+        assert_eq!(read_back(&state, &ops.0).root(), state.root());
     }
 
     #[test]
@@ -362,7 +360,7 @@ mod tests {
             1,
             "listed are those at the end"
         );
-        assert_eq!(pieces(&read_back(&state)), pieces(&state));
+        read_back(&state, &ops.0);
     }
 
     #[test]
@@ -401,7 +399,7 @@ mod tests {
 
         assert_eq!(ops.lay_down(&mut base).late, 1);
         assert_eq!(shown(&base), removal, "it stays so in the checkpoint that holds it");
-        let mut base = read_back(&base);
+        let mut base = read_back(&base, &ops.0);
         assert_eq!((shown(&base), base.counts().tombstones), (removal, 1));
         assert!(base.row(&note(), "row").unwrap().others()[0].is_late);
         ops.lay_down(&mut other);
@@ -423,7 +421,7 @@ mod tests {
         let anew = ops.put(0, 3, &[removal]);
         let mut turned = Ops(ops.0.iter().rev().cloned().collect());
         turned.0.sort_by_key(|op| op.dot.seq);
-        let mut other = read_back(&base);
+        let mut other = read_back(&base, &ops.0);
         ops.apply(&mut base);
         turned.apply(&mut other);
 
@@ -445,18 +443,18 @@ mod tests {
             let cut = cut.min(ops.len());
             apply_interleaved(&mut base, &ops[..cut], &picks);
             lay_down(&mut base, &ops);
-            let (mut one, mut other, mut whole) = (read_back(&base), read_back(&base), State::new(SPACE));
+            let read = || read_back(&base, &ops);
+            let (mut one, mut other, mut whole) = (read(), read(), State::new(SPACE));
             apply_interleaved(&mut one, &ops[cut..], &picks);
             apply_interleaved(&mut other, &ops[cut..], &[]);
             apply_interleaved(&mut whole, &ops, &picks);
 
             prop_assert_eq!(one.root(), whole.root(), "without policies, nothing but what shows is another");
             prop_assert_eq!(one.counts(), other.counts());
-            prop_assert_eq!(pieces(&read_back(&one)), pieces(&one));
             lay_down(&mut one, &ops);
             lay_down(&mut other, &ops);
-            prop_assert_eq!(pieces(&one), pieces(&other));
-            prop_assert_eq!(one.counts(), read_back(&one).counts());
+            prop_assert_eq!(made(&one, &ops), made(&other, &ops));
+            prop_assert_eq!(one.counts(), read_back(&one, &ops).counts());
         }
     }
 }

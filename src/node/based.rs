@@ -11,7 +11,7 @@ use super::error::NodeError;
 use super::index::Folded;
 use super::space::Space;
 use crate::fold::State;
-use crate::fold::checkpoint::ops_of;
+use crate::fold::checkpoint::{PieceError, StatePieces, ops_of};
 use crate::model::{Frontier, Hlc, SpaceId};
 use crate::store::{KeyRing, Part, ReadError, Store, StoreError};
 use crate::sync::Input;
@@ -30,20 +30,18 @@ pub(super) fn first_state(space: &SpaceId, store: &Store, keys: &KeyRing) -> Res
 /// The state in a checkpoint that is whole and whose key is here.
 pub(super) fn state_of(manifest: &Manifest, store: &Store, keys: &KeyRing) -> Result<State, StoreError> {
     let of = manifest.fields();
-    let mut failure = None;
-    let mut indexes = 0..usize::try_from(of.state_chunks).unwrap_or(usize::MAX);
-    let pieces = std::iter::from_fn(|| match store.piece(keys, manifest, indexes.next()?) {
-        Ok(piece) => Some(piece),
-        Err(error) => {
-            failure = Some(error);
-            None
-        }
-    });
-    let read = State::from_pieces(pieces);
-    if let Some(failure) = failure {
-        return Err(of_base(failure));
+    let broken = |error: PieceError| damaged_base(Some(Box::new(error)));
+    let begin = usize::try_from(of.state_chunks).unwrap_or(usize::MAX).min(of.chunks.len());
+    let piece = |index| store.piece(keys, manifest, index).map_err(of_base);
+    let mut pieces = StatePieces::default();
+    for index in 0..begin {
+        pieces.push(&piece(index)?);
     }
-    let mut state = read.map_err(|source| damaged_base(Some(Box::new(source))))?;
+    let mut ops = pieces.ops().map_err(broken)?;
+    for index in begin..of.chunks.len() {
+        ops.push(&ops_of(&piece(index)?).ok_or_else(|| damaged_base(None))?).map_err(broken)?;
+    }
+    let mut state = ops.finish().map_err(broken)?;
     let is_it = *state.space() == of.space && is_onto(&state, &of.cut) && state.root() == of.root;
     if is_it { Ok(state) } else { Err(damaged_base(None)) }
 }
@@ -142,7 +140,7 @@ pub(super) fn greatest_stamp(space: &SpaceId, store: &Store, keys: &KeyRing) -> 
     for index in begin..manifest.fields().chunks.len() {
         let piece = store.piece(keys, &manifest, index)?;
         let ops = ops_of(&piece).ok_or(ReadError::Piece { checkpoint: manifest.hash() })?;
-        greatest = ops.iter().map(|op| op.hlc).fold(greatest, Hlc::max);
+        greatest = ops.ops.iter().map(|op| op.hlc).fold(greatest, Hlc::max);
     }
     Ok(greatest)
 }

@@ -33,6 +33,7 @@ use crate::sync::{
     Authored, BaseKind, Delivered, Delivery, Effect, Engine, Input, Notice, PeerId, Refusal, RequestError,
     Stored, Token, Txn, TxnId, Write,
 };
+use crate::wire::checkpoint::CheckpointHash;
 
 /// What other tasks ask of the loop.
 pub(super) enum Job {
@@ -181,6 +182,8 @@ pub(super) struct Core {
     refolds: BTreeMap<SpaceId, u64>,
     /// Spaces to be folded from their log alone.
     anew: BTreeSet<SpaceId>,
+    /// States of checkpoints that spaces are about to begin with, read when they were examined.
+    pub examined: BTreeMap<SpaceId, (CheckpointHash, State)>,
     token_last: u64,
     ops_since_snapshot: u64,
     acks_stored: Duration,
@@ -273,6 +276,7 @@ impl Core {
             serving: parts.serving,
             refolds: BTreeMap::new(),
             anew: BTreeSet::new(),
+            examined: BTreeMap::new(),
             token_last: 0,
             ops_since_snapshot: 0,
             acks_stored: Duration::ZERO,
@@ -946,7 +950,8 @@ impl Core {
         }
         let (store, keys) = (self.store.clone(), self.keys.clone());
         let from = if self.anew.contains(&space) { index::From::Log } else { index::From::Snapshot };
-        let load = move || match index::load(&space, &store, &keys, &frontier, from) {
+        let examined = self.examined.remove(&space).filter(|_| from == index::From::Snapshot);
+        let load = move || match index::load(&space, &store, &keys, &frontier, from, examined) {
             Ok((folded, replayed)) => {
                 drop(jobs.blocking_send(Job::Loaded { space, folded: Box::new(folded), from, replayed }));
             }
@@ -1367,7 +1372,7 @@ const CREDITS_PER_TURN: usize = 4;
 const OPS_PER_SNAPSHOT: u64 = 100_000;
 
 /// Ops that are quicker to fold again at the next start than a snapshot is to write.
-const OPS_WORTH_A_SNAPSHOT: u64 = 2_000;
+pub(super) const OPS_WORTH_A_SNAPSHOT: u64 = 2_000;
 
 /// Ops carried over in one transaction.
 const CARRIED_PER_STEP: u64 = 1_024;

@@ -8,6 +8,7 @@ use tokio::sync::broadcast;
 use tracing::{debug, warn};
 
 use super::based::is_onto;
+use super::core::OPS_WORTH_A_SNAPSHOT;
 use super::error::NodeError;
 use super::ledger::Chain;
 use super::types::Change;
@@ -17,6 +18,7 @@ use crate::model::{Dot, Frontier, LogId, Payload, Seq, SpaceId, Surface};
 use crate::store::{KeyRing, Store, StoreError, Truncations};
 use crate::sync::FoldRun;
 use crate::wire::BodyReader;
+use crate::wire::checkpoint::CheckpointHash;
 
 /// The index over one space's logs.
 pub(super) struct Index {
@@ -278,18 +280,26 @@ impl std::ops::Deref for StateGuard<'_> {
 }
 
 /// Reads the snapshot of a space, or begins with its base or with nothing, and folds the rest of the store. Also says
-/// how many ops that rest was.
+/// how many ops that rest was, and where there was no snapshot at least as many as are worth one.
 pub(super) fn load(
     space: &SpaceId,
     store: &Store,
     keys: &KeyRing,
     through: &Frontier,
     from: From,
+    examined: Option<(CheckpointHash, State)>,
 ) -> Result<(Folded, u64), StoreError> {
     let truncations = store.truncations(space);
-    let kept = match from {
-        From::Snapshot => snapshot(space, store, through),
-        From::Log => None,
+    let base = store.base(space).map(|base| base.checkpoint);
+    let (kept, is_snapshot) = match (examined, from) {
+        // The state of the base, as it was read when that was looked into.
+        (Some((checkpoint, state)), _) if Some(checkpoint) == base => (Some(state), false),
+        (_, From::Snapshot) => {
+            let kept = snapshot(space, store, through);
+            let is_snapshot = kept.is_some();
+            (kept, is_snapshot)
+        }
+        (_, From::Log) => (None, false),
     };
     let mut folded = match kept {
         Some(state) => Folded { state, truncations },
@@ -298,7 +308,9 @@ pub(super) fn load(
     let before = folded.state.counts().ops;
     catch_up(&mut folded.state, space, store, keys, through, &mut |_| {})?;
     let replayed = folded.state.counts().ops - before;
-    Ok((folded, replayed))
+    // What a checkpoint holds is read quickly, but an index the next time more so.
+    let of_base = if is_snapshot { 0 } else { before.min(OPS_WORTH_A_SNAPSHOT) };
+    Ok((folded, replayed.max(of_base)))
 }
 
 fn snapshot(space: &SpaceId, store: &Store, through: &Frontier) -> Option<State> {
@@ -493,7 +505,7 @@ mod tests {
         assert_eq!(applied(), (6, 4));
         let surface = "registry:note".parse().unwrap();
         assert_eq!(index.peek().rows(&surface, None, 99, RowFilter::Live).len(), 10);
-        let (whole, replayed) = load(&SPACE, &store, &keys, &through, From::Snapshot).unwrap();
+        let (whole, replayed) = load(&SPACE, &store, &keys, &through, From::Snapshot, None).unwrap();
         assert_eq!((whole.state.recomputed_root(), replayed), (index.report().1, 10));
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::disk::Disk;
-use super::shell::{continues, fold_disk, fold_run, seen};
+use super::shell::{continues, fold_disk, fold_run, seen, state_of};
 use crate::crypto::{EpochKey, Identity};
 use crate::fold::State;
 use crate::model::{
@@ -26,7 +26,7 @@ pub(super) struct Device {
     pub engine: Engine,
     state: State,
     /// What its bases fold on from.
-    pieces: Pieces,
+    chunks: Chunks,
     outbox: Vec<(PeerId, Parcel)>,
     pub notices: Vec<Notice>,
     done: Vec<Token>,
@@ -37,7 +37,7 @@ pub(super) struct Device {
     pub wall: Wall,
 }
 
-type Pieces = BTreeMap<CheckpointHash, Vec<Vec<u8>>>;
+type Chunks = BTreeMap<CheckpointHash, Vec<Vec<u8>>>;
 
 enum Parcel {
     Frame(Bytes),
@@ -81,7 +81,7 @@ impl Fleet {
             let mut writes = vec![space_write, Write::Key { space, key: key.clone() }];
             writes.extend(records.iter().map(record));
             disk.commit(&[Txn { id: TxnId::new(0), writes }]).unwrap();
-            Device::open(identity, disk, space, Pieces::new())
+            Device::open(identity, disk, space, Chunks::new())
         };
         let devices = identities.into_iter().enumerate().map(device).collect();
         Self { space, devices }
@@ -135,10 +135,10 @@ impl Fleet {
     /// A checkpoint of what a device holds now, as the others have it too.
     fn checkpoint(&mut self, of: usize, n: u8) -> (CheckpointHash, Frontier) {
         let (hash, cut) = (CheckpointHash::from_bytes([n; 32]), self.devices[of].held(self.space));
-        let mut pieces = Vec::new();
-        self.devices[of].state.pieces(&mut |piece| pieces.push(piece.to_vec()));
+        let mut chunks = Vec::new();
+        self.devices[of].state.encode(&mut |chunk| chunks.push(chunk.to_vec()));
         for device in &mut self.devices {
-            device.pieces.insert(hash, pieces.clone());
+            device.chunks.insert(hash, chunks.clone());
         }
         (hash, cut)
     }
@@ -162,14 +162,14 @@ impl Fleet {
 }
 
 impl Device {
-    fn open(identity: Arc<Identity>, disk: Disk, space: SpaceId, pieces: Pieces) -> Self {
+    fn open(identity: Arc<Identity>, disk: Disk, space: SpaceId, chunks: Chunks) -> Self {
         let engine = Engine::new(identity.clone(), *b"sixteen bytes ok", disk.load()).unwrap();
         let mut device = Self {
             identity,
             disk,
             engine,
             state: State::new(space),
-            pieces,
+            chunks,
             outbox: Vec::new(),
             notices: Vec::new(),
             done: Vec::new(),
@@ -185,8 +185,8 @@ impl Device {
 
     /// Starts again from its disk.
     pub fn restart(&mut self, space: SpaceId) {
-        let (pieces, wall) = (std::mem::take(&mut self.pieces), self.wall);
-        *self = Self::open(Arc::clone(&self.identity), self.disk.clone(), space, pieces);
+        let (chunks, wall) = (std::mem::take(&mut self.chunks), self.wall);
+        *self = Self::open(Arc::clone(&self.identity), self.disk.clone(), space, chunks);
         self.wall = wall;
         let folded = self.folded(space);
         self.step(space, folded);
@@ -197,8 +197,8 @@ impl Device {
     }
 
     fn refold(&mut self, space: SpaceId) {
-        let base = self.disk.base(&space).and_then(|base| self.pieces.get(&base.checkpoint));
-        let based = base.map(|pieces| State::from_pieces(pieces.iter().map(|piece| &piece[..])).unwrap());
+        let base = self.disk.base(&space).and_then(|base| self.chunks.get(&base.checkpoint));
+        let based = base.map(|chunks| state_of(chunks));
         self.state = based.unwrap_or_else(|| State::new(space));
         let held = self.held(space);
         fold_disk(&mut self.state, &space, &self.disk, &held);
@@ -394,8 +394,8 @@ fn a_device_whose_own_log_ends_before_the_cut_writes_in_a_new_one() {
     let checkpoint = fleet.checkpoint(0, 0xc1);
     let log = fleet.devices[1].engine.space(space).unwrap().own_log;
     let identity = Arc::clone(&fleet.devices[1].identity);
-    let pieces = fleet.devices[1].pieces.clone();
-    fleet.devices[1] = Device::open(identity, backup, space, pieces);
+    let chunks = fleet.devices[1].chunks.clone();
+    fleet.devices[1] = Device::open(identity, backup, space, chunks);
     let payload = Payload::parse("{}").unwrap();
     let surface = "registry:note".parse().unwrap();
     let op = Op::Put { surface, key: "a draft".into(), preds: Vec::new(), payload };

@@ -60,7 +60,7 @@ pub struct Kept {
     /// Its cut.
     pub cut: Frontier,
     /// The state there.
-    pub pieces: Vec<Vec<u8>>,
+    pub chunks: Vec<Vec<u8>>,
     /// The batches it has taken the place of, for checkers only.
     pub archive: BTreeMap<LogId, Vec<SealedBatch>>,
     /// And the keys that open them.

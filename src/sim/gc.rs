@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::check::Violation;
 use super::disk::{Disk, Kept};
 use super::host::Request;
-use super::shell::{first_state, fold_disk};
+use super::shell::{first_state, fold_disk, state_of};
 use super::world::World;
 use crate::fold::State;
 use crate::fold::checkpoint::ContentHasher;
@@ -68,12 +68,12 @@ impl World {
             return;
         }
         let parent = disk.base(&space).map(|base| base.checkpoint);
-        let Some((hash, pieces)) = fold_to(disk, first_state(disk, &space), &cut, parent) else { return };
+        let Some((hash, chunks)) = fold_to(disk, first_state(disk, &space), &cut, parent) else { return };
         if self.hosts[host].is_blind || self.checks.checkpoints.iter().any(|made| made.hash == hash) {
             return;
         }
         let (archive, archive_keys) = (disk.archive_to(&space, &cut), disk.archive_keys(&space));
-        let kept = Arc::new(Kept { cut, pieces, archive, archive_keys });
+        let kept = Arc::new(Kept { cut, chunks, archive, archive_keys });
         let attested_by = BTreeSet::from([device]);
         let vouched_since = BTreeMap::new();
         self.checks.checkpoints.push(Made { space, hash, parent, kept, attested_by, vouched_since });
@@ -94,7 +94,7 @@ impl World {
         if !floor.iter().all(|(log, tip)| tip.seq <= reach.tip(log).seq) {
             return Ok(());
         }
-        let first = parent.map_or_else(|| State::new(space), |parent| state_of(&parent.kept));
+        let first = parent.map_or_else(|| State::new(space), |parent| state_of(&parent.kept.chunks));
         let Some((found, _)) = fold_to(disk, first, &made.kept.cut, made.parent) else { return Ok(()) };
         if found != made.hash {
             return Err(Violation::CheckpointsDiffer { device: host, space });
@@ -136,11 +136,6 @@ impl World {
     }
 }
 
-/// The state that a checkpoint holds.
-pub(super) fn state_of(kept: &Kept) -> State {
-    State::from_pieces(kept.pieces.iter()).expect("it was made of a state")
-}
-
 /// What the log on a disk folds to at a cut, named by its content; `None` where it does not reach there, or
 /// begins after it.
 fn fold_to(
@@ -160,16 +155,16 @@ fn fold_to(
     // No policy is in force in this world.
     let laid = state.lay_down::<Infallible>(&mut |_| Ok(None));
     laid.unwrap_or_else(|never| match never {});
-    let (mut pieces, mut content) = (Vec::new(), ContentHasher::default());
-    state.pieces(&mut |piece| {
-        content.piece(piece);
-        pieces.push(piece.to_vec());
+    let (mut chunks, mut content) = (Vec::new(), ContentHasher::default());
+    state.encode(&mut |chunk| {
+        content.piece(chunk);
+        chunks.push(chunk.to_vec());
     });
     let mut name = blake3::Hasher::new();
     name.update(&content.finish());
     name.update(&cut.digest());
     name.update(parent.as_ref().map_or(&[0; 32], |parent| parent.as_bytes()));
-    Some((CheckpointHash::from_bytes(*name.finalize().as_bytes()), pieces))
+    Some((CheckpointHash::from_bytes(*name.finalize().as_bytes()), chunks))
 }
 
 /// How long history stays once all vouch for a checkpoint, in a world of months.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::Summary;
 use super::check::Violation;
 use super::host::Host;
+use super::shell::state_of;
 use super::world::World;
 use crate::fold::{Head, ListedRow, RowFilter, RowView, State};
 use crate::model::{DeviceId, Dot};
@@ -251,7 +252,7 @@ impl World {
             let rows: BTreeMap<String, RowView> = rows.into_iter().map(|row| (row.key, row.row)).collect();
             let mut next = Some(base);
             while let Some(made) = next.and_then(|hash| self.checks.made(&hash)) {
-                let laid = State::from_pieces(made.kept.pieces.iter()).expect("it was made of a state");
+                let laid = state_of(&made.kept.chunks);
                 let is_alive = |laid: &ListedRow| {
                     let row = &rows[&laid.key];
                     let was = |head: &Head| laid.row.heads().iter().any(|before| before.dot == head.dot);

@@ -1,7 +1,7 @@
 //! The pure parts of what a shell does with effects, as `node` does them.
 
 use super::disk::Disk;
-use crate::fold::State;
+use crate::fold::{State, StateBuilder};
 use crate::model::{Frontier, LogId, Op, Seq, SpaceId, TipHash};
 use crate::oplog::Seen;
 use crate::sync::{FoldRun, Input};
@@ -18,7 +18,14 @@ pub(super) fn first_state(disk: &Disk, space: &SpaceId) -> State {
     let Some(kept) = disk.base(space).and_then(|base| disk.checkpoint(&base.checkpoint)) else {
         return State::new(*space);
     };
-    super::gc::state_of(kept)
+    state_of(&kept.chunks)
+}
+
+/// The state in index chunks.
+pub(super) fn state_of(chunks: &[Vec<u8>]) -> State {
+    let mut builder = StateBuilder::new();
+    let read = chunks.iter().try_for_each(|chunk| builder.push(chunk));
+    read.and_then(|()| builder.finish()).expect("they were made of a state")
 }
 
 /// Whether what follows `after` on the disk names `link` as its predecessor.

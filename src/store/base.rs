@@ -18,7 +18,7 @@ use super::{Store, read_lock};
 use crate::crypto::BatchHeader;
 use crate::model::{Frontier, LogId, Seq, SpaceId, Tip};
 use crate::sync::{Base, BaseKind};
-use crate::wire::checkpoint::{CheckpointHash, Manifest};
+use crate::wire::checkpoint::{CheckpointError, CheckpointHash, Manifest};
 
 impl Store {
     /// Where the history of a space begins, if not with the first op of every log.
@@ -223,7 +223,12 @@ pub(super) fn base_of_row(
     let before: [u8; 32] = before.try_into().expect("64 - 32 is 32");
     let held = checkpoints.get((space_ix, *checkpoint))?.ok_or_else(damaged)?;
     let (_, bytes) = held.value().split_first().ok_or_else(damaged)?;
-    let manifest = Manifest::parse(bytes::Bytes::copy_from_slice(bytes)).map_err(|_| damaged())?;
+    // Also a manifest of an earlier form: what it took the place of is gone, so the error has to say it.
+    let broken = |error: CheckpointError| StoreError::Damaged {
+        what: Part::Row { table: "bases" },
+        source: Some(Box::new(error)),
+    };
+    let manifest = Manifest::parse(bytes::Bytes::copy_from_slice(bytes)).map_err(broken)?;
     let checkpoint = CheckpointHash::from_bytes(*checkpoint);
     if manifest.hash() != checkpoint {
         return Err(damaged());

@@ -12,7 +12,7 @@ use super::error::{Part, StoreError};
 use super::tables::{ATTESTATIONS, BATCHES, CHECKPOINTS, CHUNKS, CONSENTS, MOMENTS, SpaceIx};
 use super::{Store, read_lock};
 use crate::model::{Frontier, SpaceId, Wall};
-use crate::wire::checkpoint::{Attestation, CheckpointHash, Manifest};
+use crate::wire::checkpoint::{Attestation, CheckpointError, CheckpointHash, Manifest};
 
 /// How much of a checkpoint is here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -124,7 +124,8 @@ impl Store {
         })
     }
 
-    /// The checkpoints of a space that are kept, in order of their hashes.
+    /// The checkpoints of a space that are kept, in order of their hashes. One in the form of another version
+    /// is passed over; it goes when the next one is kept.
     ///
     /// # Errors
     /// [`StoreError::Damaged`] for a row that is no manifest, [`StoreError::UnknownSpace`], and those of the
@@ -144,7 +145,11 @@ impl Store {
                     1 => Wholeness::Whole,
                     _ => return Err(damaged()),
                 };
-                let manifest = Manifest::parse(Bytes::copy_from_slice(bytes)).map_err(|_| damaged())?;
+                let manifest = match Manifest::parse(Bytes::copy_from_slice(bytes)) {
+                    Ok(manifest) => manifest,
+                    Err(CheckpointError::Magic { found }) if found.starts_with(FORMS) => continue,
+                    Err(_) => return Err(damaged()),
+                };
                 if *manifest.hash().as_bytes() != key.value().1 || manifest.fields().space != *space {
                     return Err(damaged());
                 }
@@ -342,8 +347,13 @@ impl Store {
     }
 }
 
+/// How manifests of every form begin.
+const FORMS: &[u8] = b"KFM";
+
 #[cfg(test)]
 mod tests {
+    use redb::ReadableTableMetadata;
+
     use super::*;
     use crate::crypto::Identity;
     use crate::fold::FOLD_VERSION;
@@ -480,6 +490,32 @@ mod tests {
             drop(txn.open_table(ATTESTATIONS).unwrap().insert((0, [9; 32], [9; 32]), &b"x"[..]).unwrap())
         });
         assert!(damaged(store.attestations(&space).map(drop), "attestations"));
+    }
+
+    #[test]
+    fn a_checkpoint_of_another_form_is_passed_over_and_goes_with_its_chunks() {
+        let mut author = Author::new(1);
+        let (store, _) = store(&mut author);
+        let space = author.space;
+        let old = [&b"\x01KFM1"[..], &[7; 300]].concat();
+        store.put_chunks(&space, &[chunk(1), chunk(2)]).unwrap();
+        store
+            .change(|txn| {
+                txn.open_table(CHECKPOINTS)?.insert((0, [9; 32]), &old[..])?;
+                Ok(())
+            })
+            .unwrap();
+        let new = manifest(space, 1, &[2]);
+        store.put_checkpoint(&HeldCheckpoint { manifest: new.clone(), wholeness: Wholeness::Whole }).unwrap();
+
+        let held: Vec<CheckpointHash> =
+            store.checkpoints(&space).unwrap().iter().map(|held| held.manifest.hash()).collect();
+        assert_eq!(held, [new.hash()]);
+        store.keep_checkpoints(&space, &[new.hash()]).unwrap();
+        let of_old = *blake3::hash(&chunk(1)).as_bytes();
+        assert_eq!(store.missing_chunks(&space, &[of_old]).unwrap(), [of_old]);
+        let kept = store.reading(|db| Ok(db.begin_read()?.open_table(CHECKPOINTS)?.len()?));
+        assert_eq!(kept.unwrap(), 1);
     }
 
     #[test]

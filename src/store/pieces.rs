@@ -11,8 +11,8 @@ use bytes::Bytes;
 use super::blocks::{KeyRing, OpAt, ReadError};
 use super::{Store, lock_mutex, read_lock};
 use crate::crypto::chunk;
-use crate::fold::checkpoint::ops_of;
-use crate::model::{Dot, Hlc, SpaceId};
+use crate::fold::checkpoint::{HeldOp, ops_of};
+use crate::model::{Dot, SpaceId};
 use crate::wire::checkpoint::{CheckpointHash, Manifest};
 
 impl Store {
@@ -95,7 +95,7 @@ impl Pieces {
         if let Some(piece) = lock_mutex(&self.cache).pieces.get(&hash) {
             return Ok(Arc::clone(piece));
         }
-        let read = Piece::read(store.piece(keys, of, index)?);
+        let read = Piece::read(&store.piece(keys, of, index)?);
         let piece = Arc::new(read.ok_or(ReadError::Piece { checkpoint: of.hash() })?);
         let mut cache = lock_mutex(&self.cache);
         cache.firsts_of(of).insert(index, piece.first);
@@ -107,44 +107,25 @@ impl Pieces {
 /// Ops by their places, in order.
 struct Piece {
     first: Dot,
-    body: Bytes,
-    ops: Vec<Record>,
-}
-
-struct Record {
-    place: Dot,
-    name: Dot,
-    hlc: Hlc,
-    kind: u16,
-    flags: u8,
-    start: usize,
-    len: usize,
+    bodies: Bytes,
+    ops: Vec<HeldOp>,
 }
 
 impl Piece {
-    fn read(plain: Vec<u8>) -> Option<Self> {
-        let record = |op: crate::fold::checkpoint::OpRecord<'_>| Record {
-            place: op.place,
-            name: op.name,
-            hlc: op.hlc,
-            kind: op.kind,
-            flags: op.flags,
-            start: op.body.as_ptr().addr() - plain.as_ptr().addr(),
-            len: op.body.len(),
-        };
-        let ops: Vec<Record> = ops_of(&plain)?.into_iter().map(record).collect();
-        let first = ops.first()?.place;
-        Some(Self { first, body: plain.into(), ops })
+    fn read(plain: &[u8]) -> Option<Self> {
+        let piece = ops_of(plain)?;
+        let first = piece.ops.first()?.place;
+        Some(Self { first, bodies: piece.bodies.into(), ops: piece.ops })
     }
 
     fn op(&self, dot: &Dot) -> Option<OpAt> {
         let index = self.ops.binary_search_by_key(dot, |op| op.place).ok()?;
-        let Record { name, hlc, kind, flags, start, len, .. } = self.ops[index];
-        Some(OpAt { dot: name, hlc, kind, flags, body: self.body.slice(start..start + len) })
+        let HeldOp { name, hlc, kind, flags, ref body, .. } = self.ops[index];
+        Some(OpAt { dot: name, hlc, kind, flags, body: self.bodies.slice(body.clone()) })
     }
 
     fn cost(&self) -> usize {
-        size_of::<Self>() + self.body.len() + self.ops.len() * size_of::<Record>()
+        size_of::<Self>() + self.bodies.len() + self.ops.len() * size_of::<HeldOp>()
     }
 }
 
@@ -188,7 +169,7 @@ mod tests {
     use crate::crypto::Identity;
     use crate::fold::FOLD_VERSION;
     use crate::fold::checkpoint::{OpPieces, OpRecord};
-    use crate::model::{DeviceId, Root, Seq};
+    use crate::model::{DeviceId, Hlc, Root, Seq};
     use crate::store::testing::{Author, payload, store};
     use crate::store::{Blocks, HeldCheckpoint, Wholeness};
     use crate::sync::{BaseKind, Write};
@@ -209,7 +190,9 @@ mod tests {
             let place = Dot { log: author.log, seq: Seq::new(seq) };
             let (hlc, body) = (Hlc::new(seq * 10), payload(seq, op_bytes));
             let name = Dot { seq: Seq::new(seq / 2), ..place };
-            pieces.push(&OpRecord { place, name, hlc, kind: 1, flags: 0, body: &body }, &mut sink);
+            let (is_late, is_told) = (false, false);
+            let op = OpRecord { place, name, hlc, kind: 1, flags: 0, is_late, is_told, body: &body };
+            pieces.push(&op, &mut sink);
         }
         pieces.finish(&mut sink);
         let sealed: Vec<Bytes> =
@@ -246,7 +229,7 @@ mod tests {
     fn ops_below_the_base_are_read_from_its_chunks_and_those_above_from_the_log() {
         for (op_bytes, bytes_max) in [(40, usize::MAX), (4_000, usize::MAX), (4_000, 1), (4_000, 200_000)] {
             let (store, author, manifest) = based(op_bytes);
-            assert!(op_bytes < 100 || manifest.fields().chunks.len() > 4);
+            assert!(op_bytes < 100 || manifest.fields().chunks.len() > 3);
             let blocks = Blocks::with_cache(store, keys(&author), bytes_max);
             for seq in (1..=300_u64).chain((1..=300).rev()) {
                 let dot = Dot { log: author.log, seq: Seq::new(seq) };
@@ -296,6 +279,6 @@ mod tests {
             assert!(matches!(gone, Err(ReadError::Piece { checkpoint }) if checkpoint_is(checkpoint)));
         }
         assert!(matches!(store.piece(&keys(&author), &manifest, 99), Err(ReadError::Piece { .. })));
-        assert!(Piece::read(vec![1, 2, 3]).is_none() && Piece::read(Vec::new()).is_none());
+        assert!(Piece::read(&[1, 2, 3]).is_none() && Piece::read(&[]).is_none());
     }
 }

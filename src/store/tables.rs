@@ -12,7 +12,7 @@
 //! | `acks` | space index, device 32 | as received |
 //! | `keys` | space index, key id 16 | vault(key 32) |
 //! | `forks` | space index, log index | two witnesses |
-//! | `checkpoints` | space index, manifest hash 32 | is whole u8 ‖ manifest, `KFM1` |
+//! | `checkpoints` | space index, manifest hash 32 | is whole u8 ‖ manifest, `KFM2` |
 //! | `chunks` | space index, BLAKE3 of the value 32 | a sealed chunk of a checkpoint |
 //! | `attestations` | space index, device 32, content hash 32 | as received, `KFT1` |
 //! | `moments` | space index, content hash 32 | since when that checkpoint is whole here, Unix ms u64 BE ‖ since when all vouch for it, u64 BE; zero for not yet |

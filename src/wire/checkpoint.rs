@@ -1,10 +1,10 @@
 //! Checkpoints: the manifest, the word of a device that has computed it, and how both are asked for.
 //!
-//! **Manifest, KFM1**
+//! **Manifest, KFM2**
 //!
 //! | offset | bytes | field |
 //! |---|---|---|
-//! | 0 | 4 | magic `KFM1` |
+//! | 0 | 4 | magic `KFM2` |
 //! | 4 | 32 | space |
 //! | 36 | 4 | fold version |
 //! | 40 | 32 | hash of the manifest before, zero for none |
@@ -614,7 +614,7 @@ fn hash(tag: &[u8], bytes: &[u8]) -> [u8; 32] {
 pub const CHUNKS_MAX: usize = 65_536;
 
 /// Plain bytes of one chunk, unless one op alone is longer.
-pub const CHUNK_BYTES: usize = 64 * 1024;
+pub const CHUNK_BYTES: usize = 128 * 1024;
 
 /// Greatest sealed chunk: one op of the greatest payload, key and predecessors, and what sealing adds.
 pub const CHUNK_SEALED_BYTES_MAX: usize = 192 * 1024;
@@ -631,7 +631,7 @@ pub const MANIFEST_BYTES_MAX: usize = HEAD_BYTES + CUT_BYTES * LOGS_MAX + 32 * C
 /// Bytes of a manifest before its cut.
 const HEAD_BYTES: usize = 196;
 const CUT_BYTES: usize = 80;
-const MANIFEST: &[u8; 4] = b"KFM1";
+const MANIFEST: &[u8; 4] = b"KFM2";
 const ATTESTATION: &[u8; 4] = b"KFT1";
 const NEWEST: u8 = 1;
 const PIECE: u8 = 2;
@@ -722,7 +722,7 @@ mod tests {
     #[test]
     fn manifests_and_attestations_have_the_golden_bytes_read_back_and_hold() {
         let vectors: Value =
-            serde_json::from_str(include_str!("../../tests/data/checkpoint-v1.json")).unwrap();
+            serde_json::from_str(include_str!("../../tests/data/checkpoint-v2.json")).unwrap();
         let (manifest, attestation) = (manifest(), attestation());
 
         let written = serde_json::json!({
@@ -794,7 +794,7 @@ mod tests {
         let too_many = |found, limit| CheckpointError::TooMany { found, limit };
         let (cut_at, expected) = (HEAD_BYTES, whole.len());
 
-        assert_eq!(parse(&|bytes| bytes[3] = b'2'), CheckpointError::Magic { found: *b"KFM2" });
+        assert_eq!(parse(&|bytes| bytes[3] = b'1'), CheckpointError::Magic { found: *b"KFM1" });
         assert_eq!(parse(&|bytes| bytes.push(0)), CheckpointError::Length { expected, found: expected + 1 });
         assert_eq!(
             parse(&|bytes| bytes.truncate(190)),

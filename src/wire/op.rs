@@ -45,8 +45,66 @@ impl Pred {
         Dot { log, seq: Seq::new(self.seq) }
     }
 
+    /// One as it is written: without a log where that is the op's own.
+    pub fn new(log: Option<LogId>, seq: u64) -> Self {
+        Self { log: log.map(LogId::to_bytes), seq }
+    }
+
+    /// The log, where one is written.
+    pub fn log(&self) -> Option<LogId> {
+        self.log.as_ref().map(LogId::from_bytes)
+    }
+
+    /// The position.
+    pub const fn seq(&self) -> u64 {
+        self.seq
+    }
+
     fn of(dot: &Dot, own: &LogId) -> Self {
-        Self { log: (dot.log != *own).then(|| dot.log.to_bytes()), seq: dot.seq.get() }
+        Self::new((dot.log != *own).then_some(dot.log), dot.seq.get())
+    }
+}
+
+/// The parts of the body of a put, delete, fact or event.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BodyParts<'a> {
+    /// Surface text.
+    pub surface: &'a str,
+    /// Row, entity or stream.
+    pub key: &'a str,
+    /// Of a put or delete: heads the author saw.
+    pub preds: Vec<Pred>,
+    /// Canonical JSON; of all but a delete.
+    pub payload: Option<&'a str>,
+}
+
+impl<'a> BodyParts<'a> {
+    /// Takes a body apart; `None` for other kinds, and where its parts put together are not its bytes.
+    pub fn of(kind: u16, flags: u8, body: &'a [u8]) -> Option<Self> {
+        let parts = match OpView::decode(kind, flags, body).ok()? {
+            OpView::Put { surface, key, preds, payload } => {
+                Self { surface, key, preds, payload: Some(payload) }
+            }
+            OpView::Delete { surface, key, preds } => Self { surface, key, preds, payload: None },
+            OpView::Fact { surface, key, payload } | OpView::Event { surface, stream: key, payload } => {
+                Self { surface, key, preds: Vec::new(), payload: Some(payload) }
+            }
+            OpView::Intent { .. } | OpView::Reissue(_) => return None,
+        };
+        let mut again = Vec::with_capacity(body.len());
+        parts.write(OpKind::from_number(kind)?, &mut again);
+        (again == body).then_some(parts)
+    }
+
+    /// Appends the body of an op of this kind; without a payload it is a delete's.
+    pub fn write(&self, kind: OpKind, out: &mut Vec<u8>) {
+        let Self { surface, key, preds, payload } = self;
+        let payload = payload.unwrap_or_default();
+        match kind {
+            OpKind::Put => codec::encode_into((surface, key, preds, payload), out),
+            OpKind::Delete => codec::encode_into((surface, key, preds), out),
+            OpKind::Fact | OpKind::Event | OpKind::Intent => codec::encode_into((surface, key, payload), out),
+        }
     }
 }
 

@@ -148,7 +148,12 @@ async fn a_device_whose_state_went_wrong_makes_no_checkpoint_and_none_is_made_be
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fetch_that_was_cut_off_goes_on_where_it_was() {
     let (a, b, blind) = three().await;
-    let made = publish(&a.node, 400).await;
+    // Two of them fill a chunk.
+    for row in 0..6 {
+        let bulk = json!({"text": "long ".repeat(12_000)});
+        a.node.personal().put("registry:note", &format!("bulk {row}"), bulk).await.unwrap();
+    }
+    let made = publish(&a.node, 406).await;
     until(&blind.node, |held| held.hash == made.hash && held.is_whole).await;
     let chunks = made.chunk_count;
 

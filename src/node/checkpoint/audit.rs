@@ -205,7 +205,7 @@ struct Folding {
 impl Folding {
     fn begin(store: crate::store::Store, keys: KeyRing, of: &Manifest) -> Result<Self, NodeError> {
         let space = of.fields().space;
-        let shown = state_of(of, &store, &keys)?.places();
+        let shown = state_of(of, &store, &keys)?.pointed().into_iter().map(|op| op.place).collect();
         let state = State::new(space);
         Ok(Self { space, keys, opener: Opener::new(), state, shown, is_equal: true })
     }

@@ -16,9 +16,9 @@ use tracing::{info, warn};
 use super::exchange::Taken;
 use super::{Checkpoints, Standing, complete, to_keep};
 use crate::crypto::{EpochKey, chunk};
-use crate::fold::FOLD_VERSION;
 use crate::fold::checkpoint::{ContentHasher, StatePieces, ops_of};
-use crate::model::{DeviceId, Dot, Frontier, LogId, SpaceId, Tip};
+use crate::fold::{FOLD_VERSION, State};
+use crate::model::{DeviceId, Frontier, LogId, SpaceId, Tip};
 use crate::net::Link;
 use crate::node::core::Core;
 use crate::node::error::NodeError;
@@ -270,15 +270,18 @@ impl Space {
             waits(WhyWaiting::Fetching { missing });
             return Ok(Taken::Later);
         }
-        if let Err(why) = self.examine(standing, manifest).await? {
-            warn!(checkpoint = %manifest.hash(), %why, "a checkpoint is not what to begin with");
-            waits(why);
-            if why == WhyWaiting::Content {
-                checkpoints.refuse(manifest.hash());
-                self.keep_with(None, Some(manifest.hash()))?;
+        let state = match self.examine(standing, manifest).await? {
+            Ok(state) => state,
+            Err(why) => {
+                warn!(checkpoint = %manifest.hash(), %why, "a checkpoint is not what to begin with");
+                waits(why);
+                if why == WhyWaiting::Content {
+                    checkpoints.refuse(manifest.hash());
+                    self.keep_with(None, Some(manifest.hash()))?;
+                }
+                return Ok(Taken::Refused);
             }
-            return Ok(Taken::Refused);
-        }
+        };
         self.write_own_again(&fields.cut).await?;
         if let Some(device) = self.other_history(fields).await? {
             waits(WhyWaiting::OtherHistory { device });
@@ -286,7 +289,12 @@ impl Space {
         }
         complete(store, manifest)?;
         let (checkpoint, cut) = (manifest.hash(), fields.cut.clone());
-        match self.node.request(move |token| Input::Base { space, checkpoint, cut, token }).await {
+        if let Some(state) = state {
+            self.node.ask(move |core| core.examined.insert(space, (checkpoint, state))).await?;
+        }
+        let begun = self.node.request(move |token| Input::Base { space, checkpoint, cut, token }).await;
+        self.node.ask(move |core| drop(core.examined.remove(&space))).await?;
+        match begun {
             Ok(()) => {}
             Err(NodeError::Refused(RequestError::Base(why))) => {
                 waits(WhyWaiting::Refused(why));
@@ -407,20 +415,21 @@ impl Space {
         Ok(self.node.blocking(move || other_history(&store, &fields, &frontier)).await?)
     }
 
-    /// Whether what is here of a checkpoint is what it says.
+    /// The state in what is here of a checkpoint, where that is what it says; none for a device that does not
+    /// read.
     async fn examine(
         &self,
         standing: &Standing,
         manifest: &Manifest,
-    ) -> Result<Result<(), WhyWaiting>, NodeError> {
+    ) -> Result<Result<Option<State>, WhyWaiting>, NodeError> {
         let store = self.node.store().clone();
         let (fields, reads) = (manifest.fields().clone(), standing.reads);
         let key = standing.keys.iter().find(|key| key.id() == fields.key_id).cloned();
         let Some(key) = key.filter(|_| reads) else {
-            return Ok(if reads { Err(WhyWaiting::KeyMissing) } else { Ok(()) });
+            return Ok(if reads { Err(WhyWaiting::KeyMissing) } else { Ok(None) });
         };
-        let is_it = self.node.blocking(move || is_content(&store, &key, &fields)).await?;
-        Ok(if is_it { Ok(()) } else { Err(WhyWaiting::Content) })
+        let state = self.node.blocking(move || content(&store, &key, &fields)).await?;
+        Ok(state.map(Some).ok_or(WhyWaiting::Content))
     }
 
     /// Drops checkpoints that are of no use any more, with what was fetched of them.
@@ -640,43 +649,59 @@ fn other_history(
     Ok(None)
 }
 
-/// Whether chunks hold what a manifest says: the content as it was hashed, a state of that cut and root, and
-/// every op that it points at.
-fn is_content(store: &Store, key: &EpochKey, fields: &ManifestFields) -> Result<bool, StoreError> {
-    let open = |hash: &[u8; 32]| -> Result<Option<Vec<u8>>, StoreError> {
-        let sealed = store.chunk(&fields.space, hash)?;
-        Ok(sealed.and_then(|sealed| chunk::open(key, &fields.space, &sealed).ok()))
-    };
-    let mut content = ContentHasher::default();
+/// The state in the chunks of a checkpoint; `None` where they do not hold what its manifest says: the content as
+/// it was hashed, a state of that cut and root, and every op that it points at.
+fn content(store: &Store, key: &EpochKey, fields: &ManifestFields) -> Result<Option<State>, StoreError> {
+    let mut hasher = ContentHasher::default();
     let (of_state, of_ops) = fields.chunks.split_at(fields.state_chunks as usize);
-    let mut pieces = StatePieces::new();
+    let mut open = |hash: &[u8; 32]| -> Result<Option<Vec<u8>>, StoreError> {
+        let sealed = store.chunk(&fields.space, hash)?;
+        let piece = sealed.and_then(|sealed| chunk::open(key, &fields.space, &sealed).ok());
+        Ok(piece.inspect(|piece| hasher.piece(piece)))
+    };
+    let mut pieces = StatePieces::default();
     for hash in of_state {
-        let Some(piece) = open(hash)? else { return Ok(false) };
-        content.piece(&piece);
-        if pieces.push(&piece).is_err() {
-            return Ok(false);
-        }
+        let Some(piece) = open(hash)? else { return Ok(None) };
+        pieces.push(&piece);
     }
-    let Ok(state) = pieces.finish() else { return Ok(false) };
+    let Ok(mut ops) = pieces.ops() else { return Ok(None) };
+    // The next pieces are opened while one is taken in: either costs about as much.
+    let is_taken = std::thread::scope(|scope| {
+        let (send, opened) = std::sync::mpsc::sync_channel(PIECES_AHEAD);
+        scope.spawn(move || {
+            for hash in of_ops {
+                let piece = open(hash).map(|piece| piece.and_then(|piece| ops_of(&piece)));
+                // Nobody waits for more where one was no piece.
+                let is_last = !matches!(piece, Ok(Some(_)));
+                if send.send(piece).is_err() || is_last {
+                    return;
+                }
+            }
+        });
+        for piece in opened {
+            let is_taken = piece?.is_some_and(|piece| ops.push(&piece).is_ok());
+            if !is_taken {
+                return Ok::<bool, StoreError>(false);
+            }
+        }
+        Ok(true)
+    })?;
+    if !is_taken {
+        return Ok(None);
+    }
+    // Its root is counted from the ops as they are taken, and is not written anywhere within.
+    let Ok(mut state) = ops.finish() else { return Ok(None) };
     let is_of_cut = state.applied_all().into_iter().eq(fields.cut.iter().map(|(log, tip)| (*log, tip.seq)));
-    let is_state = *state.space() == fields.space && state.recomputed_root() == fields.root;
-    if !is_of_cut || !is_state || state.counts().unknown > 0 {
-        return Ok(false);
-    }
-    let mut places = state.places().into_iter();
-    for hash in of_ops {
-        let Some(piece) = open(hash)? else { return Ok(false) };
-        content.piece(&piece);
-        let Some(ops) = ops_of(&piece) else { return Ok(false) };
-        if !ops.iter().map(|op| op.place).eq(places.by_ref().take(ops.len()).collect::<Vec<Dot>>()) {
-            return Ok(false);
-        }
-    }
-    Ok(places.next().is_none() && content.finish() == fields.content)
+    let is_state = *state.space() == fields.space && state.root() == fields.root;
+    let is_it = is_of_cut && is_state && state.counts().unknown == 0 && hasher.finish() == fields.content;
+    Ok(is_it.then_some(state))
 }
 
 /// Devices that have folded every op to a checkpoint before another one begins with it unasked.
 pub const ATTESTATIONS_NEEDED: usize = 2;
+
+/// Opened pieces that wait to be taken in.
+const PIECES_AHEAD: usize = 4;
 
 /// A device that has not looked into its drop box for so long was away.
 const AWAY_AFTER: std::time::Duration = std::time::Duration::from_secs(3_600);

@@ -9,12 +9,12 @@ use tracing::debug;
 use super::{WhyNoCheckpoint, whole};
 use crate::crypto::{EpochKey, chunk};
 use crate::fold::State;
-use crate::fold::checkpoint::{ContentHasher, OpPieces, OpRecord};
+use crate::fold::checkpoint::{ContentHasher, OpPieces, OpRecord, Pointed};
 use crate::model::{Dot, Frontier, Root, SpaceId};
 use crate::node::error::NodeError;
 use crate::node::read::payload_of;
 use crate::node::space::Space;
-use crate::store::{Blocks, Store, StoreError};
+use crate::store::{Blocks, OpAt, Store, StoreError};
 use crate::wire::checkpoint::{CHUNKS_MAX, CheckpointHash, Manifest};
 
 /// What was computed, and written where that was asked for.
@@ -97,11 +97,12 @@ fn make(
     state.pieces(&mut |piece| writer.piece(piece));
     let state_chunks = writer.count()?;
     let mut ops = OpPieces::default();
-    for place in state.places() {
+    for Pointed { place, is_late, is_told } in state.pointed() {
         let missing = || NodeError::NoCheckpoint { why: WhyNoCheckpoint::OpMissing };
         let op = blocks.op(&space, &place)?.ok_or_else(missing)?;
-        let record =
-            OpRecord { place, name: op.dot, hlc: op.hlc, kind: op.kind, flags: op.flags, body: &op.body };
+        let OpAt { dot: name, hlc, kind, flags, body } = &op;
+        let (name, hlc, kind, flags) = (*name, *hlc, *kind, *flags);
+        let record = OpRecord { place, name, hlc, kind, flags, is_late, is_told, body };
         ops.push(&record, &mut |piece| writer.piece(piece));
         writer.check()?;
     }
@@ -160,5 +161,5 @@ impl ChunkWriter {
     }
 }
 
-/// Chunks that become durable together: about a megabyte.
+/// Chunks that become durable together: less than a megabyte of most.
 const CHUNKS_PER_WRITE: usize = 16;

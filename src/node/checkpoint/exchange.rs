@@ -260,28 +260,25 @@ impl Space {
         let (space, store) = (manifest.fields().space, self.node.store());
         let missing = store.missing_chunks(&space, &manifest.fields().chunks)?;
         let Some(link) = link else { return Ok(missing.is_empty()) };
-        let mut arrived: Vec<Bytes> = Vec::new();
-        for wanted in missing.chunks(ASKED_AT_ONCE) {
-            let hashes = wanted;
-            #[cfg(feature = "sim")]
-            let hashes = &hashes[..self.node.checkpoints().may_fetch(hashes.len())];
-            let asked: JoinSet<Option<Bytes>> =
-                hashes.iter().map(|hash| fetch_chunk(link.clone(), space, *hash)).collect();
-            let chunks = asked.join_all().await;
-            let count = arrived.len();
-            arrived.extend(chunks.into_iter().flatten());
-            let came = arrived.len() - count;
-            self.node.checkpoints().fetched.fetch_add(came as u64, Ordering::Relaxed);
-            if came < wanted.len() {
-                store.put_chunks(&space, &arrived)?;
-                return Ok(false);
-            }
+        let wanted = missing.iter();
+        #[cfg(feature = "sim")]
+        let wanted = wanted.take(self.node.checkpoints().may_fetch(missing.len()));
+        let mut wanted = wanted.map(|hash| fetch_chunk(link.clone(), space, *hash));
+        let mut asked: JoinSet<Option<Bytes>> = wanted.by_ref().take(ASKED_AT_ONCE).collect();
+        let (mut arrived, mut count) = (Vec::new(), 0);
+        while let Some(chunk) = asked.join_next().await {
+            let Some(chunk) = chunk.expect("fetching does not panic and is not aborted") else { continue };
+            // One of those on their way is always the next: the link is not idle while a group is written.
+            wanted.next().map(|next| asked.spawn(next));
+            arrived.push(chunk);
+            count += 1;
+            self.node.checkpoints().fetched.fetch_add(1, Ordering::Relaxed);
             if arrived.len() >= CHUNKS_PER_WRITE {
                 store.put_chunks(&space, &std::mem::take(&mut arrived))?;
             }
         }
         store.put_chunks(&space, &arrived)?;
-        Ok(true)
+        Ok(count == missing.len())
     }
 
     /// Whether this device holds the history that a cut is of.

@@ -60,7 +60,7 @@ pub enum Chunk {
     Batches(Vec<Bytes>),
     /// Message frames of kind 5.
     Acks(Vec<Bytes>),
-    /// Manifests, `KFM1`.
+    /// Manifests, `KFM2`.
     Manifests(Vec<Bytes>),
     /// Attestations, `KFT1`.
     Attestations(Vec<Bytes>),
