@@ -7,6 +7,7 @@ use bytes::Bytes;
 use thiserror::Error;
 use tracing::{error, info};
 
+use super::WhyNoCheckpoint;
 use super::exchange::ask;
 use crate::crypto::{Opener, SealedBatch};
 use crate::fold::{FOLD_VERSION, State};
@@ -178,14 +179,20 @@ impl Space {
                 folding = back;
             }
         }
-        let Folding { state, is_equal, .. } = folding;
-        let built = self.made_of(state, None, None, None).await?;
-        if is_equal && (built.root, built.content) == (fields.root, fields.content) {
-            return Ok(from);
+        let Folding { mut state, is_equal, .. } = folding;
+        let mut folded = state.root();
+        match self.made_of(state, None, None, None).await {
+            Ok(built) if is_equal && (built.root, built.content) == (fields.root, fields.content) => {
+                return Ok(from);
+            }
+            Ok(built) => folded = built.root,
+            // It shows an op that the adopted one has passed over.
+            Err(NodeError::NoCheckpoint { why: WhyNoCheckpoint::OpMissing }) => {}
+            Err(error) => return Err(error.into()),
         }
         Err(Stop::Why(match fields.parent {
             Some(parent) => WhyNotComputed::FoldedOnto { parent },
-            None => WhyNotComputed::Differs { folded: built.root, adopted: fields.root },
+            None => WhyNotComputed::Differs { folded, adopted: fields.root },
         }))
     }
 }
