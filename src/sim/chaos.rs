@@ -211,7 +211,9 @@ impl World {
         let filler = if self.rng.happens(8) { "x".repeat(self.rng.index(50_000)) } else { String::new() };
         let text = format!("{{\"text\":\"{MARKER}{marker} {filler}\"}}");
         let payload = Payload::parse(&text).expect("it is JSON");
-        let key = format!("{} row {}", CANARY, self.rng.below(6)).into();
+        // Over months there must be rows that are removed and stay so.
+        let row_count = if self.knobs.months > 0 { 150 } else { 6 };
+        let key = format!("{} row {}", CANARY, self.rng.below(row_count)).into();
         let surface = |name: &str| name.parse().expect("a known surface");
         let op = match self.rng.below(10) {
             0..5 => Op::Put { surface: surface("registry:note"), key, preds: Vec::new(), payload },
