@@ -3,19 +3,13 @@
 use kinfold::node::{Consent, WhyWaiting};
 use kinfold::roster::Role;
 
-use crate::pair::{device, introduce, invite};
-use crate::rebase::{connect, publish, settle, until, until_equal, write};
+use crate::pair::{device, invite};
+use crate::rebase::{connect, publish, two_and_a_newcomer, until, until_equal, write};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn chunks_that_are_not_what_was_asked_for_are_not_kept_and_come_from_another_device() {
-    let (a, b, c) = (device("a").await, device("b").await, device("c").await);
-    introduce(&a.node, &b.node).await;
-    write(&a.node, "a", 0..300).await;
-    settle(&a.node, 1).await;
-    let made = publish(&a.node, 300, 2).await;
-    a.node.personal().trim().await.unwrap();
+    let (a, b, c, made) = two_and_a_newcomer().await;
     a.node.spoil_chunks(true);
-    invite(&a.node, &c.node, "c", Role::Member).await;
 
     connect(&c.node, &[&a.node]).await;
     let waiting = until(&c.node, async || {

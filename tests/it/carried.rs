@@ -11,8 +11,7 @@ use serde_json::json;
 
 use crate::kin::Home;
 use crate::members::enrol;
-use crate::pair::{device, introduce, invite};
-use crate::rebase::{LONG, publish, settle, two_and_one_away, write};
+use crate::rebase::{LONG, connect, publish, settle, two_and_a_newcomer, two_and_one_away, until, write};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_that_missed_what_was_dropped_gets_it_in_a_file_and_gives_back_what_it_wrote() {
@@ -55,13 +54,7 @@ async fn a_device_that_missed_what_was_dropped_gets_it_in_a_file_and_gives_back_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_was_cut_off_within_a_checkpoint_begins_nothing_and_the_whole_one_does() {
-    let (a, b, c) = (device("a").await, device("b").await, device("c").await);
-    introduce(&a.node, &b.node).await;
-    write(&a.node, "a", 0..300).await;
-    settle(&a.node, 1).await;
-    let made = publish(&a.node, 300, 2).await;
-    a.node.personal().trim().await.unwrap();
-    invite(&a.node, &c.node, "c", Role::Member).await;
+    let (a, b, c, made) = two_and_a_newcomer().await;
     let folder = tempfile::tempdir().unwrap();
     let (whole, cut) = (folder.path().join("whole"), folder.path().join("cut"));
     a.node.personal().export_bundle(&whole, None, |_| {}).await.unwrap();
@@ -87,6 +80,40 @@ async fn a_file_that_was_cut_off_within_a_checkpoint_begins_nothing_and_the_whol
     assert_eq!(taken.began_with, Some(made.hash));
     assert_eq!(c.node.status().await.unwrap().state_hash, a.node.status().await.unwrap().state_hash);
     for device in [a, b, c] {
+        device.node.stop().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_file_brought_is_not_waited_for_any_more_once_the_ops_came_by_a_connection() {
+    let (a, b, c) = two_and_one_away().await;
+    write(&a.node, "a", 50..500).await;
+    settle(&a.node, 1).await;
+    b.node.stop().await.unwrap();
+    publish(&a.node, 50 + 20 + 450, 1).await;
+    a.node.personal().trim().await.unwrap();
+    let file = tempfile::tempdir().unwrap();
+    let path = file.path().join("bundle");
+    a.node.personal().export_bundle(&path, None, |_| {}).await.unwrap();
+    a.node.stop().await.unwrap();
+
+    let taken = c.node.import_bundle(&path, Consent::Attested, |_| {}).await.unwrap();
+    let why = taken.waiting.expect("one device alone attests it").why;
+    assert_eq!(why, WhyWaiting::Unattested { attested: 1, needed: 2 });
+    let b = b.again().await;
+    b.node.start().await.unwrap();
+    connect(&c.node, &[&b.node]).await;
+    until(&c.node, async || (c.node.status().await.unwrap().op_count == 520).then_some(())).await;
+    c.node.personal().exchange_checkpoints().await.unwrap();
+
+    assert_eq!(c.node.personal().waiting(), None);
+    let rebased = c.node.personal().rebase(Consent::Attested).await.unwrap();
+    assert_eq!(
+        (rebased.base, rebased.waiting),
+        (None, None),
+        "it has replayed, and there is nothing to be asked"
+    );
+    for device in [b, c] {
         device.node.stop().await.unwrap();
     }
 }

@@ -83,6 +83,18 @@ pub async fn two_and_one_away() -> (Device, Device, Device) {
     (a, b, c)
 }
 
+/// Two devices, one of which has dropped what both attest, and one that it has invited and that has met nobody.
+pub async fn two_and_a_newcomer() -> (Device, Device, Device, CheckpointInfo) {
+    let (a, b, c) = (device("a").await, device("b").await, device("c").await);
+    introduce(&a.node, &b.node).await;
+    write(&a.node, "a", 0..300).await;
+    settle(&a.node, 1).await;
+    let made = publish(&a.node, 300, 2).await;
+    a.node.personal().trim().await.unwrap();
+    invite(&a.node, &c.node, "c", Role::Member).await;
+    (a, b, c, made)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_that_missed_what_the_others_dropped_comes_back_with_what_it_wrote_meanwhile() {
     let (a, b, c) = two_and_one_away().await;

@@ -97,7 +97,23 @@ impl Space {
                 break;
             }
         }
+        self.settle_waiting().await?;
         Ok(count)
+    }
+
+    /// Nothing is waited for any more that the ops here lead to meanwhile: a file or a drop box may have brought a
+    /// checkpoint whose history came by a connection.
+    async fn settle_waiting(&self) -> Result<(), NodeError> {
+        let (space, Some(waiting)) = (self.id(), self.waiting()) else { return Ok(()) };
+        let held = self.node.store().checkpoints(&space)?;
+        let manifest = held.iter().map(|held| &held.manifest).find(|held| held.hash() == waiting.checkpoint);
+        let asked = self.node.ask(move |core| Some(core.engine.space(space)?.frontier.clone()));
+        if let (Some(manifest), Some(frontier)) = (manifest, asked.await?)
+            && self.covers(&frontier, &manifest.fields().cut).await?
+        {
+            self.node.checkpoints().begun(space);
+        }
+        Ok(())
     }
 
     /// Nothing is looked for any more that the history here may begin with.
