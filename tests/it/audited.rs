@@ -3,7 +3,8 @@
 use kinfold::node::{BaseAudit, Consent, Node, WhyNotComputed};
 use kinfold::roster::Role;
 
-use crate::kin::Home;
+use crate::drawer::{self, attested, checkpoint};
+use crate::kin::{Home, pair};
 use crate::pair::{device, introduce, invite, note};
 use crate::rebase::{connect, publish, settle, until, until_equal, write};
 
@@ -94,6 +95,36 @@ async fn a_state_that_was_folded_wrongly_is_found_by_whoever_folds_it_again() {
     for device in [a, b, c] {
         device.node.stop().await.unwrap();
     }
+}
+
+#[test]
+fn a_person_has_it_computed_while_a_device_still_holds_the_ops() {
+    let (one, two, three) = (Home::init("one"), Home::init("two"), Home::init("three"));
+    pair(&one, &two);
+    let first = one.up(&[]);
+    let second = two.up(&["--peer", &first.listening]);
+    for row in 0..5 {
+        one.run(&["put", "registry:note", &format!("n {row}"), "1"]).expect_code(0);
+    }
+    one.run(&["wait", "--on", "1"]).expect_code(0);
+    let made = checkpoint(&one, 5);
+    drawer::until(|| attested(&one, &made, 2));
+    one.run(&["gc", "run", "--now", "--yes", &made[..12]]).expect_code(0);
+    pair(&one, &three);
+    let third = three.up(&["--peer", &first.listening]);
+    drawer::until(|| (three.json(&["status"])["base_checkpoint"] == made.as_str()).then_some(()));
+
+    let gone = three.run(&["verify", "--base"]).expect_code(75);
+    assert!(gone.stdout.contains("is still not computed here"), "{gone:?}");
+    gone.says("no connected device holds the ops of").says("connect a device that has not dropped them yet");
+    assert_eq!(third.terminate(), 0);
+    let third = three.up(&["--peer", &first.listening, "--peer", &second.listening]);
+    let computed = drawer::until(|| Some(three.run(&["verify", "--base"])).filter(|ended| ended.code == 0));
+
+    assert!(computed.stdout.contains("5 ops folded again come to what was adopted"), "{computed:?}");
+    let status = three.run(&["status"]).expect_code(0).stdout;
+    assert!(!status.contains("adopted"), "{status}");
+    assert_eq!([first, second, third].map(|daemon| daemon.terminate()), [0; 3]);
 }
 
 #[test]

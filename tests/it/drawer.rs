@@ -45,7 +45,7 @@ fn write(home: &Home, name: &str, ops: std::ops::Range<u64>, rows: u64) {
 }
 
 /// Tries until something is so; each try takes a process.
-fn until<T>(check: impl Fn() -> Option<T>) -> T {
+pub fn until<T>(check: impl Fn() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
         if let Some(found) = check() {
@@ -62,7 +62,7 @@ fn state(home: &Home) -> (Value, Value, Value) {
 }
 
 /// The newest checkpoint, once it is whole here and so many attest it.
-fn attested(home: &Home, made: &str, count: usize) -> Option<()> {
+pub fn attested(home: &Home, made: &str, count: usize) -> Option<()> {
     let list = home.json(&["checkpoint", "--list"]);
     let newest = &list["checkpoints"][0];
     let is_it = newest["hash"] == made && newest["whole"] == true;
@@ -70,7 +70,7 @@ fn attested(home: &Home, made: &str, count: usize) -> Option<()> {
 }
 
 /// A checkpoint of so many ops.
-fn checkpoint(home: &Home, op_count: u64) -> String {
+pub fn checkpoint(home: &Home, op_count: u64) -> String {
     until(|| {
         let made = home.run(&["--json", "checkpoint"]);
         let made: Value = serde_json::from_str(&made.stdout).ok()?;

@@ -22,13 +22,15 @@ pub async fn run(site: &Site, args: Verify, output: &Output) -> Result<(), Failu
     } else {
         show(&form, site, output)?;
     }
+    if !form.sound {
+        return Err(Failure::StateUnsound { space: site.flag() });
+    }
     if let Some((base, kind)) = form.base.as_ref().and_then(|base| Some((base, base.kind.clone()?))) {
         let why = base.why.clone().unwrap_or_default();
         return Err(Failure::BaseNotComputed { kind, why, is_passing: base.passing });
     }
     let differing = form.devices.iter().filter(|device| device.outcome == "differs").count();
     match form.devices.iter().find(|device| device.outcome == "not_compared") {
-        _ if !form.sound => Err(Failure::StateUnsound { space: site.flag() }),
         _ if differing > 0 => Err(Failure::StatesDiffer { devices: differing }),
         Some(device) => Err(Failure::NotCompared {
             device: called(device),
