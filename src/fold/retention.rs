@@ -21,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use thiserror::Error;
 
+use super::query::Head;
 use crate::model::{Dot, Hlc, Payload, Surface, Tier};
 
 /// The surface that policies are rows of.
@@ -166,6 +167,18 @@ pub struct Kept<'a, K> {
     pub hlc: Hlc,
     /// Its op.
     pub dot: Dot,
+}
+
+/// Entities of a surface as a policy sees them: each with its head, and the agent it is of.
+pub fn kept_of<'a>(entities: &'a [(String, Head)], agents: &'a [Option<String>]) -> Vec<Kept<'a, &'a str>> {
+    let kept = |((name, head), agent): (&'a (String, Head), &'a Option<String>)| Kept {
+        name: name.as_str(),
+        agent: agent.as_deref(),
+        timestamp_ms: head.hlc.millis(),
+        hlc: head.hlc,
+        dot: head.dot,
+    };
+    entities.iter().zip(agents).map(kept).collect()
 }
 
 /// The names of what a policy drops, of all entities of a surface or all events of a stream. Whatever

@@ -10,8 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::facts::Facts;
 use super::key::Key;
-use super::query::Head;
-use super::retention::{Kept, POLICY_SURFACE, Policy, plan_against};
+use super::retention::{POLICY_SURFACE, Policy, kept_of, plan_against};
 use super::runs::NoChain;
 use super::state::State;
 use super::tables::Rows;
@@ -81,20 +80,7 @@ impl State {
                     .and_then(|said| said.string_member("agent_id").or_else(|| said.string_member("agent")));
             }
         }
-        let kept = |((key, head), agent): (&'_ (String, Head), &'_ Option<String>)| {
-            (key.clone(), *head, agent.clone())
-        };
-        let all: Vec<(String, Head, Option<String>)> = entities.iter().zip(&agents).map(kept).collect();
-        let all: Vec<Kept<'_, &str>> = all
-            .iter()
-            .map(|(key, head, agent)| Kept {
-                name: key.as_str(),
-                agent: agent.as_deref(),
-                timestamp_ms: head.hlc.millis(),
-                hlc: head.hlc,
-                dot: head.dot,
-            })
-            .collect();
+        let all = kept_of(&entities, &agents);
         let greatest_ms = greatest_of_two(all.iter().map(|kept| (kept.dot.log.device, kept.timestamp_ms)));
         let mut dropped = plan_against(&all, policy, greatest_ms);
         dropped.retain(|key| self.conflict(surface, key, &NoChain).is_none());

@@ -7,7 +7,7 @@ use super::error::NodeError;
 use super::read::Reader;
 use super::space::Space;
 use super::types::{Appended, NewOp};
-use crate::fold::retention::{Kept, POLICY_SURFACE, is_policy_surface, plan};
+use crate::fold::retention::{POLICY_SURFACE, is_policy_surface, kept_of, plan};
 use crate::fold::{Event, Head, Policy, PolicyError, RowFilter};
 use crate::model::{Payload, Surface, Tier};
 
@@ -130,18 +130,7 @@ impl Reader {
             Some(_) => entities.iter().map(|(_, head)| self.agent(head)).collect::<Result<_, _>>()?,
             None => vec![None; entities.len()],
         };
-        let all: Vec<Kept<'_, &str>> = entities
-            .iter()
-            .zip(&agents)
-            .map(|((key, head), agent)| Kept {
-                name: key.as_str(),
-                agent: agent.as_deref(),
-                timestamp_ms: head.hlc.millis(),
-                hlc: head.hlc,
-                dot: head.dot,
-            })
-            .collect();
-        Ok(plan(&all, policy).into_iter().map(str::to_owned).collect())
+        Ok(plan(&kept_of(&entities, &agents), policy).into_iter().map(str::to_owned).collect())
     }
 
     fn agent(&self, head: &Head) -> Result<Option<String>, NodeError> {

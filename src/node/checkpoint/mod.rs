@@ -25,6 +25,7 @@ use tokio::sync::{Notify, RwLock};
 pub use self::audit::{BaseAudit, WhyNotComputed};
 pub use self::bootstrap::{ATTESTATIONS_NEEDED, Adopted, Consent, Rebased, Waiting, WhyWaiting};
 pub(super) use self::bootstrap::{Brought, Left};
+use self::build::Built;
 pub(super) use self::exchange::watch;
 use super::core::Core;
 use super::error::NodeError;
@@ -298,19 +299,7 @@ impl Space {
         let base = self.node.store().base(&space).map(|base| base.checkpoint);
         if is_new {
             let built = self.build(&cut, base, Some(key.clone()), None).await?;
-            let fields = ManifestFields {
-                space,
-                fold_version: crate::fold::FOLD_VERSION,
-                parent: built.parent,
-                root: built.root,
-                content: built.content,
-                key_id: key.id(),
-                author: self.node.device(),
-                cut,
-                state_chunks: built.state_chunks,
-                chunks: built.chunks,
-            };
-            let manifest = Manifest::sign(self.node.identity(), fields);
+            let manifest = self.sign(built, &key, cut);
             self.attest(&manifest)?;
             complete(self.node.store(), &manifest)?;
         }
@@ -336,6 +325,23 @@ impl Space {
         let order = |info: &CheckpointInfo| (info.is_whole, info.op_count, Reverse(info.hash));
         infos.sort_by_key(|info| Reverse(order(info)));
         Ok(infos)
+    }
+
+    /// The manifest of what was built, signed by this device.
+    fn sign(&self, built: Built, key: &EpochKey, cut: Frontier) -> Manifest {
+        let fields = ManifestFields {
+            space: self.id(),
+            fold_version: crate::fold::FOLD_VERSION,
+            parent: built.parent,
+            root: built.root,
+            content: built.content,
+            key_id: key.id(),
+            author: self.node.device(),
+            cut,
+            state_chunks: built.state_chunks,
+            chunks: built.chunks,
+        };
+        Manifest::sign(self.node.identity(), fields)
     }
 
     /// Says that this device has folded its own log to what a manifest says; durable when it returns.
@@ -429,19 +435,7 @@ impl Space {
         let (cut, key) = (cut.map_err(refused)?, key.ok_or(refused(WhyNoCheckpoint::NoKey))?);
         let state = self.fold_wrongly(cut.iter().map(|(log, tip)| (*log, tip.seq)).collect()).await?;
         let built = self.made_of(state, None, Some(key.clone()), None).await?;
-        let fields = ManifestFields {
-            space,
-            fold_version: crate::fold::FOLD_VERSION,
-            parent: None,
-            root: built.root,
-            content: built.content,
-            key_id: key.id(),
-            author: self.node.device(),
-            cut,
-            state_chunks: built.state_chunks,
-            chunks: built.chunks,
-        };
-        let manifest = Manifest::sign(self.node.identity(), fields);
+        let manifest = self.sign(built, &key, cut);
         self.attest_as(&manifest, Basis::Log)?;
         complete(self.node.store(), &manifest)?;
         Ok(manifest.hash())
