@@ -387,10 +387,13 @@ mod tests {
     async fn an_engine_that_does_not_end_is_counted_and_keeps_its_home() {
         let (dir, node) = open().await;
         let (hold, held) = std::sync::mpsc::channel::<()>();
+        let (begun, has_begun) = tokio::sync::oneshot::channel::<()>();
         let busy = tokio::spawn({
             let node = node.clone();
-            async move { node.ask(move |_: &mut Core| held.recv().is_err()).await }
+            let until_let_go = move |_: &mut Core| begun.send(()).is_ok() && held.recv().is_err();
+            async move { node.ask(until_let_go).await }
         });
+        has_begun.await.expect("the engine takes it up");
 
         let stopped = node.stop_within(Duration::from_millis(1)).await;
         let locked = Node::builder(dir.path().join("home")).open().await.err();
