@@ -505,7 +505,8 @@ impl Host {
                 Some(Waiting::Invite(_) | Waiting::Join | Waiting::Unit | Waiting::Round) | None => {}
             },
             Effect::Failed { token, why } => {
-                (env.trace)(format!("{index} > refuses a request: {why}"));
+                let cause = std::error::Error::source(&why).map(ToString::to_string).unwrap_or_default();
+                (env.trace)(format!("{index} > refuses a request: {why}: {cause}"));
                 match life.waiting.remove(&token) {
                     Some(Waiting::Append(_, markers)) => {
                         env.checks.refused.extend(markers.into_iter().flatten());
