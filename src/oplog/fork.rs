@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use crate::crypto::{BatchError, BatchHeader, ForkWitness, SignatureError};
-use crate::model::LogId;
+use crate::model::{LogId, Seq};
 
 /// Two witnesses that prove nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -30,6 +30,7 @@ pub enum ForkError {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ForkProof {
     log: LogId,
+    place: Seq,
     witnesses: [ForkWitness; 2],
 }
 
@@ -49,7 +50,7 @@ impl ForkProof {
         // Ordered by link, so that every device that proves the same fork holds the same bytes.
         let mut witnesses = [one.clone(), other.clone()];
         witnesses.sort_by_key(ForkWitness::link);
-        Ok(Self { log: a.log, witnesses })
+        Ok(Self { log: a.log, place: a.first.max(b.first), witnesses })
     }
 
     /// Reads and checks the byte form.
@@ -68,6 +69,11 @@ impl ForkProof {
     /// The two witnesses one after the other.
     pub fn to_bytes(&self) -> Vec<u8> {
         self.witnesses.iter().flat_map(ForkWitness::to_bytes).collect()
+    }
+
+    /// A place that both claim, the first one; the histories part there or before.
+    pub const fn place(&self) -> Seq {
+        self.place
     }
 
     /// The log that forked.

@@ -172,7 +172,10 @@ impl SpaceState {
         }
         for (log, tip) in cut.iter() {
             let held = self.held(log);
-            if self.is_disputed(log) {
+            // What is raised to the cut is given up for it, and so is what this device has of its own: others begin
+            // behind the place at which the two part, so nobody can select any more.
+            let is_given_up = held.seq < tip.seq || log.device == self.author.log().device;
+            if self.is_disputed(log) && !is_given_up {
                 return Err(BaseRefused::Disputed { log: *log });
             }
             if self.reissues.contains_key(log) {
@@ -249,7 +252,9 @@ mod tests {
         let (first, key) = (identity(), EpochKey::from_bytes([7; 32]));
         let author = Author { identity: &first, key: &key, hlc: Hlc::new(1), entropy: [5; 32] };
         let (roster, _) = Roster::found(&author, &Scope::Personal, "one").unwrap();
-        SpaceState::new(Scope::Personal, roster, LogId { incarnation: Incarnation::new(2), ..log() })
+        let own =
+            LogId { device: Identity::from_secret(&[2; 32]).device(), incarnation: Incarnation::new(2) };
+        SpaceState::new(Scope::Personal, roster, own)
     }
 
     fn batch(space: &SpaceState, entropy: u8) -> SealedBatch {
@@ -298,6 +303,26 @@ mod tests {
             space.proofs.insert(log(), proof);
         };
         assert_eq!(refused(&dispute), BaseRefused::Disputed { log: log() });
+        let mut behind = space();
+        dispute(&mut behind);
+        assert_eq!(
+            behind.check_base(CHECKPOINT, &cut),
+            Ok(()),
+            "what it lacks of the log the others begin behind"
+        );
+        let mut own = space();
+        own.author =
+            crate::oplog::Author::new(LogId { incarnation: Incarnation::new(3), ..log() }, Tip::NONE);
+        own.durable = cut.clone();
+        dispute(&mut own);
+        assert!(own.is_disputed(&log()));
+        assert_eq!(
+            own.check_base(CHECKPOINT, &cut),
+            Ok(()),
+            "its own history gives way to that of the others"
+        );
+        own.base = Some(Base { checkpoint: CHECKPOINT, floor: cut.clone() });
+        assert!(!own.is_disputed(&log()), "it is below the base now");
         let rewrite = |space: &mut SpaceState| {
             space.reissues.insert(log(), Tip::NONE);
         };

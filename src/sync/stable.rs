@@ -6,6 +6,7 @@ use super::effect::Notice;
 use super::engine::Engine;
 use super::space::SpaceState;
 use crate::model::{DeviceId, Frontier, LogId, Root, SpaceId, Tip};
+use crate::oplog::ForkProof;
 use crate::wire::AckFields;
 
 /// The roots that two devices signed for one and the same history.
@@ -69,9 +70,11 @@ impl SpaceState {
         Some(first.iter().filter_map(stable).collect())
     }
 
-    /// Whether two histories of a log are proved and no word has been given which one stands.
+    /// Whether two histories of a log are proved and no word has been given which one stands. Where they part below
+    /// the base, that is settled: what comes after it continues the history that it is of.
     pub fn is_disputed(&self, log: &LogId) -> bool {
-        self.proofs.contains_key(log) && self.roster.branches_of(log).next().is_none()
+        let is_open = |proof: &ForkProof| proof.place() > self.floor(log).seq;
+        self.proofs.get(log).is_some_and(is_open) && self.roster.branches_of(log).next().is_none()
     }
 
     /// Notes whose root for the same history is another one; those found just now.
@@ -130,7 +133,6 @@ pub(super) mod tests {
     use super::*;
     use crate::crypto::{EpochKey, Identity, SealInput, Sealer};
     use crate::model::{Hlc, Incarnation, Scope, Seq, TipHash, Wall};
-    use crate::oplog::ForkProof;
     use crate::roster::{Admit, Author, Change, NewDevice, Role, Roster};
     use crate::sync::space::HeldAck;
     use crate::wire::Ack;
