@@ -834,7 +834,8 @@ fn parted(disk: &Disk, engine: &Engine, space: SpaceId, cut: &Frontier, own: Dev
     for (log, end) in cut.iter().filter(|(log, _)| log.device == own) {
         let held = view.frontier.tip(log);
         let is_within = held.seq >= end.seq && disk.is_end(&space, log, end);
-        if held == Tip::NONE || floor.tip(log) == *end || is_within {
+        let is_behind = floor.tip(log) == *end || end.seq < floor.tip(log).seq;
+        if held == Tip::NONE || is_behind || is_within {
             continue;
         }
         let said = others.iter().filter_map(|device| engine.ack_of(space, device));

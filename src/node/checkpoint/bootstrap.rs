@@ -386,7 +386,9 @@ impl Space {
             Ok(batch.is_some_and(|batch| batch.header().last() == tip.seq && batch.link() == tip.hash))
         };
         for OwnLog { log, held, end, said } in own {
-            if floor.tip(&log) == end || held.seq >= end.seq && is_end(&log, &end)? {
+            // Of a cut that ends before the floor nothing is here to be held against it.
+            let is_behind = floor.tip(&log) == end || end.seq < floor.tip(&log).seq;
+            if is_behind || held.seq >= end.seq && is_end(&log, &end)? {
                 continue;
             }
             let mut to = floor.tip(&log);
