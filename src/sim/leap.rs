@@ -28,8 +28,10 @@ pub(super) struct Leap {
     pub skipped: Duration,
     /// When the leap under way ends, as the devices see it.
     end: Duration,
-    /// Looks in a row at which somebody was about to do something.
-    busy_count: u32,
+    /// Looks in a row at which something was on its way.
+    under_way_count: u32,
+    /// Moments in a row that were soon after each other.
+    soon_count: u32,
 }
 
 impl World {
@@ -69,15 +71,17 @@ impl World {
         let next = awake.filter_map(|host| host.life.as_ref()?.deadline(time)).min();
         // What goes back and forth takes no days, however many are passed over.
         self.network.conns.values_mut().for_each(|conn| conn.delay_ms = (0, 10));
-        let is_soon = next.is_some_and(|at| at < time + SOON);
-        let is_busy = is_soon || self.network.is_busy();
-        self.leap.busy_count = if is_busy { self.leap.busy_count + 1 } else { 0 };
-        let busy_max = if self.network.is_busy() { UNDER_WAY_MAX } else { BUSY_MAX };
+        let is_under_way = self.network.is_busy() && self.leap.under_way_count < UNDER_WAY_MAX;
+        self.leap.under_way_count = if is_under_way { self.leap.under_way_count + 1 } else { 0 };
         let to = match next {
-            // What they are about to do is let happen, unless there is no end to it.
-            _ if is_busy && self.leap.busy_count < busy_max => time,
-            _ if is_busy => time + DAY / 2,
-            Some(at) => at,
+            // What is on its way arrives first.
+            _ if is_under_way => time,
+            Some(at) => {
+                let is_soon = at < time + SOON;
+                self.leap.soon_count = if is_soon { self.leap.soon_count + 1 } else { 0 };
+                // Moment by moment, so that who waits for another is not overtaken; unless there is no end to it.
+                if self.leap.soon_count <= SOON_MAX { at } else { at.max(time + DAY / 2) }
+            }
             None => end,
         };
         self.leap.skipped += to.min(end).saturating_sub(time);
@@ -145,13 +149,13 @@ impl World {
     }
 }
 
-/// How far ahead a moment lies that is waited for in small steps.
+/// Moments that are no further apart than this follow each other.
 const SOON: Duration = Duration::from_secs(600);
 
-/// Such steps in a row.
-const BUSY_MAX: u32 = 40;
+/// Such moments in a row.
+const SOON_MAX: u32 = 200;
 
-/// And while something is on its way.
+/// Looks in a row while something is on its way.
 const UNDER_WAY_MAX: u32 = 300;
 
 const DAY: Duration = Duration::from_secs(86_400);

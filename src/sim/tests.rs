@@ -108,6 +108,11 @@ fn a_checkpoint_is_of_the_history_that_its_maker_holds() {
 }
 
 #[test]
+fn nothing_is_written_again_for_a_checkpoint_behind_the_base() {
+    check([137, 2_528], &years());
+}
+
+#[test]
 fn a_removed_row_stays_removed_where_a_device_begins_behind_what_it_wrote() {
     check([5_007], &Knobs { trust_permille: 60, ..forgetful() });
 }
