@@ -33,6 +33,8 @@ pub(super) struct Device {
     failed: Vec<RequestError>,
     lookup_count: usize,
     is_ill: bool,
+    /// Another one for each copy.
+    twin: u8,
     pub uptime: Duration,
     pub wall: Wall,
 }
@@ -52,15 +54,20 @@ pub(super) struct Fleet {
 
 impl Fleet {
     pub fn new(count: u8) -> Self {
+        Self::with_roles(&vec![Role::Admin; usize::from(count)])
+    }
+
+    /// The first of them has founded the space.
+    pub fn with_roles(roles: &[Role]) -> Self {
         let identities: Vec<Arc<Identity>> =
-            (1..=count).map(|n| Arc::new(Identity::from_secret(&[n; 32]))).collect();
+            (1..).zip(roles).map(|(n, _)| Arc::new(Identity::from_secret(&[n; 32]))).collect();
         let key = EpochKey::from_bytes([7; 32]);
         let author = Author { identity: &identities[0], key: &key, hlc: Hlc::new(1), entropy: [5; 32] };
         let (mut roster, genesis) = Roster::found(&author, &Scope::Personal, "one").unwrap();
         let space = roster.space();
         let mut records = vec![(RecordHash::from_bytes(*space.as_bytes()), genesis)];
-        for identity in &identities[1..] {
-            let new = NewDevice { device: identity.device(), role: Role::Admin, name: "another" };
+        for (identity, role) in identities.iter().zip(roles).skip(1) {
+            let new = NewDevice { device: identity.device(), role: *role, name: "another" };
             let record = roster.add_device(&author, &new).unwrap();
             let before: Vec<RecordHash> = roster.record_hashes().collect();
             assert!(matches!(roster.admit(record.clone()), Ok(Admit::New { .. })));
@@ -78,13 +85,24 @@ impl Fleet {
                 hash: *hash,
                 bytes: bytes.clone(),
             };
-            let mut writes = vec![space_write, Write::Key { space, key: key.clone() }];
+            let mut writes = vec![space_write];
+            writes.extend(roles[index].holds_keys().then(|| Write::Key { space, key: key.clone() }));
             writes.extend(records.iter().map(record));
             disk.commit(&[Txn { id: TxnId::new(0), writes }]).unwrap();
             Device::open(identity, disk, space, Chunks::new())
         };
         let devices = identities.into_iter().enumerate().map(device).collect();
         Self { space, devices }
+    }
+
+    /// Copies the home of a device, and the copy runs as another one; which.
+    pub fn copy(&mut self, of: usize) -> usize {
+        let original = &self.devices[of];
+        let (identity, disk) = (Arc::clone(&original.identity), original.disk.clone());
+        let mut copy = Device::open(identity, disk, self.space, original.chunks.clone());
+        (copy.uptime, copy.wall, copy.twin) = (original.uptime, original.wall, original.twin + 1);
+        self.devices.push(copy);
+        self.devices.len() - 1
     }
 
     pub fn tell(&mut self, device: usize, input: Input) {
@@ -176,6 +194,7 @@ impl Device {
             failed: Vec::new(),
             lookup_count: 0,
             is_ill: false,
+            twin: 0,
             uptime: Duration::from_secs(5),
             wall: Wall::from_millis(1_700_000_000_000),
         };
@@ -215,7 +234,10 @@ impl Device {
         let mut n = 0;
         while let Some(input) = (!inputs.is_empty()).then(|| inputs.remove(0)) {
             n += 1;
-            let entropy = *blake3::hash(&[self.done.len() as u8, n, self.lookup_count as u8]).as_bytes();
+            let mut entropy = blake3::Hasher::new();
+            entropy.update(self.identity.device().as_bytes()).update(&self.uptime.as_millis().to_le_bytes());
+            entropy.update(&[self.twin, self.done.len() as u8, n, self.lookup_count as u8]);
+            let entropy = *entropy.finalize().as_bytes();
             let now = Now { uptime: self.uptime, wall: self.wall, entropy };
             for effect in self.engine.step(&now, input) {
                 match effect {

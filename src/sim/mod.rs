@@ -14,6 +14,8 @@ pub mod check;
 pub mod disk;
 mod gc;
 mod host;
+#[cfg(test)]
+mod keyless;
 mod leap;
 pub mod lease;
 mod network;

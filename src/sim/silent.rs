@@ -23,7 +23,7 @@ fn fleet(count: u8) -> Fleet {
 
 impl Fleet {
     /// Time passes for a device that is awake.
-    fn pass(&mut self, device: usize, time: Duration) {
+    pub(super) fn pass(&mut self, device: usize, time: Duration) {
         let end = self.devices[device].uptime + time;
         loop {
             let at = self.devices[device].engine.deadline().map(|deadline| deadline.at.max(HOUR / 3_600));
@@ -58,7 +58,7 @@ impl Fleet {
         self.devices[at].engine.silent_days(self.space, &self.devices[of].identity.device())
     }
 
-    fn disconnect(&mut self, one: usize, other: usize) {
+    pub(super) fn disconnect(&mut self, one: usize, other: usize) {
         self.tell(one, Input::Closed { peer: peer(other) });
         self.tell(other, Input::Closed { peer: peer(one) });
     }

@@ -15,7 +15,7 @@ use super::space::Then;
 use super::txn::Write;
 use crate::crypto::{EpochKey, verify};
 use crate::model::{DeviceId, Hlc, KeyId, Now, RecordHash, ScopeTag, SpaceId};
-use crate::roster::{Author as RosterAuthor, Confirmation, Epoch, Proposal, Role};
+use crate::roster::{Author as RosterAuthor, Confirmation, Proposal, Role};
 use crate::wire::Message;
 
 /// A rotation this device coordinates.
@@ -62,8 +62,16 @@ impl Engine {
         let Some(state) = self.spaces.get(&space) else { return };
         let may_hold = state.roster.role_of(&own).is_some_and(Role::holds_keys);
         if may_hold && state.roster.knows_key(&key.id()) {
-            self.take_key(space, key);
+            self.take_given_key(space, key);
         }
+    }
+
+    /// Takes a key that another reader has handed over: keys can be had from others again.
+    fn take_given_key(&mut self, space: SpaceId, key: EpochKey) {
+        if let Some(state) = self.spaces.get_mut(&space) {
+            state.keyless_count = 0;
+        }
+        self.take_key(space, key);
     }
 
     /// Makes a key durable; it counts from then on.
@@ -183,7 +191,7 @@ impl Engine {
         if state.keys.contains_key(&key.id()) {
             return self.confirm_held(space, key.id());
         }
-        self.take_key(space, key);
+        self.take_given_key(space, key);
     }
 
     /// Confirms a proposal whose key is durable here.
@@ -263,9 +271,13 @@ impl Engine {
     /// Rotates where it is due and it is this device's turn.
     pub(super) fn rotate_if_due(&mut self, now: &Now, space: SpaceId) {
         let Some(state) = self.spaces.get_mut(&space) else { return };
-        if state.rotate_at.take_if(|at| *at <= now.uptime).is_some()
-            && self.rotates_after(now, space).is_some()
-        {
+        if state.rotate_at.take_if(|at| *at <= now.uptime).is_none() {
+            return;
+        }
+        if self.rotates_after(now, space).is_some() {
+            if let Some(state) = self.spaces.get_mut(&space).filter(|state| state.is_keyless()) {
+                state.keyless_count += 1;
+            }
             self.rotate(now, space, Vec::new());
         }
     }
@@ -288,21 +300,18 @@ impl Engine {
         if state.roster.is_rotation_due() || is_old && (is_large || has_all()) {
             return Some(ROTATE_AFTER);
         }
-        // Whoever had the current key may be gone with it: a disk that was lost, a backup put back.
-        let is_keyless = match state.roster.epoch() {
-            Epoch::Current { key_id, .. } => !state.keys.contains_key(&key_id),
-            Epoch::Contested { .. } => false,
-        };
-        // Where nobody is connected, whoever has it may only be met through a drop box so far: two such devices
-        // would renew each other's keys at every round.
-        let is_connected =
-            || state.roster.members().any(|member| member.device != own && is_here(&member.device));
-        let is_only_reader = || readers().all(|member| member.device == own);
-        match is_keyless {
-            true if is_connected() || is_only_reader() => Some(KEYLESS_AFTER),
-            true => Some(KEYLESS_ALONE_AFTER),
-            false => None,
+        if !state.is_keyless() {
+            return None;
         }
+        // Whoever had the current key may be gone with it: a disk that was lost, a backup put back. But where no
+        // reader is connected, whoever has it may only be met through a drop box or a device that reads nothing:
+        // two such devices would renew each other's keys at every round.
+        let is_other_here = || readers().any(|member| member.device != own && is_here(&member.device));
+        let is_only_reader = || readers().all(|member| member.device == own);
+        let first = if is_other_here() || is_only_reader() { KEYLESS_AFTER } else { KEYLESS_AFTER_MAX };
+        // A second time means that the one before did not help: the only reader runs twice, for one.
+        let longer = 2u32.saturating_pow(state.keyless_count.min(16));
+        Some(first.saturating_mul(longer).min(KEYLESS_AFTER_MAX))
     }
 
     /// Asks an admin to coordinate the rotation that is due because this device leaves.
@@ -380,8 +389,9 @@ const ROTATE_AFTER: Duration = Duration::from_millis(500);
 /// How long an admin waits for a current key that nobody hands over, before it makes a new one.
 const KEYLESS_AFTER: Duration = Duration::from_secs(20);
 
-/// How long where nobody is connected: what it writes meanwhile is durable here, and goes nowhere.
-const KEYLESS_ALONE_AFTER: Duration = Duration::from_secs(24 * 3_600);
+/// How long at most, and where no other reader is connected: what it writes meanwhile is durable here, and goes
+/// nowhere.
+const KEYLESS_AFTER_MAX: Duration = Duration::from_secs(24 * 3_600);
 
 /// How much longer each further admin waits.
 const ROTATE_APART: Duration = Duration::from_secs(4);

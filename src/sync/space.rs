@@ -69,6 +69,8 @@ pub(super) struct SpaceState {
     pub rotation: Option<Rotation>,
     /// When this device is to rotate by itself.
     pub rotate_at: Option<Duration>,
+    /// How many keys in a row this device has begun for want of the current one.
+    pub keyless_count: u32,
     /// Whether this device has been told that it is no member any more.
     pub is_removal_told: bool,
     /// The epoch that was spoken of last.
@@ -168,6 +170,7 @@ impl SpaceState {
             proposed: BTreeMap::new(),
             rotation: None,
             rotate_at: None,
+            keyless_count: 0,
             is_removal_told: false,
             epoch_told,
             lease_home: HostInstance::FIRST,
@@ -195,6 +198,11 @@ impl SpaceState {
             // A device that was removed holds one of the keys, whichever it is.
             Epoch::Contested { .. } => None,
         }
+    }
+
+    /// Whether the current key is one that this device does not have.
+    pub fn is_keyless(&self) -> bool {
+        matches!(self.roster.epoch(), Epoch::Current { key_id, .. } if !self.keys.contains_key(&key_id))
     }
 
     /// Whether a device stores this space without reading it.
