@@ -465,3 +465,21 @@ fn a_base_does_not_go_back_nor_over_another_history_and_unknown_spaces_have_none
     let other_history = RequestError::Base(BaseRefused::OtherHistory { log });
     assert_eq!(second.devices[0].failed, [other_history]);
 }
+
+#[test]
+fn a_device_in_doubt_begins_a_log_though_it_knows_of_nothing_that_it_wrote() {
+    let mut fleet = Fleet::new(2);
+    let space = fleet.space;
+    let backup = fleet.copy(0);
+    fleet.connect(0, 1);
+    fleet.write(0, 1);
+    fleet.disconnect(0, 1);
+
+    fleet.tell(backup, Input::Doubt);
+    fleet.write(backup, 1);
+    fleet.connect(backup, 1);
+
+    assert_eq!([1, backup].map(|device| fleet.devices[device].held(space).op_count()), [2, 2]);
+    let is_fork = |notice: &Notice| matches!(notice, Notice::Fork { .. });
+    assert!(!fleet.devices.iter().any(|device| device.notices.iter().any(is_fork)));
+}

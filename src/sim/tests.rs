@@ -108,6 +108,11 @@ fn a_checkpoint_is_of_the_history_that_its_maker_holds() {
 }
 
 #[test]
+fn a_backup_from_before_the_first_write_does_not_go_on_with_its_log() {
+    check([106], &years());
+}
+
+#[test]
 fn nothing_is_written_again_for_a_checkpoint_behind_the_base() {
     check([137, 2_528], &years());
 }

@@ -203,15 +203,11 @@ impl Engine {
         }
     }
 
-    /// The own past is in doubt: nothing is written again where something was written before.
+    /// The own past is in doubt: nothing is written again where something may have been written before, and that
+    /// is so where nothing is known of it, too.
     pub(super) fn doubt(&mut self) {
         for space in self.active_spaces() {
-            let Some(state) = self.spaces.get(&space) else { continue };
-            if state.author.next_seq() > Seq::new(1) {
-                self.begin_new_log(space);
-            } else {
-                self.doubt_lease(space);
-            }
+            self.begin_new_log(space);
         }
     }
 
