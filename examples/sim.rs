@@ -1,7 +1,7 @@
 //! Runs many seeded worlds: `cargo run --release --example sim -- --seeds 10000`.
 //!
 //! Options: `--seeds N`, `--from S`, `--devices D`, `--hostile PERMILLE`, `--trust PERMILLE`,
-//! `--gc PERMILLE`, `--months MONTHS`, `--trace LINES`, `--keep-going`.
+//! `--gc PERMILLE`, `--months MONTHS`, `--no-copies`, `--trace LINES`, `--keep-going`.
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -23,6 +23,10 @@ fn main() -> ExitCode {
             "--gc" => number().map(|value| knobs.gc_permille = value).is_some(),
             "--trace" => number().map(|value| lines = value as usize).is_some(),
             "--months" => number().map(|value| knobs.months = u32::try_from(value).unwrap_or(120)).is_some(),
+            "--no-copies" => {
+                knobs.copies = false;
+                true
+            }
             "--keep-going" => {
                 is_stubborn = true;
                 true

@@ -109,7 +109,8 @@ impl World {
                 self.hosts[host].is_doubtful = self.rng.happens(500);
                 self.soon(10, 4_000, Event::Boot { host });
             }
-            60..68 => self.copy_home(host),
+            60..68 if self.knobs.copies => self.copy_home(host),
+            60..68 => {}
             68..76 => {
                 let other = self.rng.index(self.hosts.len());
                 let devices: BTreeSet<_> = self.hosts.iter().map(Host::device).collect();

@@ -38,6 +38,8 @@ pub struct Knobs {
     pub devices: Option<usize>,
     /// How often what happens is about trust (restores, copies, removals, new keys), of a thousand.
     pub trust_permille: u64,
+    /// Whether homes are copied, so that devices run twice.
+    pub copies: bool,
     /// How often what happens is about dropping history (a checkpoint is made, attested, begun with), of a
     /// thousand.
     pub gc_permille: u64,
@@ -56,6 +58,7 @@ impl Default for Knobs {
         Self {
             devices: None,
             trust_permille: 0,
+            copies: true,
             gc_permille: 0,
             months: 0,
             commit_fail_permille: 300,

@@ -66,7 +66,8 @@ impl World {
             let others = members.iter().filter(|device| **device != host.identity.device());
             let unheld = others.filter(|device| !holders.contains(device)).count();
             let standing = (space, view.frontier.digest(), view.roster.digest());
-            let said = view.roster.members().filter_map(|member| member.dormancy);
+            let said = view.roster.members().filter(|member| !outside.contains(&member.device));
+            let said = said.filter_map(|member| member.dormancy);
             let is_one_away = said.filter(|dormancy| dormancy.after_days.is_some()).count() > 0;
             if is_blind {
                 if first.is_some_and(|(expected, _)| expected != standing) {
