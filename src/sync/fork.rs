@@ -169,7 +169,11 @@ impl Engine {
     fn keep_proof(&mut self, space: SpaceId, proof: ForkProof, from: Option<PeerId>) {
         let Some(state) = self.spaces.get_mut(&space) else { return };
         let log = proof.log();
-        if state.proofs.contains_key(&log) || state.roster.role_of(&log.device).is_none() {
+        // One is enough, but for one that the base has settled: a later one is news.
+        let floor = state.floor(&log).seq;
+        let is_news = |held: &ForkProof| held.place() <= floor && proof.place() > floor;
+        let is_known = state.proofs.get(&log).is_some_and(|held| !is_news(held));
+        if is_known || state.roster.role_of(&log.device).is_none() {
             return;
         }
         let scope = state.tag;
