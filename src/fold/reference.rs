@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
+use super::facts::Content;
 use super::root::{bucket_of, head_bytes, leaf, row_bytes};
 use super::runs::RunStatus;
 use super::state::State;
@@ -230,7 +231,8 @@ pub(super) fn fold(ops: &[Written]) -> Folded<'_> {
         rows.entry((op.surface().to_string(), op.key().to_string())).or_default().push(written);
     }
     for row in rows.values_mut() {
-        row.sort_by_key(|written| (name_of(written), said(written)));
+        // A device may say two contents at one place with one stamp: facts stand by their contents then.
+        row.sort_by_key(|written| (name_of(written), said(written), stated(written)));
         let all = row.clone();
         let mut contents = BTreeSet::new();
         row.retain(|written| match written.op.as_ref().unwrap() {
@@ -289,6 +291,14 @@ pub(super) fn place(ops: &[Written], head: &Written) -> Dot {
 fn said(written: &Written) -> Option<(IntentStatus, LeaseEpoch, CertHash)> {
     match written.op.as_ref()? {
         Op::Intent { status, epoch, cert, .. } => Some((*status, *epoch, *cert)),
+        _ => None,
+    }
+}
+
+/// What tells the contents of a fact apart; `None` for other ops.
+fn stated(written: &Written) -> Option<[u8; 16]> {
+    match written.op.as_ref()? {
+        Op::Fact { payload, .. } => Some(*Content::of(payload.as_str()).as_bytes()),
         _ => None,
     }
 }

@@ -490,6 +490,19 @@ mod tests {
     }
 
     #[test]
+    fn of_two_contents_said_at_one_place_the_smaller_hash_wins_in_any_order() {
+        let (plain, superseding) = (fact(dot(0, 2), 3, "1"), fact(dot(0, 2), 3, r#"{"supersedes":"other"}"#));
+        let early = fresh(&[reissued(dot(0, 1), &plain), superseding.clone()]);
+        let late = fresh(&[reissued(dot(0, 1), &superseding), plain]);
+
+        for mut state in [early, late] {
+            assert_eq!(state.counts().conflicts, 1);
+            assert_eq!(state.superseded_by(&Surface::Skill, "other"), ["row"], "its content is the smaller");
+            assert_eq!(state.root(), state.recomputed_root());
+        }
+    }
+
+    #[test]
     fn a_superseded_fact_is_passed_over_and_of_a_circle_every_fact_stays() {
         let says = |key: &str, at, hlc, payload: &str| {
             let payload = Payload::parse(payload).unwrap();

@@ -34,6 +34,18 @@ pub(super) enum Rows {
     Ledger(Ledger),
 }
 
+impl Rows {
+    /// A surface whose rows name each other, or were all dropped by a policy, holds none.
+    pub(super) fn is_empty(&self) -> bool {
+        match self {
+            Self::Registers(registers) => registers.rows().is_empty(),
+            Self::Facts(facts) => facts.entities().is_empty(),
+            Self::Streams(streams) => streams.streams().is_empty(),
+            Self::Ledger(ledger) => ledger.runs().is_empty(),
+        }
+    }
+}
+
 impl Tables {
     pub(super) fn find(&self, surface: &Surface) -> Option<&Table> {
         self.by_surface.get(surface).map(|at| &self.tables[*at])

@@ -201,6 +201,21 @@ mod tests {
     }
 
     #[test]
+    fn a_surface_of_which_no_row_is_left_leaves_no_trace() {
+        let put = |log_index: usize, names: usize| {
+            let dot = |log_index| Dot { log: log(log_index), seq: Seq::new(1) };
+            let (surface, payload) = ("registry:gone".parse().unwrap(), Payload::parse("1").unwrap());
+            written(dot(log_index), 1, Op::Put { surface, key: "k".into(), preds: vec![dot(names)], payload })
+        };
+        let mut state = State::new(SPACE);
+        apply_interleaved(&mut state, &[put(0, 1), put(1, 0)], &[]);
+
+        let chunks = chunks(&state);
+        assert!(!chunks.concat().windows(4).any(|bytes| bytes == b"gone"));
+        assert_eq!(self::chunks(&build(&chunks).unwrap()), chunks);
+    }
+
+    #[test]
     fn a_snapshot_of_many_rows_takes_several_bounded_chunks() {
         let mut state = State::new(SPACE);
         let log = log(0);

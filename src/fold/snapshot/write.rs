@@ -18,7 +18,7 @@ impl State {
         let mut out = ChunkWriter::new(sink);
         let ranks = self.encode_head(&mut out);
         self.encode_places(&ranks, &mut out);
-        for table in self.tables.by_name() {
+        for table in self.tables.by_name().filter(|table| !table.rows.is_empty()) {
             out.record(SURFACE, |out| write_text(&table.name, out));
             match &table.rows {
                 Rows::Registers(registers) => {
