@@ -848,7 +848,7 @@ impl Core {
             }
             Notice::BelowFloor { space, device, checkpoint, .. } => {
                 info!(device = %device.short(), %checkpoint, "that device does not hold any more what is missing here");
-                self.serving.below.insert(space);
+                self.serving.below.insert(space, device);
                 self.serving.news.notify_one();
             }
             Notice::Removed { .. } => {

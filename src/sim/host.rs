@@ -136,8 +136,8 @@ pub(super) struct Life {
     acks_stored: Duration,
     /// Since when some device is connected without a break, by the wall clock.
     connected_since: Wall,
-    /// Whether others do not hold any more what is missing here.
-    is_below: bool,
+    /// Who does not hold any more what is missing here.
+    is_below: Option<DeviceId>,
     /// The request by which it says that it is back.
     coming_back: Option<Token>,
 }
@@ -284,7 +284,7 @@ impl Host {
             token_last: 0,
             acks_stored: env.now,
             connected_since: Wall::from_millis(0),
-            is_below: false,
+            is_below: None,
             coming_back: None,
         });
         if std::mem::take(&mut self.is_doubtful)
@@ -376,6 +376,8 @@ impl Host {
             for (log, after, through) in life.engine.to_reissue(space) {
                 life.reissues.push_back(Order { space, log, after, through });
             }
+            // What was asked for in the meantime has waited for this.
+            life.is_asking = true;
         }
         self.settle(env)
     }
@@ -567,9 +569,9 @@ impl Host {
                 }
             }
             Notice::CalledDormant { .. } => env.checks.dormant_count += 1,
-            Notice::Based { .. } => life.is_below = false,
-            Notice::BelowFloor { space, checkpoint, .. } => {
-                life.is_below = true;
+            Notice::Based { .. } => life.is_below = None,
+            Notice::BelowFloor { space, device, checkpoint, .. } => {
+                life.is_below = Some(device);
                 life.requests.push_back(Request::BeginAt(space, checkpoint));
             }
             Notice::RecordRefused { why, .. } => {
@@ -775,7 +777,7 @@ impl Life {
             known.is_some_and(|known| known.ops_beyond(view.frontier) == 0)
         };
         let is_back = (dormancy.after_days.is_some() || was_away())
-            && !self.is_below
+            && self.is_below.is_none_or(|device| holds_all(&device))
             && self.engine.peers().iter().any(|peer| holds_all(&peer.device));
         if !is_back || self.coming_back.is_some_and(is_asked) {
             return;

@@ -477,17 +477,22 @@ impl Core {
 
     /// Whether the history of a space has no beginning here that peers could continue.
     pub(in crate::node) fn begins_anew(&self, space: SpaceId) -> bool {
-        self.engine.is_held_back(space) || self.serving.below.contains(&space)
+        // It may have come another way since, from the one who said so or from others.
+        let is_below = |device: &DeviceId| !self.holds_all_of(space, device);
+        self.engine.is_held_back(space) || self.serving.below.get(&space).is_some_and(is_below)
+    }
+
+    /// Whether this device holds what a connected device does, as far as that has said.
+    fn holds_all_of(&self, space: SpaceId, device: &DeviceId) -> bool {
+        let Some(view) = self.engine.space(space) else { return false };
+        let known = self.engine.announced(space, device);
+        known.is_some_and(|known| known.ops_beyond(view.frontier) == 0)
     }
 
     /// Whether this device was called dormant while it was away, and holds now what the others do.
     fn is_back(&self, space: SpaceId) -> bool {
-        let Some(view) = self.engine.space(space) else { return false };
-        let holds_all = |device: &DeviceId| {
-            let known = self.engine.announced(space, device);
-            known.is_some_and(|known| known.ops_beyond(view.frontier) == 0)
-        };
-        self.was_called_dormant(space) && self.engine.peers().iter().any(|peer| holds_all(&peer.device))
+        let mut peers = self.engine.peers().into_iter();
+        self.was_called_dormant(space) && peers.any(|peer| self.holds_all_of(space, &peer.device))
     }
 
     /// Whether this device was called dormant while it was away, and its history has a beginning.

@@ -75,8 +75,8 @@ pub(super) struct Serving {
     /// For tests: whether chunks are given with a byte changed.
     #[cfg(feature = "sim")]
     spoils: Arc<std::sync::atomic::AtomicBool>,
-    /// Spaces of which a device has said that it does not hold any more what is missing here.
-    pub below: BTreeSet<SpaceId>,
+    /// Spaces of which a device has said that it does not hold any more what is missing here, and which it was.
+    pub below: BTreeMap<SpaceId, DeviceId>,
     /// Since when some device is connected without a break, by the wall clock in Unix milliseconds.
     pub connected_since: u64,
     /// When this device last had a round with a drop box, on the uptime clock.
@@ -98,7 +98,7 @@ impl Serving {
             answering: Arc::default(),
             #[cfg(feature = "sim")]
             spoils: Arc::clone(&checkpoints.spoils),
-            below: BTreeSet::new(),
+            below: BTreeMap::new(),
             connected_since: 0,
             box_seen: None,
         }
