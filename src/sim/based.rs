@@ -255,7 +255,10 @@ impl Device {
                         self.outbox.push((peer, Parcel::Batches(vec![batch])))
                     }
                     Effect::Push { peer, space, log, after, after_link, through } => {
-                        assert!(continues(&self.disk, &space, &log, after, after_link));
+                        if !continues(&self.disk, &space, &log, after, after_link) {
+                            inputs.push(Input::PushForked { peer, space, log, at: after });
+                            continue;
+                        }
                         let run = self.disk.run(&space, &log, after, through, usize::MAX);
                         let batches = run.iter().map(|batch| batch.bytes().clone()).collect();
                         self.outbox.push((peer, Parcel::Batches(batches)));
@@ -482,4 +485,31 @@ fn a_device_in_doubt_begins_a_log_though_it_knows_of_nothing_that_it_wrote() {
     assert_eq!([1, backup].map(|device| fleet.devices[device].held(space).op_count()), [2, 2]);
     let is_fork = |notice: &Notice| matches!(notice, Notice::Fork { .. });
     assert!(!fleet.devices.iter().any(|device| device.notices.iter().any(is_fork)));
+}
+
+#[test]
+fn a_search_that_ended_below_the_base_of_a_peer_is_begun_anew_from_the_base() {
+    let mut fleet = Fleet::new(2);
+    let space = fleet.space;
+    fleet.connect(0, 1);
+    fleet.write(0, 41);
+    let checkpoint = fleet.checkpoint(1, 0xc1);
+    fleet.begin_at(1, &checkpoint);
+    let backup = fleet.copy(0);
+    fleet.write(0, 9);
+    fleet.disconnect(0, 1);
+    // So many that the end of the cut is not among the places that are asked about.
+    fleet.write(backup, 37);
+    let log = fleet.devices[backup].engine.space(space).unwrap().own_log;
+    let selected = |fleet: &Fleet| -> Vec<u64> {
+        let view = fleet.devices[1].engine.space(space).unwrap();
+        view.roster.branches_of(&log).map(|branch| branch.base.seq.get()).collect()
+    };
+
+    fleet.connect(backup, 1);
+    assert_eq!(fleet.devices[backup].told_floor().len(), 1);
+    assert_eq!(selected(&fleet), [0; 0], "there it is below the floor");
+    fleet.begin_at(backup, &checkpoint);
+
+    assert_eq!(selected(&fleet), [41]);
 }

@@ -107,6 +107,7 @@ impl Engine {
         }
         self.notice(Notice::Based { space, checkpoint });
         self.emit(Effect::Done { token });
+        self.locate_anew(space);
         // What was held back below the base by the roster may be in order now.
         self.enforce(space);
         self.acknowledge(now, space);

@@ -29,6 +29,8 @@ pub(super) struct Locating {
     points: Vec<Tip>,
     /// Questions left: a peer that answers in circles is not asked for ever.
     rounds_left: u32,
+    /// An answer is under way that is to a search given up for this one.
+    is_answer_stale: bool,
 }
 
 impl Engine {
@@ -76,9 +78,29 @@ impl Engine {
         if session.locating.contains_key(&log) {
             return;
         }
-        let locating = Locating { low, points: Vec::new(), rounds_left: ROUNDS_MAX };
-        session.locating.insert(log, locating);
+        let (points, rounds_left) = (Vec::new(), ROUNDS_MAX);
+        session.locating.insert(log, Locating { low, points, rounds_left, is_answer_stale: false });
         self.look_for_points(peer, space, log, low.seq, None);
+    }
+
+    /// Asks everybody anew where histories of own logs part, from the base on: whoever had begun with it before
+    /// could say of a place below it only that it is below.
+    pub(super) fn locate_anew(&mut self, space: SpaceId) {
+        let own = self.identity.device();
+        let Some(state) = self.spaces.get(&space) else { return };
+        let is_beyond = |(log, tip): &(&LogId, &Tip)| log.device == own && tip.seq > state.floor(log).seq;
+        let logs: Vec<LogId> = state.durable.iter().filter(is_beyond).map(|(log, _)| *log).collect();
+        for peer in self.peers.keys().copied().collect::<Vec<_>>() {
+            let Some(session) = self.session(peer, space) else { continue };
+            let given_up = std::mem::take(&mut session.locating);
+            for log in &logs {
+                self.locate(peer, space, *log);
+                let search = self.session(peer, space).and_then(|session| session.locating.get_mut(log));
+                if let Some(search) = search {
+                    search.is_answer_stale = given_up.get(log).is_some_and(|old| !old.points.is_empty());
+                }
+            }
+        }
     }
 
     /// Gathers the next points to ask about: spread evenly over what is after `low` and before `high`.
@@ -181,6 +203,9 @@ impl Engine {
         };
         let Some(session) = self.session(peer, space) else { return };
         let Some(locating) = session.locating.get_mut(&log) else { return };
+        if std::mem::take(&mut locating.is_answer_stale) {
+            return;
+        }
         let is_asked = common == Tip::NONE || locating.points.contains(&common);
         let common = if common == Tip::NONE { locating.low } else { common };
         let (true, Some(ends)) = (is_asked, ends) else {
