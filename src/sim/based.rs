@@ -513,3 +513,26 @@ fn a_search_that_ended_below_the_base_of_a_peer_is_begun_anew_from_the_base() {
 
     assert_eq!(selected(&fleet), [41]);
 }
+
+#[test]
+fn an_ack_that_a_crash_took_back_is_not_in_the_way_of_another_of_its_number() {
+    let mut fleet = Fleet::new(2);
+    fleet.connect(0, 1);
+    fleet.write(0, 1);
+    let backup = fleet.copy(1);
+    let checkpoint = fleet.checkpoint(0, 0xc1);
+    fleet.begin_at(1, &checkpoint);
+    fleet.disconnect(0, 1);
+    let said = |fleet: &Fleet, by: usize| {
+        let (device, engine) = (fleet.devices[1].identity.device(), &fleet.devices[by].engine);
+        let number = engine.ack_frames(fleet.space).into_iter().find(|(of, _, _)| *of == device).unwrap().1;
+        (number, engine.ack_of(fleet.space, &device).unwrap().frontier.op_count())
+    };
+
+    fleet.write(backup, 1);
+    let (before, now) = (said(&fleet, 0), said(&fleet, backup));
+    assert_eq!((before.0, before.1, now.1), (now.0, 1, 2), "of one number, and not the same");
+    fleet.connect(backup, 0);
+
+    assert_eq!(said(&fleet, 0).1, 2);
+}
