@@ -124,7 +124,7 @@ impl Stream {
         })
     }
 
-    fn contains(&self, event: &Entry, logs: &Logs) -> bool {
+    pub(super) fn contains(&self, event: &Entry, logs: &Logs) -> bool {
         self.runs.iter().any(|run| run.binary_search_by(|held| logs.order(held, event)).is_ok())
     }
 

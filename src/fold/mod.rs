@@ -24,6 +24,7 @@ mod covered;
 mod events;
 mod facts;
 mod key;
+mod known;
 mod ledger;
 mod logs;
 mod query;
