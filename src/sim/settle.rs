@@ -16,6 +16,7 @@ impl World {
     /// What is still missing.
     pub(super) fn unsettled(&mut self) -> Option<String> {
         let mut first = None;
+        let mut blind = Vec::new();
         let mut all: BTreeSet<DeviceId> =
             self.hosts.iter().filter(|host| host.is_member()).map(Host::device).collect();
         let gone: Vec<DeviceId> =
@@ -70,9 +71,7 @@ impl World {
             let said = said.filter_map(|member| member.dormancy);
             let is_one_away = said.filter(|dormancy| dormancy.after_days.is_some()).count() > 0;
             if is_blind {
-                if first.is_some_and(|(expected, _)| expected != standing) {
-                    return Some(format!("device {index} stores something else than device 0"));
-                }
+                blind.push((index, standing));
                 continue;
             }
             let Some(root) = host.state(&space).map(|state| state.root()) else {
@@ -96,7 +95,9 @@ impl World {
                 return Some(format!("device {index} misses receipts of {unheld} others"));
             }
         }
-        None
+        let (expected, _) = first?;
+        let other = blind.into_iter().find(|(_, standing)| *standing != expected);
+        other.map(|(index, _)| format!("device {index} stores something else than those that read"))
     }
 
     /// Whether a device was removed, as others know.
@@ -138,11 +139,12 @@ impl World {
                 }
                 for peer in engine.peers() {
                     let line = format!(
-                        "    {} is {}, greeted {}, settled {}",
+                        "    {} is {}, greeted {}, settled {}, has said {}",
                         peer.peer.get(),
                         peer.device.short(),
                         peer.is_greeted,
-                        peer.is_settled
+                        peer.is_settled,
+                        engine.announced(space, &peer.device).map(tips).unwrap_or_default().join(" ")
                     );
                     self.trace.push_back(line);
                 }
