@@ -167,8 +167,16 @@ impl Engine {
         if frontier.digest() != said.frontier_digest {
             return;
         }
-        session.acks_received.insert(said.device, (said.number, frontier.clone()));
+        let before = session.acks_received.insert(said.device, (said.number, frontier.clone()));
         if is_sender && let Some(known) = &mut session.known {
+            // What it said before may be from before it dropped the end of a log.
+            for (log, tip) in
+                before.iter().filter(|(number, _)| *number < said.number).flat_map(|(_, f)| f.iter())
+            {
+                if frontier.tip(log).seq < tip.seq && known.tip(log) == *tip {
+                    known.set(*log, frontier.tip(log));
+                }
+            }
             // What a device acknowledges it holds, so nothing up to there need be sent.
             for (log, tip) in frontier.delta(known) {
                 if tip.seq > known.tip(&log).seq {
