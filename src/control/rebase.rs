@@ -117,6 +117,7 @@ const fn kind_of(why: &WhyWaiting) -> &'static str {
         WhyWaiting::KeyMissing => "KeyMissing",
         WhyWaiting::Version { .. } => "Version",
         WhyWaiting::OtherHistory { .. } => "OtherHistory",
+        WhyWaiting::LeavesOut { .. } => "LeavesOut",
         WhyWaiting::Content => "Content",
         WhyWaiting::Refused(_) => "Refused",
     }
@@ -133,6 +134,9 @@ pub(super) const fn hint_of(why: &WhyWaiting) -> &'static str {
         WhyWaiting::Version { .. } => "update this program",
         WhyWaiting::OtherHistory { .. } => {
             "was a backup restored or a disk cloned? connect that device; it says which history stands"
+        }
+        WhyWaiting::LeavesOut { .. } => {
+            "it goes on by itself once that device is connected and has them back; if it is gone for good, remove it: `kinfold revoke`"
         }
         WhyWaiting::Content => "`kinfold checkpoint` on another device makes a new one",
         WhyWaiting::Refused(_) => "it is tried again by itself",

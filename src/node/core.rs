@@ -165,6 +165,8 @@ pub(super) struct Core {
     txns: Vec<Txn>,
     lookups: Vec<(SpaceId, LogId, Vec<Seq>, Token)>,
     reissues: VecDeque<Reissue>,
+    /// Ops that have come back, to be held against the state.
+    recalls: VecDeque<(SpaceId, Vec<Stored>)>,
     folded: BTreeSet<SpaceId>,
     carries: VecDeque<(SpaceId, SpaceId)>,
     /// Spaces whose index is being built beside.
@@ -266,6 +268,7 @@ impl Core {
             txns: Vec::new(),
             lookups: Vec::new(),
             reissues: VecDeque::new(),
+            recalls: VecDeque::new(),
             folded: BTreeSet::new(),
             carries: VecDeque::new(),
             reading: BTreeSet::new(),
@@ -622,6 +625,8 @@ impl Core {
                 self.carry_over(from, to);
             } else if let Some(reissue) = self.reissues.pop_front() {
                 self.reissue(&reissue);
+            } else if let Some((space, ops)) = self.next_recall() {
+                self.inputs.push_back(Input::Recalled { space, ops });
             } else if std::mem::take(&mut self.is_carried) {
                 self.appends(&mut VecDeque::new());
             } else {
@@ -681,6 +686,7 @@ impl Core {
         let (applied, root, unknown_count) = index.report();
         self.inputs.push_back(Input::Folded { space, applied, root, unknown_count });
         if let Some(view) = self.engine.space(space) {
+            self.serving.folded(space, view.frontier.log_count());
             *index.frontier.write().unwrap_or_else(PoisonError::into_inner) = view.frontier.clone();
         }
     }
@@ -711,6 +717,7 @@ impl Core {
                 }
             }
             Effect::LookUp { space, log, seqs, token } => self.lookups.push((space, log, seqs, token)),
+            Effect::Recall { space, ops } => self.recalls.push_back((space, ops)),
             Effect::Reissue { space, log, after, through } => {
                 self.reissues.push_back(Reissue { space, log, after, through });
             }
@@ -836,6 +843,12 @@ impl Core {
                 for (_, dot) in recent.values_mut().filter(|(of, _)| *of == space) {
                     *dot = moved.get(dot).copied().unwrap_or(*dot);
                 }
+            }
+            Notice::Recalled { op_count, .. } => {
+                warn!(
+                    op_count,
+                    "another device had ops of this one that it had forgotten; they are written again"
+                );
             }
             Notice::Truncated { space, log } => {
                 info!(device = %log.device.short(), "the end of a log was dropped: another history stands");
@@ -1088,6 +1101,19 @@ impl Core {
             seq = seq.next();
         }
         Some((ops, ids))
+    }
+
+    /// Ops that have come back, without those that the state knows, once that is there to be asked.
+    fn next_recall(&mut self) -> Option<(SpaceId, Vec<Stored>)> {
+        let is_ready =
+            |(space, _): &(SpaceId, Vec<Stored>)| self.index(space).is_some_and(|index| index.is_ready());
+        let at = self.recalls.iter().position(is_ready)?;
+        let (space, mut ops) = self.recalls.remove(at)?;
+        let index = self.index(&space)?;
+        let state = index.peek();
+        ops.retain(|op| !state.knows(&op.dot, op.hlc, op.kind, op.flags, &op.body));
+        drop(state);
+        Some((space, ops))
     }
 
     /// Reads ops of a history that is dropped, so that they are written again. Those the state shows

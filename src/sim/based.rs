@@ -15,7 +15,8 @@ use crate::model::{
 };
 use crate::roster::{Admit, Author, NewDevice, Role, Roster};
 use crate::sync::{
-    Authored, BaseRefused, Effect, Engine, Input, Notice, PeerId, RequestError, Token, Txn, TxnId, Write,
+    Authored, BaseRefused, Effect, Engine, Input, Notice, PeerId, RequestError, RosterChange, Stored, Stray,
+    Token, Txn, TxnId, Write,
 };
 use crate::wire::checkpoint::CheckpointHash;
 
@@ -204,11 +205,16 @@ impl Device {
 
     /// Starts again from its disk.
     pub fn restart(&mut self, space: SpaceId) {
+        self.start(space);
+        let folded = self.folded(space);
+        self.step(space, folded);
+    }
+
+    /// Starts anew, and the state is still to be built.
+    fn start(&mut self, space: SpaceId) {
         let (chunks, wall) = (std::mem::take(&mut self.chunks), self.wall);
         *self = Self::open(Arc::clone(&self.identity), self.disk.clone(), space, chunks);
         self.wall = wall;
-        let folded = self.folded(space);
-        self.step(space, folded);
     }
 
     fn held(&self, space: SpaceId) -> Frontier {
@@ -278,6 +284,12 @@ impl Device {
                     | Effect::Delivered { .. }
                     | Effect::CarryOver { .. }
                     | Effect::Reissue { .. } => {}
+                    Effect::Recall { ops, .. } => {
+                        let is_new =
+                            |op: &&Stored| !self.state.knows(&op.dot, op.hlc, op.kind, op.flags, &op.body);
+                        let ops = ops.iter().filter(is_new).cloned().collect();
+                        inputs.push(Input::Recalled { space, ops });
+                    }
                 }
             }
             if inputs.is_empty() && !txns.is_empty() {
@@ -535,4 +547,81 @@ fn an_ack_that_a_crash_took_back_is_not_in_the_way_of_another_of_its_number() {
     fleet.connect(backup, 0);
 
     assert_eq!(said(&fleet, 0).1, 2);
+}
+
+#[test]
+fn what_only_a_device_that_was_away_has_of_another_history_comes_back_to_its_author() {
+    let mut fleet = Fleet::new(3);
+    let space = fleet.space;
+    fleet.connect(0, 1);
+    fleet.write(0, 2);
+    let backup = fleet.copy(0);
+    // The one goes to whoever is away from then on, the other to the rest.
+    fleet.write(0, 2);
+    fleet.disconnect(0, 1);
+    let log = fleet.devices[0].engine.space(space).unwrap().own_log;
+    fleet.connect(backup, 2);
+    fleet.write(backup, 3);
+    let checkpoint = fleet.checkpoint(backup, 0xc1);
+    fleet.begin_at(backup, &checkpoint);
+    fleet.begin_at(2, &checkpoint);
+
+    fleet.connect(backup, 1);
+    assert_eq!(fleet.devices[1].told_floor().len(), 1, "here it would begin with the checkpoint");
+    let strays = vec![Stray { log, after: Seq::new(2), through: Seq::new(4) }];
+    fleet.tell(1, Input::Strays { space, strays: strays.clone() });
+
+    let recalled = |of: &Device| -> Vec<u64> {
+        let count = |notice: &Notice| match notice {
+            Notice::Recalled { op_count, .. } => Some(*op_count),
+            _ => None,
+        };
+        of.notices.iter().filter_map(count).collect()
+    };
+    assert_eq!(recalled(&fleet.devices[backup]), [2]);
+    let again = fleet.devices[backup].engine.space(space).unwrap().own_log;
+    assert_ne!(again, log);
+    assert_eq!(
+        fleet.devices[1].held(space).tip(&again).seq,
+        Seq::new(2),
+        "it follows where it could not before"
+    );
+    fleet.tell(1, Input::Strays { space, strays });
+    assert_eq!(recalled(&fleet.devices[backup]), [2], "said once");
+    fleet.begin_at(1, &checkpoint);
+
+    let roots = fleet.roots();
+    assert_eq!((roots[1], roots[2]), (roots[backup], roots[backup]));
+    let state = &fleet.devices[1].state;
+    assert_eq!(state.relocated_count(), 2);
+}
+
+#[test]
+fn an_ack_from_before_the_end_of_a_log_was_dropped_is_taken_back_by_the_next() {
+    let mut fleet = Fleet::new(3);
+    let space = fleet.space;
+    let (log, removed) =
+        (fleet.devices[2].engine.space(space).unwrap().own_log, fleet.devices[2].identity.device());
+    fleet.connect(0, 2);
+    fleet.write(2, 3);
+    fleet.disconnect(0, 2);
+    fleet.connect(1, 2);
+    fleet.write(2, 2);
+    fleet.disconnect(1, 2);
+    let change = RosterChange::Remove { device: removed };
+    fleet.tell(0, Input::Change { space, change, token: Token(2) });
+    fleet.connect(0, 1);
+    assert_eq!(fleet.devices[1].held(space).tip(&log).seq, Seq::new(3), "the rest is from after its removal");
+
+    // What it has said since does not outlive its process.
+    fleet.disconnect(0, 1);
+    fleet.devices[1].start(space);
+    fleet.connect(0, 1);
+    let device = fleet.devices[1].identity.device();
+    assert_eq!(fleet.devices[0].engine.announced(space, &device).unwrap().tip(&log).seq, Seq::new(5));
+    let folded = fleet.devices[1].folded(space);
+    fleet.tell(1, folded);
+
+    assert_eq!(fleet.devices[0].engine.announced(space, &device).unwrap().tip(&log).seq, Seq::new(3));
+    assert!(fleet.devices[0].engine.peers().iter().all(|peer| peer.is_settled));
 }

@@ -12,7 +12,7 @@ use super::check::{Answer, CANARY, Checks, Violation};
 use super::disk::Disk;
 use super::leap::Sleep;
 use super::rng::Rng;
-use super::shell::{brief, continues, first_state, fold_disk, fold_run, seen};
+use super::shell::{brief, continues, first_state, fold_disk, fold_run, seen, strays};
 use crate::crypto::{EpochKey, Identity};
 use crate::fold::State;
 use crate::model::{
@@ -131,6 +131,7 @@ pub(super) struct Life {
     carries: VecDeque<(SpaceId, SpaceId)>,
     lookups: Vec<(SpaceId, LogId, Vec<Seq>, Token)>,
     reissues: VecDeque<Order>,
+    recalls: VecDeque<(SpaceId, Vec<Stored>)>,
     waiting: BTreeMap<Token, Waiting>,
     token_last: u64,
     acks_stored: Duration,
@@ -280,6 +281,7 @@ impl Host {
             carries: VecDeque::new(),
             lookups: Vec::new(),
             reissues: VecDeque::new(),
+            recalls: VecDeque::new(),
             waiting: BTreeMap::new(),
             token_last: 0,
             acks_stored: env.now,
@@ -415,6 +417,8 @@ impl Host {
                 life.inputs.push_back(Input::LookedUp { token, batches });
             } else if let Some(order) = life.reissues.pop_front() {
                 self.reissue(&order);
+            } else if let Some((space, ops)) = life.next_recall() {
+                life.inputs.push_back(Input::Recalled { space, ops });
             } else if life.is_asking {
                 life.is_asking = false;
                 self.ask(env);
@@ -531,6 +535,7 @@ impl Host {
             }
             // No carrier goes between devices of this world.
             Effect::Delivered { .. } => {}
+            Effect::Recall { space, ops } => life.recalls.push_back((space, ops)),
             Effect::CarryOver { from, to } => life.carries.push_back((from, to)),
             // Nobody asks for leases in this world.
             Effect::Leased { .. } => {}
@@ -586,6 +591,7 @@ impl Host {
             | Notice::RotationTaken { .. }
             | Notice::CloneSeen { .. }
             | Notice::LeaseHost { .. }
+            | Notice::Recalled { .. }
             | Notice::NewIncarnation { .. } => {}
         }
         Ok(())
@@ -666,6 +672,14 @@ impl Host {
                     }
                     if !self.disk.fits_cut(&space, &kept.cut) {
                         // It is heard of again, once the histories have been healed.
+                        continue;
+                    }
+                    let strays = strays(&self.disk, &life.engine, space, &kept, own);
+                    let are_there = !strays.is_empty();
+                    life.inputs.push_back(Input::Strays { space, strays });
+                    if are_there {
+                        // Whoever has written them has them first.
+                        life.requests.push_back(Request::BeginAt(space, checkpoint));
                         continue;
                     }
                     let cut = kept.cut.clone();
@@ -753,6 +767,17 @@ fn to_write_again(
 }
 
 impl Life {
+    /// Ops that have come back, without those that are known, where the state is there to tell.
+    fn next_recall(&mut self) -> Option<(SpaceId, Vec<Stored>)> {
+        let is_ready =
+            |(space, _): &(SpaceId, Vec<Stored>)| self.indexes.get(space).is_some_and(Option::is_some);
+        let at = self.recalls.iter().position(is_ready)?;
+        let (space, mut ops) = self.recalls.remove(at)?;
+        let state = self.indexes.get(&space)?.as_ref()?;
+        ops.retain(|op| !state.knows(&op.dot, op.hlc, op.kind, op.flags, &op.body));
+        Some((space, ops))
+    }
+
     /// What an enrolled device is given.
     fn welcome(&self, device: DeviceId) -> Option<Welcome> {
         let space = self.engine.personal()?;

@@ -1,10 +1,13 @@
 //! The pure parts of what a shell does with effects, as `node` does them.
 
-use super::disk::Disk;
+use bytes::Bytes;
+
+use super::disk::{Disk, Kept};
+use crate::crypto::Opener;
 use crate::fold::{State, StateBuilder};
-use crate::model::{Frontier, LogId, Op, Seq, SpaceId, TipHash};
+use crate::model::{DeviceId, Frontier, LogId, Op, Seq, SpaceId, Tip, TipHash};
 use crate::oplog::Seen;
-use crate::sync::{FoldRun, Input};
+use crate::sync::{Engine, FoldRun, Input, Stray, StraySearch};
 use crate::wire::BodyReader;
 
 /// What an author sees.
@@ -86,4 +89,32 @@ pub(super) fn brief(input: &Input) -> String {
         }
         other => format!("{other:?}"),
     }
+}
+
+/// What is held of others that a checkpoint leaves out, and that its author has not written again elsewhere.
+pub(super) fn strays(disk: &Disk, engine: &Engine, space: SpaceId, kept: &Kept, own: DeviceId) -> Vec<Stray> {
+    let Some(view) = engine.space(space) else { return Vec::new() };
+    let floor = disk.base(&space).map(|base| base.floor.clone()).unwrap_or_default();
+    let based = state_of(&kept.chunks);
+    let mut search = StraySearch::new(&based);
+    let mut opener = Opener::new();
+    let mut each = |log: &LogId, end: Seq, look: &mut dyn FnMut(Seq, u32, &Bytes)| {
+        let mut next = floor.tip(log).seq.next();
+        while let Some(batch) = disk.batch_at(&space, log, next).filter(|batch| batch.header().first <= end) {
+            let header = batch.header();
+            next = header.last().next();
+            let body = disk.key(&header.key_id).and_then(|key| opener.open(key, &batch).ok());
+            if let Some(body) = body.map(Bytes::from) {
+                look(header.first, header.op_count, &body);
+            }
+        }
+    };
+    for log in disk.logs(&space).into_iter().filter(|log| kept.cut.tip(log) == Tip::NONE) {
+        each(&log, Seq::new(u64::MAX), &mut |first, count, body| search.above(&log, first, count, body));
+    }
+    let is_others = |log: &LogId| log.device != own && view.roster.may_author(&log.device).is_ok();
+    for (log, end) in kept.cut.iter().filter(|(log, _)| is_others(log)) {
+        each(log, end.seq, &mut |first, count, body| search.within(log, first, count, body));
+    }
+    search.finish().0
 }

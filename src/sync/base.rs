@@ -87,6 +87,7 @@ impl Engine {
     pub(super) fn based(&mut self, now: &Now, space: SpaceId, base: Base, raised: &[LogId], token: Token) {
         let Some(state) = self.spaces.get_mut(&space) else { return };
         state.is_base_arriving = false;
+        state.strays.clear();
         for log in raised {
             let tip = base.floor.tip(log);
             if state.durable.tip(log).seq < tip.seq {

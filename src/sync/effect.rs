@@ -290,6 +290,21 @@ pub enum Input {
         /// The last place that another device holds.
         to: Tip,
     },
+    /// What this device holds of logs of others, and the checkpoint that it wants to begin with leaves out: given to
+    /// their authors when they are connected, until it begins with one.
+    Strays {
+        /// The space.
+        space: SpaceId,
+        /// All of it.
+        strays: Vec<Stray>,
+    },
+    /// What the state of a space does not know of the ops of [`Effect::Recall`].
+    Recalled {
+        /// The space.
+        space: SpaceId,
+        /// The ops, in order; none is fine.
+        ops: Vec<Stored>,
+    },
     /// No checkpoint is looked for any more: what is held of a space is told, see [`Engine::hold_back`].
     ///
     /// [`Engine::hold_back`]: super::Engine::hold_back
@@ -438,6 +453,14 @@ pub enum Effect {
         /// The last position there is.
         through: Seq,
     },
+    /// Ops of this device have come back from below its floor: give those that the state of the space does not know
+    /// ([`State::knows`](crate::fold::State::knows)) to [`Input::Recalled`].
+    Recall {
+        /// The space.
+        space: SpaceId,
+        /// The ops, under the identity they were first written with.
+        ops: Vec<Stored>,
+    },
     /// Something an application or a person may want to know.
     Notice(Notice),
 }
@@ -544,6 +567,17 @@ pub struct Stored {
     pub body: Bytes,
 }
 
+/// A run of batches of one log with ops that a checkpoint leaves out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stray {
+    /// The log, of another device.
+    pub log: LogId,
+    /// The end of the batch before the first one.
+    pub after: Seq,
+    /// The end of the last one.
+    pub through: Seq,
+}
+
 /// A change of a roster.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum RosterChange {
@@ -635,6 +669,13 @@ pub enum Notice {
         space: SpaceId,
         /// The space that was left for it.
         left: Option<SpaceId>,
+    },
+    /// Ops that this device had forgotten, and another one still had, are written again.
+    Recalled {
+        /// The space.
+        space: SpaceId,
+        /// How many.
+        op_count: u64,
     },
     /// This device's past was in doubt, so it writes a new log from here on.
     NewIncarnation {

@@ -167,6 +167,8 @@ impl Engine {
             Input::Seal { space } => self.seal_drafts(space),
             Input::Base { space, checkpoint, cut, token } => self.begin_at(space, checkpoint, cut, token),
             Input::WriteAgain { space, log, to } => self.write_again_after(space, log, to),
+            Input::Strays { space, strays } => self.strays_found(space, strays),
+            Input::Recalled { space, ops } => self.recalled(space, &ops),
             Input::Release { space } => self.release(space),
             Input::Doubt => self.doubt(),
             Input::Tick => self.tick(now),

@@ -434,7 +434,7 @@ impl Engine {
     }
 
     /// Drafts ops under their original identities.
-    fn write_again(&mut self, space: SpaceId, ops: &[Stored]) -> Option<Appended> {
+    pub(super) fn write_again(&mut self, space: SpaceId, ops: &[Stored]) -> Option<Appended> {
         let state = self.spaces.get_mut(&space)?;
         let (first, log) = (state.author.next_seq(), state.author.log());
         let mut placed = Vec::with_capacity(ops.len());

@@ -71,6 +71,7 @@ impl Engine {
         let Some(head) = run.first().map(|batch| batch.header().clone()) else { return Ok(()) };
         let log = head.log;
         let not_admitted = |first, why| Err(NotAdmitted { first, why });
+        self.recall(space, &run);
         let Some(state) = self.spaces.get_mut(&space) else { return Ok(()) };
         if log == state.author.log() {
             // Only this device writes its log, so a batch beyond its end is from a past that this

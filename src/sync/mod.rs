@@ -23,18 +23,20 @@ mod session;
 mod silence;
 mod space;
 mod stable;
+mod strays;
 pub mod txn;
 mod view;
 
 pub use base::BaseRefused;
 pub use effect::{
     Authored, Deadline, DeadlineReason, Delivered, Delivery, Effect, FoldRun, Input, JoinError, NotTaken,
-    Notice, PeerId, Placed, Refusal, RequestError, RosterChange, Stored, Token, WhyNotTaken,
+    Notice, PeerId, Placed, Refusal, RequestError, RosterChange, Stored, Stray, Token, WhyNotTaken,
 };
 pub use engine::{Engine, EngineError};
 pub use gc::{GcHold, GcStanding};
 pub use lease::{Driving, LeaseView};
 pub use silence::{Silence, SilentDays};
 pub use stable::Divergence;
+pub use strays::StraySearch;
 pub use txn::{Base, BaseKind, DraftGroup, Loaded, LoadedLease, LoadedSpace, Txn, TxnId, Write};
 pub use view::{AckView, Carry, Counters, PeerView, SpaceView};

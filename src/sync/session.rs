@@ -54,6 +54,8 @@ pub(super) struct Session {
     pub ack_gossip_at: Option<Duration>,
     /// The checkpoint that the peer was told to begin with.
     pub floor_told: Option<CheckpointHash>,
+    /// Ends of runs of logs of the peer that it was given though it has dropped what was there.
+    pub given_back: BTreeSet<(LogId, Seq)>,
     /// Logs of which something did not continue what this device holds, and how often since it said
     /// what that is.
     gaps: BTreeMap<LogId, u32>,
@@ -490,6 +492,7 @@ impl Engine {
 
     /// Orders a push of every log the peer lacks.
     pub(super) fn push_all(&mut self, _now: &Now, peer: PeerId, space: SpaceId) {
+        self.give_back(peer, space);
         let Some(state) = self.spaces.get(&space) else { return };
         let logs: Vec<LogId> = state.durable.iter().map(|(log, _)| *log).collect();
         for log in logs {

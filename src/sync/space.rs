@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::effect::{Delivered, PeerId, Token};
+use super::effect::{Delivered, PeerId, Stray, Token};
 use super::keys::Rotation;
 use super::lease::{LeaseThen, Leases};
 use super::silence::Silence;
@@ -35,6 +35,8 @@ pub(super) struct SpaceState {
     pub base: Option<Base>,
     /// Whether another one is on its way to the store.
     pub is_base_arriving: bool,
+    /// What a checkpoint that this device wants to begin with leaves out of what it holds.
+    pub strays: Vec<Stray>,
     /// Whether this device tells what it holds although that is nothing, see [`Engine::hold_back`].
     ///
     /// [`Engine::hold_back`]: super::engine::Engine::hold_back
@@ -151,6 +153,7 @@ impl SpaceState {
             durable: Frontier::new(),
             base: None,
             is_base_arriving: false,
+            strays: Vec::new(),
             is_released: false,
             folded: None,
             acks: BTreeMap::new(),

@@ -14,6 +14,7 @@ use thiserror::Error;
 use tracing::{info, warn};
 
 use super::exchange::Taken;
+use super::strays::LeftOut;
 use super::{Checkpoints, Standing, complete, to_keep};
 use crate::crypto::{EpochKey, chunk};
 use crate::fold::checkpoint::{ContentHasher, StatePieces, ops_of};
@@ -82,6 +83,15 @@ pub enum WhyWaiting {
         /// Whose log.
         device: DeviceId,
     },
+    /// It leaves out ops of another device that this one holds: a backup was put back there, and the history that
+    /// went on is another one. They are given to that device, which writes them again, before this one begins.
+    #[error("it leaves out {op_count} ops of {} that this device holds", .device.short())]
+    LeavesOut {
+        /// Whose.
+        device: DeviceId,
+        /// How many.
+        op_count: u64,
+    },
     /// What its chunks hold is not what was attested.
     #[error("what its chunks hold is not what was attested")]
     Content,
@@ -94,7 +104,9 @@ impl WhyWaiting {
     /// Whether it is over once more devices, chunks or keys have come: nothing is wrong with it.
     pub const fn is_passing(&self) -> bool {
         match self {
-            Self::Unattested { .. } | Self::Fetching { .. } | Self::KeyMissing => true,
+            Self::Unattested { .. } | Self::Fetching { .. } | Self::KeyMissing | Self::LeavesOut { .. } => {
+                true
+            }
             Self::Version { .. } | Self::OtherHistory { .. } | Self::Content | Self::Refused(_) => false,
         }
     }
@@ -287,6 +299,17 @@ impl Space {
             waits(WhyWaiting::OtherHistory { device });
             return Ok(Taken::Later);
         }
+        let state = match state {
+            Some(state) => {
+                let (state, left_out) = self.look_for_strays(standing, state, fields).await?;
+                if let Some(LeftOut { device, op_count }) = left_out {
+                    waits(WhyWaiting::LeavesOut { device, op_count });
+                    return Ok(Taken::Later);
+                }
+                Some(state)
+            }
+            None => None,
+        };
         complete(store, manifest)?;
         let (checkpoint, cut) = (manifest.hash(), fields.cut.clone());
         if let Some(state) = state {

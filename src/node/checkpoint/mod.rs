@@ -13,6 +13,7 @@ mod bootstrap;
 mod build;
 mod exchange;
 mod serve;
+mod strays;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -77,6 +78,9 @@ pub(super) struct Serving {
     spoils: Arc<std::sync::atomic::AtomicBool>,
     /// Spaces of which a device has said that it does not hold any more what is missing here, and which it was.
     pub below: BTreeMap<SpaceId, DeviceId>,
+    /// Spaces of which a checkpoint leaves out what is here, and how many logs were here then: what its author
+    /// writes again comes in a new one.
+    pub strays: BTreeMap<SpaceId, usize>,
     /// Since when some device is connected without a break, by the wall clock in Unix milliseconds.
     pub connected_since: u64,
     /// When this device last had a round with a drop box, on the uptime clock.
@@ -91,6 +95,14 @@ impl Checkpoints {
 }
 
 impl Serving {
+    /// A space has been folded so far: what a checkpoint left out may be here again.
+    pub fn folded(&mut self, space: SpaceId, log_count: usize) {
+        if let Some(before) = self.strays.get_mut(&space).filter(|before| **before < log_count) {
+            *before = log_count;
+            self.news.notify_one();
+        }
+    }
+
     pub fn of(checkpoints: &Checkpoints) -> Self {
         Self {
             news: Arc::clone(&checkpoints.news),
@@ -99,6 +111,7 @@ impl Serving {
             #[cfg(feature = "sim")]
             spoils: Arc::clone(&checkpoints.spoils),
             below: BTreeMap::new(),
+            strays: BTreeMap::new(),
             connected_since: 0,
             box_seen: None,
         }

@@ -1,0 +1,154 @@
+//! Ops of others that a checkpoint leaves out, and how their author gets them back.
+//!
+//! A disk came back from a backup and went on in the same log, and nobody who was there remembered what it had
+//! written before: so the base holds the second history. A device that was away may hold the first one. Below the
+//! base nobody can prove that any more, and only the author may write such ops again. So whoever is about to begin
+//! with that base looks for *strays* first, ops of others that the state in it does not know, and keeps its own
+//! history until the author has had them. The author, who gets batches of a log of its own from below its floor,
+//! writes those again that its state does not know, in a new log: that reaches the other device, which can be
+//! given a log from its beginning only.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+use super::effect::{Effect, Notice, PeerId, Stored, Stray};
+use super::engine::Engine;
+use super::space::Then;
+use crate::crypto::SealedBatch;
+use crate::fold::State;
+use crate::model::{Dot, Hlc, LogId, Seq, SpaceId, TipHash};
+use crate::wire::{BodyReader, FrameView, OpView};
+
+impl Engine {
+    /// Knows now what the checkpoint that this device wants to begin with leaves out of what it holds.
+    pub(super) fn strays_found(&mut self, space: SpaceId, strays: Vec<Stray>) {
+        let Some(state) = self.spaces.get_mut(&space) else { return };
+        state.strays = strays;
+        for peer in self.peers.keys().copied().collect::<Vec<_>>() {
+            self.give_back(peer, space);
+        }
+    }
+
+    /// Pushes strays to their author, each run once in a session.
+    pub(super) fn give_back(&mut self, peer: PeerId, space: SpaceId) {
+        let Some(device) = self.peers.get(&peer).map(|peer| peer.device) else { return };
+        let Some(state) = self.spaces.get(&space) else { return };
+        let of_peer = state.strays.iter().filter(|stray| stray.log.device == device);
+        let of_peer: Vec<Stray> = of_peer.copied().collect();
+        for Stray { log, after, through } in of_peer {
+            let Some(session) = self.session(peer, space).filter(|session| session.known.is_some()) else {
+                return;
+            };
+            if session.given_back.insert((log, through)) {
+                self.emit(Effect::Push { peer, space, log, after, after_link: TipHash::NONE, through });
+            }
+        }
+    }
+
+    /// Looks at batches of an own log that lie below its floor, where this disk holds nothing to compare them with.
+    pub(super) fn recall(&mut self, space: SpaceId, run: &[SealedBatch]) {
+        let own = self.identity.device();
+        let Some(state) = self.spaces.get(&space) else { return };
+        let is_below = |batch: &&SealedBatch| {
+            let header = batch.header();
+            header.log.device == own && header.last() <= state.floor(&header.log).seq
+        };
+        let mut ops = Vec::new();
+        for batch in run.iter().filter(is_below).filter(|batch| batch.verify().is_ok()) {
+            let header = batch.header();
+            let Some(key) = state.keys.get(&header.key_id) else { continue };
+            let Ok(body) = self.opener.open(key, batch).map(Bytes::from) else { continue };
+            ops.extend(self::ops(&header.log, header.first, header.op_count, &body));
+        }
+        if !ops.is_empty() {
+            self.emit(Effect::Recall { space, ops });
+        }
+    }
+
+    /// Writes again what the state here does not know of them.
+    pub(super) fn recalled(&mut self, space: SpaceId, ops: &[Stored]) {
+        let own = self.identity.device();
+        let may_write = |space: &SpaceId| {
+            let state = self.spaces.get(space);
+            state.is_some_and(|state| state.is_active && state.roster.may_author(&own).is_ok())
+        };
+        if ops.is_empty() || !may_write(&space) {
+            return;
+        }
+        self.begin_new_log(space);
+        if let Some(appended) = self.write_again(space, ops) {
+            self.notice(Notice::Recalled { space, op_count: ops.len() as u64 });
+            self.then(Then::Appended(appended));
+        }
+    }
+}
+
+/// Looks for strays: what is held of others that the state in a checkpoint does not know.
+pub struct StraySearch<'a> {
+    based: &'a State,
+    /// Ops that a log above the cut holds, too: nothing of them is lost.
+    above: BTreeSet<(Dot, Hlc)>,
+    /// By log, the end of the batch before the first, and of the last.
+    found: BTreeMap<LogId, (Seq, Seq)>,
+    op_count: u64,
+}
+
+impl<'a> StraySearch<'a> {
+    /// A search for what a checkpoint with this state in it leaves out.
+    pub const fn new(based: &'a State) -> Self {
+        Self { based, above: BTreeSet::new(), found: BTreeMap::new(), op_count: 0 }
+    }
+
+    /// Takes note of a batch of a log of which the cut holds nothing: all of these come first.
+    pub fn above(&mut self, log: &LogId, first: Seq, op_count: u32, body: &Bytes) {
+        let ops = ops(log, first, op_count, body);
+        self.above.extend(ops.iter().map(|op| (op.dot, op.hlc)));
+    }
+
+    /// Looks at a batch of another device within the cut; those of one log come in order.
+    pub fn within(&mut self, log: &LogId, first: Seq, op_count: u32, body: &Bytes) {
+        let is_stray = |op: &&Stored| {
+            let is_known = self.based.knows(&op.dot, op.hlc, op.kind, op.flags, &op.body);
+            !is_known && !self.above.contains(&(op.dot, op.hlc))
+        };
+        let count = ops(log, first, op_count, body).iter().filter(is_stray).count() as u64;
+        if count > 0 {
+            let before = Seq::new(first.get() - 1);
+            let through = before.plus(u64::from(op_count));
+            self.found.entry(*log).or_insert((before, through)).1 = through;
+            self.op_count += count;
+        }
+    }
+
+    /// What was found, and how many ops of it the checkpoint leaves out.
+    pub fn finish(self) -> (Vec<Stray>, u64) {
+        let stray = |(log, (after, through))| Stray { log, after, through };
+        (self.found.into_iter().map(stray).collect(), self.op_count)
+    }
+}
+
+/// The ops of a body under the identity they were first written with.
+fn ops(log: &LogId, first: Seq, op_count: u32, body: &Bytes) -> Vec<Stored> {
+    let Ok(frames) = BodyReader::new(body, first, op_count) else { return Vec::new() };
+    frames.map_while(Result::ok).map(|frame| stored(log, &frame, body)).collect()
+}
+
+fn stored(log: &LogId, frame: &FrameView<'_>, body: &Bytes) -> Stored {
+    match OpView::decode(frame.kind, frame.flags, frame.body) {
+        Ok(OpView::Reissue(original)) => Stored {
+            dot: original.dot(),
+            hlc: original.hlc,
+            kind: original.kind,
+            flags: original.flags,
+            body: body.slice_ref(original.body),
+        },
+        _ => Stored {
+            dot: Dot { log: *log, seq: frame.seq },
+            hlc: frame.hlc,
+            kind: frame.kind,
+            flags: frame.flags,
+            body: body.slice_ref(frame.body),
+        },
+    }
+}
