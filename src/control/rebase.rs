@@ -50,7 +50,7 @@ pub struct WaitingForm {
     /// How many are asked for.
     pub needed: u32,
     /// What keeps this device from it: `Unattested`, `Fetching`, `KeyMissing`, `Version`, `OtherHistory`,
-    /// `Content` or `Refused`.
+    /// `LeavesOut`, `Content` or `Refused`.
     pub kind: String,
     /// The same for people.
     pub message: String,

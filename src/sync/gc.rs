@@ -211,6 +211,7 @@ impl SpaceState {
 }
 
 /// What holds history back, in a sentence.
+#[cfg(any(test, feature = "node"))]
 pub(crate) fn told(holds: &[GcHold]) -> String {
     let named: Vec<String> = holds.iter().take(HOLDS_TOLD).map(GcHold::to_string).collect();
     let named = named.join(", ");
@@ -221,6 +222,7 @@ pub(crate) fn told(holds: &[GcHold]) -> String {
 }
 
 /// Things that one message names.
+#[cfg(any(test, feature = "node"))]
 const HOLDS_TOLD: usize = 3;
 
 /// Whether it is time for another checkpoint: `ops` have become stable since the last one, which was made
