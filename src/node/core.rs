@@ -717,7 +717,11 @@ impl Core {
                 }
             }
             Effect::LookUp { space, log, seqs, token } => self.lookups.push((space, log, seqs, token)),
-            Effect::Recall { space, ops } => self.recalls.push_back((space, ops)),
+            // What is dropped comes again with the next connection.
+            Effect::Recall { space, ops } if self.recalls.len() < RECALLS_MAX => {
+                self.recalls.push_back((space, ops));
+            }
+            Effect::Recall { .. } => {}
             Effect::Reissue { space, log, after, through } => {
                 self.reissues.push_back(Reissue { space, log, after, through });
             }
@@ -861,7 +865,7 @@ impl Core {
             }
             Notice::BelowFloor { space, device, checkpoint, .. } => {
                 info!(device = %device.short(), %checkpoint, "that device does not hold any more what is missing here");
-                self.serving.below.insert(space, device);
+                self.serving.below.entry(space).or_default().insert(device);
                 self.serving.news.notify_one();
             }
             Notice::Removed { .. } => {
@@ -1107,8 +1111,12 @@ impl Core {
     fn next_recall(&mut self) -> Option<(SpaceId, Vec<Stored>)> {
         let is_ready =
             |(space, _): &(SpaceId, Vec<Stored>)| self.index(space).is_some_and(|index| index.is_ready());
-        let at = self.recalls.iter().position(is_ready)?;
-        let (space, mut ops) = self.recalls.remove(at)?;
+        let space = self.recalls.iter().find(|recall| is_ready(recall))?.0;
+        let mut ops = Vec::new();
+        let rest = std::mem::take(&mut self.recalls);
+        for (of, some) in rest {
+            if of == space { ops.extend(some) } else { self.recalls.push_back((of, some)) }
+        }
         let index = self.index(&space)?;
         let state = index.peek();
         ops.retain(|op| !state.knows(&op.dot, op.hlc, op.kind, op.flags, &op.body));
@@ -1411,3 +1419,6 @@ const ACKS_STORED_EVERY: Duration = Duration::from_secs(5);
 
 /// The longest the loop sleeps.
 const IDLE_TICK: Duration = Duration::from_secs(60);
+
+/// Runs of batches from below a floor that wait to be held against a state.
+const RECALLS_MAX: usize = 64;

@@ -625,3 +625,43 @@ fn an_ack_from_before_the_end_of_a_log_was_dropped_is_taken_back_by_the_next() {
     assert_eq!(fleet.devices[0].engine.announced(space, &device).unwrap().tip(&log).seq, Seq::new(3));
     assert!(fleet.devices[0].engine.peers().iter().all(|peer| peer.is_settled));
 }
+
+#[test]
+fn a_life_that_was_forgotten_and_is_longer_than_what_the_others_hold_comes_back_too() {
+    for written_since in [0, 1, 2] {
+        let mut fleet = Fleet::new(3);
+        let space = fleet.space;
+        fleet.connect(0, 1);
+        fleet.write(0, 2);
+        let backup = fleet.copy(0);
+        fleet.write(0, 6);
+        fleet.disconnect(0, 1);
+        let log = fleet.devices[0].engine.space(space).unwrap().own_log;
+        fleet.connect(backup, 2);
+        fleet.write(backup, 3);
+        let checkpoint = fleet.checkpoint(backup, 0xc1);
+        fleet.begin_at(backup, &checkpoint);
+        fleet.begin_at(2, &checkpoint);
+        fleet.write(backup, written_since);
+
+        fleet.connect(backup, 1);
+        assert_eq!(fleet.devices[1].told_floor().len(), 1, "{written_since}");
+        let again = fleet.devices[backup].engine.space(space).unwrap().own_log;
+        assert_ne!(again, log, "it wrote there what it does not remember");
+        let strays = vec![Stray { log, after: Seq::new(2), through: Seq::new(8) }];
+        fleet.tell(1, Input::Strays { space, strays });
+        let newest = fleet.devices[backup].engine.space(space).unwrap().own_log;
+        assert_eq!(fleet.devices[1].held(space).tip(&newest).seq, Seq::new(6));
+        fleet.tell(1, Input::GiveWay { space, log });
+        fleet.begin_at(1, &checkpoint);
+
+        assert_eq!(fleet.devices[1].failed, []);
+        let roots = fleet.roots();
+        assert_eq!((roots[1], roots[2]), (roots[backup], roots[backup]), "{written_since}");
+        let views = [1, 2, backup].map(|device| fleet.devices[device].held(space));
+        assert_eq!((&views[0], &views[1]), (&views[2], &views[2]));
+        for engine in [1, 2, backup].map(|device| &fleet.devices[device].engine) {
+            assert_eq!(engine.forked_devices(space), engine.healed_forks(space), "{written_since}");
+        }
+    }
+}

@@ -293,13 +293,6 @@ impl Disk {
         self.holds_cut(space, &std::iter::once((*log, *tip)).collect())
     }
 
-    /// Whether a cut is of the history here, as far as that reaches.
-    pub fn fits_cut(&self, space: &SpaceId, cut: &Frontier) -> bool {
-        let reached =
-            cut.iter().filter(|(log, tip)| self.log(space, log).is_some_and(|log| log.tip().seq >= tip.seq));
-        self.holds_cut(space, &reached.map(|(log, tip)| (*log, *tip)).collect())
-    }
-
     /// Everything that ever lay within a cut here, for checkers.
     pub fn archive_to(&self, space: &SpaceId, cut: &Frontier) -> BTreeMap<LogId, Vec<SealedBatch>> {
         let archive = |(id, tip): (&LogId, &Tip)| {

@@ -138,7 +138,7 @@ pub(super) struct Life {
     /// Since when some device is connected without a break, by the wall clock.
     connected_since: Wall,
     /// Who does not hold any more what is missing here.
-    is_below: Option<DeviceId>,
+    below: BTreeSet<DeviceId>,
     /// The request by which it says that it is back.
     coming_back: Option<Token>,
 }
@@ -286,7 +286,7 @@ impl Host {
             token_last: 0,
             acks_stored: env.now,
             connected_since: Wall::from_millis(0),
-            is_below: None,
+            below: BTreeSet::new(),
             coming_back: None,
         });
         if std::mem::take(&mut self.is_doubtful)
@@ -574,9 +574,9 @@ impl Host {
                 }
             }
             Notice::CalledDormant { .. } => env.checks.dormant_count += 1,
-            Notice::Based { .. } => life.is_below = None,
+            Notice::Based { .. } => life.below.clear(),
             Notice::BelowFloor { space, device, checkpoint, .. } => {
-                life.is_below = Some(device);
+                life.below.insert(device);
                 life.requests.push_back(Request::BeginAt(space, checkpoint));
             }
             Notice::RecordRefused { why, .. } => {
@@ -670,14 +670,14 @@ impl Host {
                         life.requests.push_back(Request::BeginAt(space, checkpoint));
                         continue;
                     }
-                    if !self.disk.fits_cut(&space, &kept.cut) {
-                        // It is heard of again, once the histories have been healed.
-                        continue;
+                    let (strays, parted) = strays(&self.disk, &life.engine, space, &kept, own);
+                    let is_waiting = !strays.is_empty() || !parted.is_empty();
+                    if strays.is_empty() {
+                        let give_way = |log| Input::GiveWay { space, log };
+                        life.inputs.extend(parted.into_iter().map(give_way));
                     }
-                    let strays = strays(&self.disk, &life.engine, space, &kept, own);
-                    let are_there = !strays.is_empty();
                     life.inputs.push_back(Input::Strays { space, strays });
-                    if are_there {
+                    if is_waiting {
                         // Whoever has written them has them first.
                         life.requests.push_back(Request::BeginAt(space, checkpoint));
                         continue;
@@ -771,8 +771,11 @@ impl Life {
     fn next_recall(&mut self) -> Option<(SpaceId, Vec<Stored>)> {
         let is_ready =
             |(space, _): &(SpaceId, Vec<Stored>)| self.indexes.get(space).is_some_and(Option::is_some);
-        let at = self.recalls.iter().position(is_ready)?;
-        let (space, mut ops) = self.recalls.remove(at)?;
+        let space = self.recalls.iter().find(|recall| is_ready(recall))?.0;
+        let mut ops = Vec::new();
+        for (of, some) in std::mem::take(&mut self.recalls) {
+            if of == space { ops.extend(some) } else { self.recalls.push_back((of, some)) }
+        }
         let state = self.indexes.get(&space)?.as_ref()?;
         ops.retain(|op| !state.knows(&op.dot, op.hlc, op.kind, op.flags, &op.body));
         Some((space, ops))
@@ -801,8 +804,12 @@ impl Life {
             let known = self.engine.announced(space, device);
             known.is_some_and(|known| known.ops_beyond(view.frontier) == 0)
         };
+        let holds_the_same = |device: &DeviceId| {
+            let known = self.engine.announced(space, device);
+            known.is_some_and(|known| known.iter().all(|(log, tip)| view.frontier.tip(log) == *tip))
+        };
         let is_back = (dormancy.after_days.is_some() || was_away())
-            && self.is_below.is_none_or(|device| holds_all(&device))
+            && self.below.iter().all(holds_the_same)
             && self.engine.peers().iter().any(|peer| holds_all(&peer.device));
         if !is_back || self.coming_back.is_some_and(is_asked) {
             return;

@@ -91,15 +91,22 @@ pub(super) fn brief(input: &Input) -> String {
     }
 }
 
-/// What is held of others that a checkpoint leaves out, and that its author has not written again elsewhere.
-pub(super) fn strays(disk: &Disk, engine: &Engine, space: SpaceId, kept: &Kept, own: DeviceId) -> Vec<Stray> {
-    let Some(view) = engine.space(space) else { return Vec::new() };
+/// What is held of others that a checkpoint leaves out, and that its author has not written again elsewhere; and
+/// logs of others of which another history is held than the checkpoint is of.
+pub(super) fn strays(
+    disk: &Disk,
+    engine: &Engine,
+    space: SpaceId,
+    kept: &Kept,
+    own: DeviceId,
+) -> (Vec<Stray>, Vec<LogId>) {
+    let Some(view) = engine.space(space) else { return Default::default() };
     let floor = disk.base(&space).map(|base| base.floor.clone()).unwrap_or_default();
     let based = state_of(&kept.chunks);
     let mut search = StraySearch::new(&based);
     let mut opener = Opener::new();
-    let mut each = |log: &LogId, end: Seq, look: &mut dyn FnMut(Seq, u32, &Bytes)| {
-        let mut next = floor.tip(log).seq.next();
+    let mut each = |log: &LogId, after: Seq, end: Seq, look: &mut dyn FnMut(Seq, u32, &Bytes)| {
+        let mut next = after.next();
         while let Some(batch) = disk.batch_at(&space, log, next).filter(|batch| batch.header().first <= end) {
             let header = batch.header();
             next = header.last().next();
@@ -109,12 +116,27 @@ pub(super) fn strays(disk: &Disk, engine: &Engine, space: SpaceId, kept: &Kept, 
             }
         }
     };
-    for log in disk.logs(&space).into_iter().filter(|log| kept.cut.tip(log) == Tip::NONE) {
-        each(&log, Seq::new(u64::MAX), &mut |first, count, body| search.above(&log, first, count, body));
+    let is_parted =
+        |log: &LogId, end: &Tip| view.frontier.tip(log).seq >= end.seq && !disk.is_end(&space, log, end);
+    for log in disk.logs(&space) {
+        let (end, floor) = (kept.cut.tip(&log), floor.tip(&log).seq);
+        if end == Tip::NONE || !is_parted(&log, &end) {
+            let after = end.seq.max(floor);
+            each(&log, after, Seq::new(u64::MAX), &mut |first, count, body| {
+                search.above(&log, first, count, body);
+            });
+        }
     }
-    let is_others = |log: &LogId| log.device != own && view.roster.may_author(&log.device).is_ok();
-    for (log, end) in kept.cut.iter().filter(|(log, _)| is_others(log)) {
-        each(log, end.seq, &mut |first, count, body| search.within(log, first, count, body));
+    let mut parted = Vec::new();
+    for (log, end) in kept.cut.iter().filter(|(log, _)| log.device != own) {
+        let is_parted = is_parted(log, end);
+        parted.extend(is_parted.then_some(*log));
+        // Nobody could write again what a removed device has written.
+        if view.roster.may_author(&log.device).is_ok() {
+            let end = if is_parted { Seq::new(u64::MAX) } else { end.seq };
+            let after = floor.tip(log).seq;
+            each(log, after, end, &mut |first, count, body| search.within(log, first, count, body));
+        }
     }
-    search.finish().0
+    (search.finish().into_iter().map(|(stray, _)| stray).collect(), parted)
 }

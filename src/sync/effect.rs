@@ -298,6 +298,14 @@ pub enum Input {
         /// All of it.
         strays: Vec<Stray>,
     },
+    /// A log of another device has another history here than the checkpoint is of that this device wants to begin
+    /// with, and nothing in it is a stray: it is dropped.
+    GiveWay {
+        /// The space.
+        space: SpaceId,
+        /// The log.
+        log: LogId,
+    },
     /// What the state of a space does not know of the ops of [`Effect::Recall`].
     Recalled {
         /// The space.

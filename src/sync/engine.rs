@@ -168,6 +168,7 @@ impl Engine {
             Input::Base { space, checkpoint, cut, token } => self.begin_at(space, checkpoint, cut, token),
             Input::WriteAgain { space, log, to } => self.write_again_after(space, log, to),
             Input::Strays { space, strays } => self.strays_found(space, strays),
+            Input::GiveWay { space, log } => self.give_way(space, log),
             Input::Recalled { space, ops } => self.recalled(space, &ops),
             Input::Release { space } => self.release(space),
             Input::Doubt => self.doubt(),

@@ -37,6 +37,8 @@ pub(super) enum LookUpReason {
     Ends { peer: PeerId, common: Tip },
     /// Where the peer's history goes on: what is here at that place?
     Judge { peer: PeerId, common: Tip, first: TipHash, their_end: Tip, high: Option<Seq> },
+    /// What comes after the floor of an own log, of which a peer has another history from below it?
+    Keep { floor: Tip },
     /// Is the end of a removed device's log here?
     Cut { cut: Tip },
     /// Why has the fold stopped here?
@@ -74,7 +76,8 @@ impl Engine {
                 self.send(peer, &Message::Fork { scope, log, witness });
             }
             LookUpReason::Confront { peer, witness } => {
-                let Some(held) = held else { return };
+                // Below the floor nothing is here to be held against it.
+                let Some(held) = held else { return self.locate(peer, space, log) };
                 self.confront(Some(peer), space, &witness, &held.witness());
                 self.locate(peer, space, log);
             }
@@ -88,6 +91,10 @@ impl Engine {
             LookUpReason::Ends { peer, common } => self.ends_found(peer, space, log, common, batches),
             LookUpReason::Judge { peer, common, first, their_end, high } => {
                 self.judge(now, peer, space, log, common, first, their_end, high, held);
+            }
+            LookUpReason::Keep { floor } => {
+                let Some(held) = held else { return };
+                self.keep_found(now, space, log, floor, held);
             }
             LookUpReason::Cut { cut } => self.cut_found(space, log, cut, held),
             LookUpReason::Parked => {

@@ -213,15 +213,54 @@ impl Engine {
             session.locating.remove(&log);
             return;
         };
-        locating.low = common;
+        let low = std::mem::replace(&mut locating.low, common);
         let high = locating.points.iter().map(|tip| tip.seq).find(|seq| *seq > common.seq);
-        let Some([first, last]) = own_witnesses(ends, log, scope, common) else {
+        let Some([first, last]) = own_witnesses(ends, log, scope) else {
             session.locating.remove(&log);
             return;
         };
+        if first.0.first != common.seq.next() || first.0.prev != common.hash {
+            session.locating.remove(&log);
+            return self.parted_below(peer, space, log, low, Tip { seq: last.0.last(), hash: last.1 });
+        }
         let their_end = Tip { seq: last.0.last(), hash: last.1 };
         let why = LookUpReason::Judge { peer, common, first: first.1, their_end, high };
         self.look_up(space, log, vec![common.seq.next()], why);
+    }
+
+    /// A peer has a history of an own log that parts from this one below the floor. Nobody can select there any
+    /// more; so the one of the base stands, and the peer is to begin with the base, once it has given back what
+    /// that leaves out (see [`super::strays`]).
+    fn parted_below(&mut self, peer: PeerId, space: SpaceId, log: LogId, low: Tip, their_end: Tip) {
+        let Some(state) = self.spaces.get(&space) else { return };
+        let floor = state.floor(&log);
+        // One that ends before the floor may just be behind, and another one was asked before this device began
+        // with its base.
+        if floor == Tip::NONE || low != floor || their_end.seq < floor.seq || their_end == floor {
+            return;
+        }
+        if state.author.log() == log {
+            // Signed by this device, and not in its memory.
+            self.begin_new_log(space);
+        }
+        self.look_up(space, log, vec![floor.seq.next()], LookUpReason::Keep { floor });
+        self.tell_floor(peer, space);
+    }
+
+    /// Selects the history here against one that parts from it below the floor, where it goes on beyond.
+    pub(super) fn keep_found(
+        &mut self,
+        now: &Now,
+        space: SpaceId,
+        log: LogId,
+        floor: Tip,
+        held: &SealedBatch,
+    ) {
+        let Some(state) = self.spaces.get(&space) else { return };
+        let tip = state.durable.tip(&log);
+        if held.header().prev == floor.hash && tip.seq >= held.header().last() {
+            self.select(now, space, Branch { log, base: floor, first: held.link(), tip });
+        }
     }
 
     /// Knows now what is here at the place where the peer's history goes on.
@@ -251,6 +290,11 @@ impl Engine {
             if locating.rounds_left > 0 {
                 return self.look_for_points(peer, space, log, low.seq, high);
             }
+            // It grows as fast as it is asked about, and nothing of it is another so far.
+            if let Some(session) = self.session(peer, space) {
+                session.locating.remove(&log);
+            }
+            return;
         }
         if let Some(session) = self.session(peer, space) {
             session.locating.remove(&log);
@@ -521,7 +565,6 @@ fn own_witnesses(
     ends: &[[u8; ForkWitness::BYTES]; 2],
     log: LogId,
     scope: ScopeTag,
-    common: Tip,
 ) -> Option<[(BatchHeader, TipHash); 2]> {
     let read = |bytes: &[u8; ForkWitness::BYTES]| {
         let (witness, header) = ForkWitness::parse(bytes).ok()?;
@@ -529,8 +572,7 @@ fn own_witnesses(
         is_good.then(|| (header, witness.link()))
     };
     let (first, last) = (read(&ends[0])?, read(&ends[1])?);
-    let continues = first.0.first == common.seq.next() && first.0.prev == common.hash;
-    (continues && last.0.last() >= first.0.last()).then_some([first, last])
+    (last.0.last() >= first.0.last()).then_some([first, last])
 }
 
 /// Questions until the place is found: each divides what is left by [`POINTS_MAX`].

@@ -37,6 +37,8 @@ pub(super) struct SpaceState {
     pub is_base_arriving: bool,
     /// What a checkpoint that this device wants to begin with leaves out of what it holds.
     pub strays: Vec<Stray>,
+    /// The own log in which ops that had been forgotten are written again, in this run.
+    pub recalled_into: Option<LogId>,
     /// Whether this device tells what it holds although that is nothing, see [`Engine::hold_back`].
     ///
     /// [`Engine::hold_back`]: super::engine::Engine::hold_back
@@ -154,6 +156,7 @@ impl SpaceState {
             base: None,
             is_base_arriving: false,
             strays: Vec::new(),
+            recalled_into: None,
             is_released: false,
             folded: None,
             acks: BTreeMap::new(),

@@ -17,7 +17,7 @@ use super::engine::Engine;
 use super::space::Then;
 use crate::crypto::SealedBatch;
 use crate::fold::State;
-use crate::model::{Dot, Hlc, LogId, Seq, SpaceId, TipHash};
+use crate::model::{Dot, Hlc, LogId, Seq, SpaceId, Tip, TipHash};
 use crate::wire::{BodyReader, FrameView, OpView};
 
 impl Engine {
@@ -46,16 +46,28 @@ impl Engine {
         }
     }
 
-    /// Looks at batches of an own log that lie below its floor, where this disk holds nothing to compare them with.
+    /// Drops a history of a log of another device that is not the one which a checkpoint is of: everything in it is
+    /// known there, or held elsewhere.
+    pub(super) fn give_way(&mut self, space: SpaceId, log: LogId) {
+        if log.device != self.identity.device() {
+            self.truncate(space, log, Tip::NONE);
+        }
+    }
+
+    /// Looks at batches of an own log from below its floor, where this disk holds nothing to compare them with.
     pub(super) fn recall(&mut self, space: SpaceId, run: &[SealedBatch]) {
         let own = self.identity.device();
         let Some(state) = self.spaces.get(&space) else { return };
-        let is_below = |batch: &&SealedBatch| {
+        let is_below = |batch: &SealedBatch| {
             let header = batch.header();
-            header.log.device == own && header.last() <= state.floor(&header.log).seq
+            header.log.device == own && header.first <= state.floor(&header.log).seq
         };
+        if !run.first().is_some_and(is_below) {
+            return;
+        }
+        // What continues it may be of the same history, and lie beyond the floor.
         let mut ops = Vec::new();
-        for batch in run.iter().filter(is_below).filter(|batch| batch.verify().is_ok()) {
+        for batch in run.iter().filter(|batch| batch.verify().is_ok()) {
             let header = batch.header();
             let Some(key) = state.keys.get(&header.key_id) else { continue };
             let Ok(body) = self.opener.open(key, batch).map(Bytes::from) else { continue };
@@ -76,7 +88,17 @@ impl Engine {
         if ops.is_empty() || !may_write(&space) {
             return;
         }
-        self.begin_new_log(space);
+        // One log will do, as long as it can be given from its beginning.
+        let is_fit = self.spaces.get(&space).is_some_and(|state| {
+            let log = state.author.log();
+            state.recalled_into == Some(log) && state.floor(&log) == Tip::NONE
+        });
+        if !is_fit {
+            self.begin_new_log(space);
+        }
+        if let Some(state) = self.spaces.get_mut(&space) {
+            state.recalled_into = Some(state.author.log());
+        }
         if let Some(appended) = self.write_again(space, ops) {
             self.notice(Notice::Recalled { space, op_count: ops.len() as u64 });
             self.then(Then::Appended(appended));
@@ -89,15 +111,14 @@ pub struct StraySearch<'a> {
     based: &'a State,
     /// Ops that a log above the cut holds, too: nothing of them is lost.
     above: BTreeSet<(Dot, Hlc)>,
-    /// By log, the end of the batch before the first, and of the last.
-    found: BTreeMap<LogId, (Seq, Seq)>,
-    op_count: u64,
+    /// By log, the runs, and how many strays are in each.
+    found: BTreeMap<LogId, (Stray, u64)>,
 }
 
 impl<'a> StraySearch<'a> {
     /// A search for what a checkpoint with this state in it leaves out.
     pub const fn new(based: &'a State) -> Self {
-        Self { based, above: BTreeSet::new(), found: BTreeMap::new(), op_count: 0 }
+        Self { based, above: BTreeSet::new(), found: BTreeMap::new() }
     }
 
     /// Takes note of a batch of a log of which the cut holds nothing: all of these come first.
@@ -114,28 +135,29 @@ impl<'a> StraySearch<'a> {
         };
         let count = ops(log, first, op_count, body).iter().filter(is_stray).count() as u64;
         if count > 0 {
-            let before = Seq::new(first.get() - 1);
-            let through = before.plus(u64::from(op_count));
-            self.found.entry(*log).or_insert((before, through)).1 = through;
-            self.op_count += count;
+            let after = Seq::new(first.get() - 1);
+            let through = after.plus(u64::from(op_count));
+            let found = self.found.entry(*log).or_insert((Stray { log: *log, after, through }, 0));
+            found.0.through = through;
+            found.1 += count;
         }
     }
 
-    /// What was found, and how many ops of it the checkpoint leaves out.
-    pub fn finish(self) -> (Vec<Stray>, u64) {
-        let stray = |(log, (after, through))| Stray { log, after, through };
-        (self.found.into_iter().map(stray).collect(), self.op_count)
+    /// What was found, each with how many ops of it the checkpoint leaves out.
+    pub fn finish(self) -> Vec<(Stray, u64)> {
+        self.found.into_values().collect()
     }
 }
 
-/// The ops of a body under the identity they were first written with.
+/// The ops of a body under the identity they were first written with. One that puts words into the mouth of another
+/// device means nothing, here as in the fold.
 fn ops(log: &LogId, first: Seq, op_count: u32, body: &Bytes) -> Vec<Stored> {
     let Ok(frames) = BodyReader::new(body, first, op_count) else { return Vec::new() };
-    frames.map_while(Result::ok).map(|frame| stored(log, &frame, body)).collect()
+    frames.map_while(Result::ok).filter_map(|frame| stored(log, &frame, body)).collect()
 }
 
-fn stored(log: &LogId, frame: &FrameView<'_>, body: &Bytes) -> Stored {
-    match OpView::decode(frame.kind, frame.flags, frame.body) {
+fn stored(log: &LogId, frame: &FrameView<'_>, body: &Bytes) -> Option<Stored> {
+    let stored = match OpView::decode(frame.kind, frame.flags, frame.body) {
         Ok(OpView::Reissue(original)) => Stored {
             dot: original.dot(),
             hlc: original.hlc,
@@ -150,5 +172,6 @@ fn stored(log: &LogId, frame: &FrameView<'_>, body: &Bytes) -> Stored {
             flags: frame.flags,
             body: body.slice_ref(frame.body),
         },
-    }
+    };
+    (stored.dot.log.device == log.device).then_some(stored)
 }

@@ -295,10 +295,6 @@ impl Space {
             }
         };
         self.write_own_again(&fields.cut).await?;
-        if let Some(device) = self.other_history(fields).await? {
-            waits(WhyWaiting::OtherHistory { device });
-            return Ok(Taken::Later);
-        }
         let state = match state {
             Some(state) => {
                 let (state, left_out) = self.look_for_strays(standing, state, fields).await?;
@@ -306,10 +302,15 @@ impl Space {
                     waits(WhyWaiting::LeavesOut { device, op_count });
                     return Ok(Taken::Later);
                 }
+                self.give_way(fields).await?;
                 Some(state)
             }
             None => None,
         };
+        if let Some(log) = self.parted(fields).await?.first() {
+            waits(WhyWaiting::OtherHistory { device: log.device });
+            return Ok(Taken::Later);
+        }
         complete(store, manifest)?;
         let (checkpoint, cut) = (manifest.hash(), fields.cut.clone());
         if let Some(state) = state {
@@ -432,12 +433,35 @@ impl Space {
         }
     }
 
-    /// The device of a log of which another history is held here than the checkpoint is of.
-    async fn other_history(&self, fields: &ManifestFields) -> Result<Option<DeviceId>, NodeError> {
+    /// Logs of which another history is held here than the checkpoint is of.
+    async fn parted(&self, fields: &ManifestFields) -> Result<Vec<LogId>, NodeError> {
         let (space, store, fields) = (self.id(), self.node.store().clone(), fields.clone());
         let asked = self.node.ask(move |core| Some(core.engine.space(space)?.frontier.clone()));
         let frontier = asked.await?.ok_or(NodeError::Stopped)?;
-        Ok(self.node.blocking(move || other_history(&store, &fields, &frontier)).await?)
+        Ok(self.node.blocking(move || parted(&store, &fields.space, &fields.cut, &frontier)).await?)
+    }
+
+    /// Drops histories of logs of others that are not those which the checkpoint is of, where nothing in them would
+    /// be lost.
+    async fn give_way(&self, fields: &ManifestFields) -> Result<(), NodeError> {
+        let (space, own) = (self.id(), self.node.device());
+        let mut version = self.node.version();
+        version.mark_unchanged();
+        let mut parted = self.parted(fields).await?;
+        parted.retain(|log| log.device != own);
+        for log in parted.iter().copied() {
+            warn!(device = %log.device.short(), "another history of a log stands; nothing of the one here is lost");
+            self.node.ask(move |core| core.tell(Input::GiveWay { space, log })).await?;
+        }
+        let dropped = async {
+            while self.parted(fields).await?.iter().any(|log| log.device != own) {
+                version.changed().await.map_err(|_| NodeError::Stopped)?;
+                version.mark_unchanged();
+            }
+            Ok(())
+        };
+        // A disk that refuses it is asked again the next time.
+        tokio::time::timeout(GIVE_WAY_MAX, dropped).await.unwrap_or(Ok(()))
     }
 
     /// The state in what is here of a checkpoint, where that is what it says; none for a device that does not
@@ -500,9 +524,18 @@ impl Core {
 
     /// Whether the history of a space has no beginning here that peers could continue.
     pub(in crate::node) fn begins_anew(&self, space: SpaceId) -> bool {
-        // It may have come another way since, from the one who said so or from others.
-        let is_below = |device: &DeviceId| !self.holds_all_of(space, device);
-        self.engine.is_held_back(space) || self.serving.below.get(&space).is_some_and(is_below)
+        // It may have come another way since; the devices that said so tell, where they hold just the same.
+        let is_below = |device: &DeviceId| !self.holds_the_same(space, device);
+        let told = self.serving.below.get(&space);
+        self.engine.is_held_back(space) || told.is_some_and(|devices| devices.iter().any(is_below))
+    }
+
+    /// Whether every log of a connected device ends here where it ends there. Lengths would not do: a log may have
+    /// another history here.
+    fn holds_the_same(&self, space: SpaceId, device: &DeviceId) -> bool {
+        let Some(view) = self.engine.space(space) else { return false };
+        let known = self.engine.announced(space, device);
+        known.is_some_and(|known| known.iter().all(|(log, tip)| view.frontier.tip(log) == *tip))
     }
 
     /// Whether this device holds what a connected device does, as far as that has said.
@@ -659,24 +692,29 @@ fn waiting(manifest: &Manifest, words: &[Attestation], why: WhyWaiting) -> Waiti
     }
 }
 
-/// The device of a log of which another history is held here than the checkpoint is of.
-fn other_history(
+/// How long a commit that drops a history is waited for.
+const GIVE_WAY_MAX: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// Logs of which another history is held here than a cut is of.
+pub(super) fn parted(
     store: &Store,
-    fields: &ManifestFields,
+    space: &SpaceId,
+    cut: &Frontier,
     frontier: &Frontier,
-) -> Result<Option<DeviceId>, StoreError> {
-    let floor = store.base(&fields.space).map(|base| base.floor).unwrap_or_default();
-    for (log, tip) in fields.cut.iter() {
+) -> Result<Vec<LogId>, StoreError> {
+    let floor = store.base(space).map(|base| base.floor).unwrap_or_default();
+    let mut parted = Vec::new();
+    for (log, tip) in cut.iter() {
         let held = frontier.tip(log);
         if held.seq < tip.seq || held == *tip || floor.tip(log) == *tip {
             continue;
         }
-        let at = if held.seq == tip.seq { None } else { store.batch_at(&fields.space, log, tip.seq)? };
+        let at = if held.seq == tip.seq { None } else { store.batch_at(space, log, tip.seq)? };
         if !at.is_some_and(|batch| batch.header().last() == tip.seq && batch.link() == tip.hash) {
-            return Ok(Some(log.device));
+            parted.push(*log);
         }
     }
-    Ok(None)
+    Ok(parted)
 }
 
 /// The state in the chunks of a checkpoint; `None` where they do not hold what its manifest says: the content as
@@ -832,7 +870,8 @@ mod tests {
         let other = TipHash::from_bytes([5; 32]);
         let check = |log, tip| {
             let cut: Frontier = [(log, tip)].into_iter().collect();
-            other_history(&store, &fields(author.space, cut), &held).unwrap()
+            let parted = parted(&store, &author.space, &cut, &held).unwrap();
+            parted.first().map(|log| log.device)
         };
 
         for fits in [end(0), end(1), end(2), tip(99, other)] {
@@ -851,6 +890,7 @@ mod tests {
             WhyWaiting::Unattested { attested: 1, needed: 2 },
             WhyWaiting::Fetching { missing: 3 },
             WhyWaiting::KeyMissing,
+            WhyWaiting::LeavesOut { device, op_count: 2 },
         ];
         let standing = [
             WhyWaiting::Version { found: 9, known: 3 },

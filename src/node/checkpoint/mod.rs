@@ -76,8 +76,8 @@ pub(super) struct Serving {
     /// For tests: whether chunks are given with a byte changed.
     #[cfg(feature = "sim")]
     spoils: Arc<std::sync::atomic::AtomicBool>,
-    /// Spaces of which a device has said that it does not hold any more what is missing here, and which it was.
-    pub below: BTreeMap<SpaceId, DeviceId>,
+    /// Spaces of which a device has said that it does not hold any more what is missing here, and which have.
+    pub below: BTreeMap<SpaceId, BTreeSet<DeviceId>>,
     /// Spaces of which a checkpoint leaves out what is here, and how many logs were here then: what its author
     /// writes again comes in a new one.
     pub strays: BTreeMap<SpaceId, usize>,

@@ -3,9 +3,10 @@
 use bytes::Bytes;
 
 use super::Standing;
+use super::bootstrap::parted;
 use crate::crypto::{EpochKey, Opener, SealedBatch};
 use crate::fold::State;
-use crate::model::{DeviceId, Frontier, LogId, Seq, SpaceId, Tip};
+use crate::model::{DeviceId, Frontier, LogId, Seq, SpaceId};
 use crate::node::error::NodeError;
 use crate::node::space::Space;
 use crate::store::{Store, StoreError};
@@ -16,7 +17,7 @@ use crate::wire::checkpoint::ManifestFields;
 pub(super) struct LeftOut {
     /// Whose.
     pub device: DeviceId,
-    /// How many, of all devices.
+    /// How many of that device.
     pub op_count: u64,
 }
 
@@ -30,19 +31,26 @@ impl Space {
         fields: &ManifestFields,
     ) -> Result<(State, Option<LeftOut>), NodeError> {
         let (space, own) = (self.id(), self.node.device());
+        // It may have grown since the chunks began to come.
+        let asked = self.node.ask(move |core| Some(core.engine.space(space)?.frontier.clone()));
+        let frontier = asked.await?.ok_or(NodeError::Stopped)?;
+        let log_count = frontier.log_count();
         let held = Held {
             space,
             store: self.node.store().clone(),
             keys: standing.keys.clone(),
-            frontier: standing.frontier.clone(),
+            frontier,
             authors: standing.readers.iter().copied().filter(|device| *device != own).collect(),
         };
         let cut = fields.cut.clone();
         let look = move || held.strays(&state, &cut).map(|found| (state, found));
-        let (state, (strays, op_count)) = self.node.blocking(look).await?;
-        let left_out = strays.first().map(|stray| LeftOut { device: stray.log.device, op_count });
+        let (state, found) = self.node.blocking(look).await?;
+        let left_out = found.first().map(|(first, _)| {
+            let of_device = found.iter().filter(|(stray, _)| stray.log.device == first.log.device);
+            LeftOut { device: first.log.device, op_count: of_device.map(|(_, count)| count).sum() }
+        });
+        let strays: Vec<Stray> = found.into_iter().map(|(stray, _)| stray).collect();
         let told = self.node.ask(move |core| {
-            let log_count = core.engine.space(space).map_or(0, |view| view.frontier.log_count());
             core.serving.strays.insert(space, log_count);
             if strays.is_empty() {
                 core.serving.strays.remove(&space);
@@ -65,16 +73,20 @@ struct Held {
 }
 
 impl Held {
-    fn strays(&self, state: &State, cut: &Frontier) -> Result<(Vec<Stray>, u64), StoreError> {
+    fn strays(&self, state: &State, cut: &Frontier) -> Result<Vec<(Stray, u64)>, StoreError> {
         let mut search = StraySearch::new(state);
         let floor = self.store.base(&self.space).map(|base| base.floor).unwrap_or_default();
-        for (log, _) in self.frontier.iter().filter(|(log, _)| cut.tip(log) == Tip::NONE) {
-            self.each(log, floor.tip(log).seq, Seq::new(u64::MAX), &mut |first, op_count, body| {
+        let parted = parted(&self.store, &self.space, cut, &self.frontier)?;
+        for (log, _) in self.frontier.iter().filter(|(log, _)| !parted.contains(log)) {
+            let after = cut.tip(log).seq.max(floor.tip(log).seq);
+            self.each(log, after, Seq::new(u64::MAX), &mut |first, op_count, body| {
                 search.above(log, first, op_count, body);
             })?;
         }
         for (log, end) in cut.iter().filter(|(log, _)| self.authors.contains(&log.device)) {
-            self.each(log, floor.tip(log).seq, end.seq, &mut |first, op_count, body| {
+            // What comes after the cut goes with what is before it.
+            let end = if parted.contains(log) { Seq::new(u64::MAX) } else { end.seq };
+            self.each(log, floor.tip(log).seq, end, &mut |first, op_count, body| {
                 search.within(log, first, op_count, body);
             })?;
         }
