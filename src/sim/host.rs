@@ -436,7 +436,7 @@ impl Host {
             Input::Closed { peer } => drop(life.links.remove(peer)),
             _ => {}
         }
-        if env.is_traced {
+        if env.is_traced && !matches!(input, Input::Strays { .. }) {
             (env.trace)(format!("{} < {}", self.index, brief(&input)));
         }
         let now = Now { uptime: env.now - life.booted, wall, entropy: env.rng.bytes() };

@@ -116,8 +116,11 @@ pub(super) fn strays(
             }
         }
     };
-    let is_parted =
-        |log: &LogId, end: &Tip| view.frontier.tip(log).seq >= end.seq && !disk.is_end(&space, log, end);
+    // Of an end below the floor nothing is here to be held against it.
+    let is_parted = |log: &LogId, end: &Tip| {
+        let is_within = (floor.tip(log).seq..=view.frontier.tip(log).seq).contains(&end.seq);
+        is_within && !disk.is_end(&space, log, end)
+    };
     for log in disk.logs(&space) {
         let (end, floor) = (kept.cut.tip(&log), floor.tip(&log).seq);
         if end == Tip::NONE || !is_parted(&log, &end) {

@@ -473,6 +473,8 @@ impl Engine {
         let Some(session) = self.session(peer, space) else { return };
         if is_full {
             session.floor_told = None;
+            // It may have begun with a base since, and given up there what it was given back.
+            session.given_back.clear();
         }
         let mut known = if is_full { Frontier::new() } else { session.known.take().unwrap_or_default() };
         for (log, tip) in entries {

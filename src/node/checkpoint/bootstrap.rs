@@ -706,7 +706,9 @@ pub(super) fn parted(
     let mut parted = Vec::new();
     for (log, tip) in cut.iter() {
         let held = frontier.tip(log);
-        if held.seq < tip.seq || held == *tip || floor.tip(log) == *tip {
+        // Of an end below the floor nothing is here to be held against it; whether it may be begun with says the engine.
+        let is_out_of_reach = held.seq < tip.seq || tip.seq < floor.tip(log).seq;
+        if is_out_of_reach || held == *tip || floor.tip(log) == *tip {
             continue;
         }
         let at = if held.seq == tip.seq { None } else { store.batch_at(space, log, tip.seq)? };
