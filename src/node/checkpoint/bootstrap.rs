@@ -433,37 +433,6 @@ impl Space {
         }
     }
 
-    /// Logs of which another history is held here than the checkpoint is of.
-    async fn parted(&self, fields: &ManifestFields) -> Result<Vec<LogId>, NodeError> {
-        let (space, store, fields) = (self.id(), self.node.store().clone(), fields.clone());
-        let asked = self.node.ask(move |core| Some(core.engine.space(space)?.frontier.clone()));
-        let frontier = asked.await?.ok_or(NodeError::Stopped)?;
-        Ok(self.node.blocking(move || parted(&store, &fields.space, &fields.cut, &frontier)).await?)
-    }
-
-    /// Drops histories of logs of others that are not those which the checkpoint is of, where nothing in them would
-    /// be lost.
-    async fn give_way(&self, fields: &ManifestFields) -> Result<(), NodeError> {
-        let (space, own) = (self.id(), self.node.device());
-        let mut version = self.node.version();
-        version.mark_unchanged();
-        let mut parted = self.parted(fields).await?;
-        parted.retain(|log| log.device != own);
-        for log in parted.iter().copied() {
-            warn!(device = %log.device.short(), "another history of a log stands; nothing of the one here is lost");
-            self.node.ask(move |core| core.tell(Input::GiveWay { space, log })).await?;
-        }
-        let dropped = async {
-            while self.parted(fields).await?.iter().any(|log| log.device != own) {
-                version.changed().await.map_err(|_| NodeError::Stopped)?;
-                version.mark_unchanged();
-            }
-            Ok(())
-        };
-        // A disk that refuses it is asked again the next time.
-        tokio::time::timeout(GIVE_WAY_MAX, dropped).await.unwrap_or(Ok(()))
-    }
-
     /// The state in what is here of a checkpoint, where that is what it says; none for a device that does not
     /// read.
     async fn examine(
@@ -692,33 +661,6 @@ fn waiting(manifest: &Manifest, words: &[Attestation], why: WhyWaiting) -> Waiti
     }
 }
 
-/// How long a commit that drops a history is waited for.
-const GIVE_WAY_MAX: std::time::Duration = std::time::Duration::from_secs(30);
-
-/// Logs of which another history is held here than a cut is of.
-pub(super) fn parted(
-    store: &Store,
-    space: &SpaceId,
-    cut: &Frontier,
-    frontier: &Frontier,
-) -> Result<Vec<LogId>, StoreError> {
-    let floor = store.base(space).map(|base| base.floor).unwrap_or_default();
-    let mut parted = Vec::new();
-    for (log, tip) in cut.iter() {
-        let held = frontier.tip(log);
-        // Of an end below the floor nothing is here to be held against it; whether it may be begun with says the engine.
-        let is_out_of_reach = held.seq < tip.seq || tip.seq < floor.tip(log).seq;
-        if is_out_of_reach || held == *tip || floor.tip(log) == *tip {
-            continue;
-        }
-        let at = if held.seq == tip.seq { None } else { store.batch_at(space, log, tip.seq)? };
-        if !at.is_some_and(|batch| batch.header().last() == tip.seq && batch.link() == tip.hash) {
-            parted.push(*log);
-        }
-    }
-    Ok(parted)
-}
-
 /// The state in the chunks of a checkpoint; `None` where they do not hold what its manifest says: the content as
 /// it was hashed, a state of that cut and root, and every op that it points at.
 fn content(store: &Store, key: &EpochKey, fields: &ManifestFields) -> Result<Option<State>, StoreError> {
@@ -786,8 +728,7 @@ const REFUSED_MAX: usize = 64;
 mod tests {
     use super::*;
     use crate::crypto::Identity;
-    use crate::model::{KeyId, Root, Seq, TipHash};
-    use crate::store::testing::{Author, store};
+    use crate::model::{KeyId, Root};
     use crate::wire::checkpoint::AttestationFields;
 
     fn identity(n: u8) -> Identity {
@@ -856,33 +797,6 @@ mod tests {
 
         let devices: Vec<DeviceId> = words.iter().map(|word| word.fields().device).collect();
         assert_eq!(devices, [1, 3].map(|n| identity(n).device()), "this one too, from before a backup");
-    }
-
-    #[test]
-    fn a_cut_is_held_against_every_log_that_is_here() {
-        let mut author = Author::new(1);
-        let (store, _) = store(&mut author);
-        let batches = author.batches(3, 2);
-        let all = author.write(batches.clone());
-        author.commit(&store, vec![all]);
-        let held: Frontier = [(author.log, author.tip())].into_iter().collect();
-        let strange = LogId::from_bytes(&[7; 40]);
-        let tip = |seq, hash| Tip { seq: Seq::new(seq), hash };
-        let end = |index: usize| tip(2 * index as u64 + 2, batches[index].link());
-        let other = TipHash::from_bytes([5; 32]);
-        let check = |log, tip| {
-            let cut: Frontier = [(log, tip)].into_iter().collect();
-            let parted = parted(&store, &author.space, &cut, &held).unwrap();
-            parted.first().map(|log| log.device)
-        };
-
-        for fits in [end(0), end(1), end(2), tip(99, other)] {
-            assert_eq!(check(author.log, fits), None, "{fits:?}");
-        }
-        assert_eq!(check(strange, tip(4, other)), None, "nothing of it is here");
-        for parts in [tip(2, other), tip(6, other), tip(3, batches[1].link())] {
-            assert_eq!(check(author.log, parts), Some(author.log.device), "{parts:?}");
-        }
     }
 
     #[test]

@@ -1,9 +1,11 @@
-//! Reads what this device holds, to find what a checkpoint leaves out of it (see [`StraySearch`]).
+//! What a checkpoint leaves out of what this device holds (see [`StraySearch`]), and which histories give way to it.
+
+use std::time::Duration;
 
 use bytes::Bytes;
+use tracing::warn;
 
 use super::Standing;
-use super::bootstrap::parted;
 use crate::crypto::{EpochKey, Opener, SealedBatch};
 use crate::fold::State;
 use crate::model::{DeviceId, Frontier, LogId, Seq, SpaceId};
@@ -59,6 +61,37 @@ impl Space {
         });
         told.await?;
         Ok((state, left_out))
+    }
+
+    /// Logs of which another history is held here than the checkpoint is of.
+    pub(super) async fn parted(&self, fields: &ManifestFields) -> Result<Vec<LogId>, NodeError> {
+        let (space, store, fields) = (self.id(), self.node.store().clone(), fields.clone());
+        let asked = self.node.ask(move |core| Some(core.engine.space(space)?.frontier.clone()));
+        let frontier = asked.await?.ok_or(NodeError::Stopped)?;
+        Ok(self.node.blocking(move || parted(&store, &fields.space, &fields.cut, &frontier)).await?)
+    }
+
+    /// Drops histories of logs of others that are not those which the checkpoint is of, where nothing in them would
+    /// be lost.
+    pub(super) async fn give_way(&self, fields: &ManifestFields) -> Result<(), NodeError> {
+        let (space, own) = (self.id(), self.node.device());
+        let mut version = self.node.version();
+        version.mark_unchanged();
+        let mut parted = self.parted(fields).await?;
+        parted.retain(|log| log.device != own);
+        for log in parted.iter().copied() {
+            warn!(device = %log.device.short(), "another history of a log stands; nothing of the one here is lost");
+            self.node.ask(move |core| core.tell(Input::GiveWay { space, log })).await?;
+        }
+        let dropped = async {
+            while self.parted(fields).await?.iter().any(|log| log.device != own) {
+                version.changed().await.map_err(|_| NodeError::Stopped)?;
+                version.mark_unchanged();
+            }
+            Ok(())
+        };
+        // A disk that refuses it is asked again the next time.
+        tokio::time::timeout(GIVE_WAY_MAX, dropped).await.unwrap_or(Ok(()))
     }
 }
 
@@ -124,3 +157,64 @@ impl Held {
 
 /// How much of a log is read at once.
 const RUN_BYTES: usize = 1024 * 1024;
+
+/// How long a commit that drops a history is waited for.
+const GIVE_WAY_MAX: Duration = Duration::from_secs(30);
+
+/// Logs of which another history is held here than a cut is of.
+fn parted(
+    store: &Store,
+    space: &SpaceId,
+    cut: &Frontier,
+    frontier: &Frontier,
+) -> Result<Vec<LogId>, StoreError> {
+    let floor = store.base(space).map(|base| base.floor).unwrap_or_default();
+    let mut parted = Vec::new();
+    for (log, tip) in cut.iter() {
+        let held = frontier.tip(log);
+        // Of an end below the floor nothing is here to be held against it; whether it may be begun with says the engine.
+        let is_out_of_reach = held.seq < tip.seq || tip.seq < floor.tip(log).seq;
+        if is_out_of_reach || held == *tip || floor.tip(log) == *tip {
+            continue;
+        }
+        let at = if held.seq == tip.seq { None } else { store.batch_at(space, log, tip.seq)? };
+        if !at.is_some_and(|batch| batch.header().last() == tip.seq && batch.link() == tip.hash) {
+            parted.push(*log);
+        }
+    }
+    Ok(parted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Tip, TipHash};
+    use crate::store::testing::{Author, store};
+
+    #[test]
+    fn a_cut_is_held_against_every_log_that_is_here() {
+        let mut author = Author::new(1);
+        let (store, _) = store(&mut author);
+        let batches = author.batches(3, 2);
+        let all = author.write(batches.clone());
+        author.commit(&store, vec![all]);
+        let held: Frontier = [(author.log, author.tip())].into_iter().collect();
+        let strange = LogId::from_bytes(&[7; 40]);
+        let tip = |seq, hash| Tip { seq: Seq::new(seq), hash };
+        let end = |index: usize| tip(2 * index as u64 + 2, batches[index].link());
+        let other = TipHash::from_bytes([5; 32]);
+        let check = |log, tip| {
+            let cut: Frontier = [(log, tip)].into_iter().collect();
+            let parted = parted(&store, &author.space, &cut, &held).unwrap();
+            parted.first().map(|log| log.device)
+        };
+
+        for fits in [end(0), end(1), end(2), tip(99, other)] {
+            assert_eq!(check(author.log, fits), None, "{fits:?}");
+        }
+        assert_eq!(check(strange, tip(4, other)), None, "nothing of it is here");
+        for parts in [tip(2, other), tip(6, other), tip(3, batches[1].link())] {
+            assert_eq!(check(author.log, parts), Some(author.log.device), "{parts:?}");
+        }
+    }
+}
