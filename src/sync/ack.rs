@@ -127,8 +127,8 @@ impl Engine {
         let own = self.identity.device();
         let Some(state) = self.spaces.get_mut(&space) else { return };
         let number = ack.fields().number;
-        // One of the same number that says something else has forgotten nothing but the last, and whoever holds
-        // that takes no other of its number.
+        // A crash may have taken back the last one alone: then another of its number was signed, and whoever holds
+        // the first takes no second.
         let is_other = state.acks.get(&own).is_none_or(|held| held.ack.fields() != ack.fields());
         let is_ahead = number > state.ack_number || number == state.ack_number && is_other;
         if is_ahead && ack.verify().is_ok() {

@@ -121,7 +121,7 @@ impl<'a> StraySearch<'a> {
         Self { based, above: BTreeSet::new(), found: BTreeMap::new() }
     }
 
-    /// Takes note of a batch of a log of which the cut holds nothing: all of these come first.
+    /// Takes note of a batch that lies above the cut: all of these come first.
     pub fn above(&mut self, log: &LogId, first: Seq, op_count: u32, body: &Bytes) {
         let ops = ops(log, first, op_count, body);
         self.above.extend(ops.iter().map(|op| (op.dot, op.hlc)));
