@@ -549,22 +549,29 @@ fn an_ack_that_a_crash_took_back_is_not_in_the_way_of_another_of_its_number() {
     assert_eq!(said(&fleet, 0).1, 2);
 }
 
-#[test]
-fn what_only_a_device_that_was_away_has_of_another_history_comes_back_to_its_author() {
+/// Two ops that two devices have; so many that the second one has of a life which the first has forgotten; and three
+/// of its next life, at which it and a third one begin. Also the place of the life that goes on, the log of both, and
+/// the checkpoint.
+fn two_lives(forgotten: u64) -> (Fleet, usize, LogId, (CheckpointHash, Frontier)) {
     let mut fleet = Fleet::new(3);
-    let space = fleet.space;
     fleet.connect(0, 1);
     fleet.write(0, 2);
     let backup = fleet.copy(0);
-    // The one goes to whoever is away from then on, the other to the rest.
-    fleet.write(0, 2);
+    fleet.write(0, forgotten);
     fleet.disconnect(0, 1);
-    let log = fleet.devices[0].engine.space(space).unwrap().own_log;
+    let log = fleet.devices[0].engine.space(fleet.space).unwrap().own_log;
     fleet.connect(backup, 2);
     fleet.write(backup, 3);
     let checkpoint = fleet.checkpoint(backup, 0xc1);
     fleet.begin_at(backup, &checkpoint);
     fleet.begin_at(2, &checkpoint);
+    (fleet, backup, log, checkpoint)
+}
+
+#[test]
+fn what_only_a_device_that_was_away_has_of_another_history_comes_back_to_its_author() {
+    let (mut fleet, backup, log, checkpoint) = two_lives(2);
+    let space = fleet.space;
 
     fleet.connect(backup, 1);
     assert_eq!(fleet.devices[1].told_floor().len(), 1, "here it would begin with the checkpoint");
@@ -629,19 +636,8 @@ fn an_ack_from_before_the_end_of_a_log_was_dropped_is_taken_back_by_the_next() {
 #[test]
 fn a_life_that_was_forgotten_and_is_longer_than_what_the_others_hold_comes_back_too() {
     for written_since in [0, 1, 2] {
-        let mut fleet = Fleet::new(3);
+        let (mut fleet, backup, log, checkpoint) = two_lives(6);
         let space = fleet.space;
-        fleet.connect(0, 1);
-        fleet.write(0, 2);
-        let backup = fleet.copy(0);
-        fleet.write(0, 6);
-        fleet.disconnect(0, 1);
-        let log = fleet.devices[0].engine.space(space).unwrap().own_log;
-        fleet.connect(backup, 2);
-        fleet.write(backup, 3);
-        let checkpoint = fleet.checkpoint(backup, 0xc1);
-        fleet.begin_at(backup, &checkpoint);
-        fleet.begin_at(2, &checkpoint);
         fleet.write(backup, written_since);
 
         fleet.connect(backup, 1);

@@ -60,6 +60,17 @@ pub async fn publish(node: &Node, op_count: u64, attested: usize) -> CheckpointI
     .await
 }
 
+/// Has a node drop what a checkpoint holds, once that is whole there.
+pub async fn drop_history(node: &Node, made: &CheckpointInfo) {
+    until(node, async || {
+        node.personal().exchange_checkpoints().await.unwrap();
+        let newest = node.personal().checkpoints().unwrap().swap_remove(0);
+        (newest.hash == made.hash && newest.is_whole).then_some(())
+    })
+    .await;
+    node.personal().trim().await.unwrap();
+}
+
 pub async fn connect(node: &Node, to: &[&Node]) {
     node.start().await.unwrap();
     for other in to {
@@ -108,13 +119,7 @@ async fn a_device_that_missed_what_the_others_dropped_comes_back_with_what_it_wr
     settle(&b.node, 1).await;
     let made = publish(&a.node, 50 + 20 + 1 + 450 + 100, 2).await;
     for node in [&a.node, &b.node] {
-        until(node, async || {
-            node.personal().exchange_checkpoints().await.unwrap();
-            let newest = node.personal().checkpoints().unwrap().swap_remove(0);
-            (newest.hash == made.hash && newest.is_whole).then_some(())
-        })
-        .await;
-        node.personal().trim().await.unwrap();
+        drop_history(node, &made).await;
     }
     assert!(a.node.personal().adopted().unwrap().is_none(), "it was folded here");
 
