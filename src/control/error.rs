@@ -736,8 +736,8 @@ pub(crate) const CODE_REFUSED: i64 = -32000;
 
 fn checkpoint_hint(why: &WhyNoCheckpoint) -> Option<String> {
     let hint = match why {
-        WhyNoCheckpoint::Silent { silent } => {
-            let names: Vec<String> = silent.iter().map(crate::model::DeviceId::short).collect();
+        WhyNoCheckpoint::Silent { silent: devices } | WhyNoCheckpoint::Unmet { unmet: devices } => {
+            let names: Vec<String> = devices.iter().map(crate::model::DeviceId::short).collect();
             let names = names.join(", ");
             return Some(format!(
                 "connect {names}, or `kinfold devices dormant` says that nothing waits for it"

@@ -1340,6 +1340,7 @@ const fn space_cut(write: &Write) -> Option<SpaceId> {
         | Write::LeaseHost { .. }
         | Write::Base { kind: BaseKind::Trim, .. }
         | Write::Silence { .. }
+        | Write::Met { .. }
         | Write::ForkProof { .. } => None,
     }
 }

@@ -152,7 +152,7 @@ impl Fleet {
     }
 
     /// A checkpoint of what a device holds now, as the others have it too.
-    fn checkpoint(&mut self, of: usize, n: u8) -> (CheckpointHash, Frontier) {
+    pub fn checkpoint(&mut self, of: usize, n: u8) -> (CheckpointHash, Frontier) {
         let (hash, cut) = (CheckpointHash::from_bytes([n; 32]), self.devices[of].held(self.space));
         let mut chunks = Vec::new();
         self.devices[of].state.encode(&mut |chunk| chunks.push(chunk.to_vec()));
@@ -162,7 +162,7 @@ impl Fleet {
         (hash, cut)
     }
 
-    fn begin_at(&mut self, device: usize, (checkpoint, cut): &(CheckpointHash, Frontier)) {
+    pub fn begin_at(&mut self, device: usize, (checkpoint, cut): &(CheckpointHash, Frontier)) {
         let (space, checkpoint, cut, token) = (self.space, *checkpoint, cut.clone(), Token(9));
         self.tell(device, Input::Base { space, checkpoint, cut, token });
     }

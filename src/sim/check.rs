@@ -329,6 +329,7 @@ impl Checks {
                 | Write::Space { .. }
                 | Write::DraftsSealed { .. }
                 | Write::Silence { .. }
+                | Write::Met { .. }
                 | Write::LeaseHome { .. }
                 | Write::LeaseVote { .. }
                 | Write::LeaseHost { .. } => {}

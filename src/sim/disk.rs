@@ -2,7 +2,7 @@
 //!
 //! It checks what the real store checks, so an engine that asks for the impossible is found here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -89,6 +89,7 @@ struct DiskSpace {
     archive_keys: BTreeMap<KeyId, EpochKey>,
     proofs: BTreeMap<LogId, Bytes>,
     silence: Silence,
+    met: Option<BTreeSet<DeviceId>>,
     lease: LoadedLease,
 }
 
@@ -142,6 +143,7 @@ impl Disk {
                     archive_keys: BTreeMap::new(),
                     proofs: BTreeMap::new(),
                     silence: Silence::default(),
+                    met: None,
                     lease: LoadedLease::default(),
                 });
                 (row.own_log, row.is_active, row.carried) = (*own_log, *is_active, *carried);
@@ -205,6 +207,7 @@ impl Disk {
                 lease.host = Some(HostState::apply(lease.host.take(), write));
             }
             Write::Silence { space, silence } => self.space(space)?.silence = silence.clone(),
+            Write::Met { space, met } => self.space(space)?.met.clone_from(met),
             Write::ForkProof { space, log, bytes } => {
                 self.space(space)?.proofs.insert(*log, bytes.clone());
             }
@@ -245,6 +248,7 @@ impl Disk {
             keys: row.keys.values().cloned().collect(),
             fork_proofs: row.proofs.iter().map(|(log, bytes)| (*log, bytes.clone())).collect(),
             silence: row.silence.clone(),
+            met: row.met.clone(),
             lease: row.lease.clone(),
         });
         Loaded { spaces: spaces.collect() }

@@ -61,7 +61,8 @@ impl World {
         let device = self.hosts[host].device();
         let Some(life) = &self.hosts[host].life else { return };
         let cut = life.engine.stable_frontier(space).filter(|cut| cut.log_count() > 0);
-        let (Some(cut), true) = (cut, life.engine.diverged(space).is_empty()) else { return };
+        let is_in_order = life.engine.diverged(space).is_empty() && life.engine.unmet(space).is_empty();
+        let (Some(cut), true) = (cut, is_in_order) else { return };
         let disk = &self.hosts[host].disk;
         // What was acknowledged may be of a history that has fallen since.
         if !disk.holds_cut(&space, &cut) {
@@ -84,7 +85,8 @@ impl World {
         let Some(index) = self.some_checkpoint(space) else { return Ok(()) };
         let made = &self.checks.checkpoints[index];
         let disk = &self.hosts[host].disk;
-        if self.hosts[host].is_blind || !disk.holds_cut(&space, &made.kept.cut) {
+        let vouches = self.hosts[host].life.as_ref().is_some_and(|life| life.engine.unmet(space).is_empty());
+        if self.hosts[host].is_blind || !vouches || !disk.holds_cut(&space, &made.kept.cut) {
             return Ok(());
         }
         // It is folded onto what the other folded it onto, where that much is still in the log here.

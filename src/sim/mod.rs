@@ -24,6 +24,8 @@ mod settle;
 mod shell;
 #[cfg(test)]
 mod silent;
+#[cfg(test)]
+mod unmet;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

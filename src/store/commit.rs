@@ -6,9 +6,9 @@ use super::error::{Part, StoreError};
 use super::index::{Changes, Index};
 use super::pack;
 use super::tables::{
-    ACKS, BATCHES, DRAFTS, FORKS, KEYS, LEASE_HOMES, LEASE_HOSTS, LEASE_KEYS, LEASE_VOTES, LOGS, LogIx, META,
-    META_COMMITS, PlaceIx, RECORDS, SILENCES, SPACES, SpaceIx, SpaceRow, TIPS, draft_context, key_context,
-    silence_bytes, tip_bytes,
+    ACKS, BATCHES, DRAFTS, FORKS, KEYS, LEASE_HOMES, LEASE_HOSTS, LEASE_KEYS, LEASE_VOTES, LOGS, LogIx, MET,
+    META, META_COMMITS, PlaceIx, RECORDS, SILENCES, SPACES, SpaceIx, SpaceRow, TIPS, draft_context,
+    key_context, met_bytes, silence_bytes, tip_bytes,
 };
 use super::vaults::Vaults;
 use crate::crypto::SealedBatch;
@@ -81,6 +81,15 @@ impl<'a> Writer<'a> {
                 let space_ix = self.space_ix(space)?;
                 if let Some(bytes) = silence_bytes(silence) {
                     self.txn.open_table(SILENCES)?.insert(space_ix, &bytes[..])?;
+                }
+                Ok(())
+            }
+            Write::Met { space, met } => {
+                let space_ix = self.space_ix(space)?;
+                let mut table = self.txn.open_table(MET)?;
+                match met {
+                    Some(met) => drop(table.insert(space_ix, &met_bytes(met)[..])?),
+                    None => drop(table.remove(space_ix)?),
                 }
                 Ok(())
             }

@@ -9,9 +9,9 @@ use super::error::{Part, StoreError};
 use super::index::Index;
 use super::tables::{
     ACKS, ATTESTATIONS, BASES, BATCHES, CHECKPOINTS, CHUNKS, DRAFTS, FORKS, FORMAT, KEYS, LEASE_HOMES,
-    LEASE_HOSTS, LEASE_KEYS, LEASE_VOTES, LOGS, META, META_COMMITS, META_FORMAT, META_KEY_CHECK,
+    LEASE_HOSTS, LEASE_KEYS, LEASE_VOTES, LOGS, MET, META, META_COMMITS, META_FORMAT, META_KEY_CHECK,
     META_STORE_ID, MOMENTS, RECORDS, SILENCES, SPACES, SpaceIx, SpaceRow, TIPS, key_check_context,
-    key_context, parse_silence, parse_tip,
+    key_context, parse_met, parse_silence, parse_tip,
 };
 use super::vaults::{Vaults, fresh};
 use crate::crypto::EpochKey;
@@ -95,12 +95,14 @@ fn create(db: &Database, vaults: &Vaults) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Stores from before there were leases, checkpoints, or days of silence have no tables for them.
+/// Stores from before there were leases, checkpoints, days of silence, or devices to be met again have no tables
+/// for them.
 fn make_later_tables(db: &Database) -> Result<(), StoreError> {
     let read = db.begin_read()?;
     let chunks = read.open_table(LEASE_KEYS).map(drop).and_then(|()| read.open_table(CHUNKS).map(drop));
     let moments = chunks.and_then(|()| read.open_table(MOMENTS).map(drop));
-    match moments.and_then(|()| read.open_table(SILENCES).map(drop)) {
+    let silences = moments.and_then(|()| read.open_table(SILENCES).map(drop));
+    match silences.and_then(|()| read.open_table(MET).map(drop)) {
         Ok(()) => return Ok(()),
         Err(redb::TableError::TableDoesNotExist(_)) => {}
         Err(error) => return Err(error.into()),
@@ -119,6 +121,7 @@ fn open_later_tables(txn: &WriteTransaction) -> Result<(), StoreError> {
     txn.open_table(BASES)?;
     txn.open_table(MOMENTS)?;
     txn.open_table(SILENCES)?;
+    txn.open_table(MET)?;
     txn.open_table(LEASE_HOMES)?;
     txn.open_table(LEASE_VOTES)?;
     txn.open_table(LEASE_HOSTS)?;
@@ -219,6 +222,7 @@ fn space(
         keys: Vec::new(),
         fork_proofs: Vec::new(),
         silence: Default::default(),
+        met: None,
         lease: lease(txn, ix)?,
     };
     let forks = txn.open_table(FORKS)?;
@@ -241,6 +245,9 @@ fn space(
     loaded.drafts.sort_by_key(|group| (group.log, group.first));
     if let Some(row) = txn.open_table(SILENCES)?.get(ix)? {
         loaded.silence = parse_silence(row.value())?;
+    }
+    if let Some(row) = txn.open_table(MET)?.get(ix)? {
+        loaded.met = Some(parse_met(row.value())?);
     }
     for record in txn.open_table(RECORDS)?.range((ix, [0; 32])..=(ix, [0xff; 32]))? {
         let (key, bytes) = record?;

@@ -18,13 +18,14 @@
 //! | `moments` | space index, content hash 32 | since when that checkpoint is whole here, Unix ms u64 BE ‖ since when all vouch for it, u64 BE; zero for not yet |
 //! | `bases` | space index | manifest hash 32 of the checkpoint that the history begins with ‖ that of the base before, zero for none |
 //! | `silences` | space index | when a day was counted last, Unix ms u64 BE ‖ (device 32 ‖ days unheard u16 BE ‖ days behind u16 BE)\*, devices strictly rising |
+//! | `met` | space index | device 32\*, strictly rising: those that were met since the past of this home was in doubt; absent where it is not |
 //! | `consents` | space index | content hash 32 of the checkpoint that one attestation is enough for; made with the first |
 //! | `lease homes` | space index | instance u64 BE; absent in the first life of a home |
 //! | `lease votes` | space index | promise and greatest token seen, `KFLD` |
 //! | `lease hosts` | space index | head of the register this device hosts, `KFLH` |
 //! | `lease keys` | space index, key | entry of that register, `KFLE` |
 //!
-//! The tables of leases and of checkpoints are made where a store that was written before is opened.
+//! The tables of leases, of checkpoints and of what was met are made where a store that was written before is opened.
 //!
 //! The flags of a space: bit 0 = active, bit 1 = ops of it have been dropped, and two numbers follow.
 //!
@@ -32,7 +33,7 @@
 //! reused, so that a key of the large table is 16 bytes instead of 80. The vault's context is the
 //! table's name and the full ids, never these numbers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use redb::TableDefinition;
 
@@ -63,6 +64,7 @@ pub(super) const ATTESTATIONS: TableDefinition<'_, WordIx, &[u8]> = TableDefinit
 pub(super) const MOMENTS: TableDefinition<'_, HashIx, [u8; 16]> = TableDefinition::new("moments");
 pub(super) const BASES: TableDefinition<'_, SpaceIx, [u8; 64]> = TableDefinition::new("bases");
 pub(super) const SILENCES: TableDefinition<'_, SpaceIx, &[u8]> = TableDefinition::new("silences");
+pub(super) const MET: TableDefinition<'_, SpaceIx, &[u8]> = TableDefinition::new("met");
 pub(super) const CONSENTS: TableDefinition<'_, SpaceIx, [u8; 32]> = TableDefinition::new("consents");
 pub(super) const RECORDS: TableDefinition<'_, (SpaceIx, [u8; 32]), &[u8]> = TableDefinition::new("records");
 pub(super) const ACKS: TableDefinition<'_, (SpaceIx, [u8; 32]), &[u8]> = TableDefinition::new("acks");
@@ -194,6 +196,19 @@ pub(super) fn parse_silence(bytes: &[u8]) -> Result<Silence, StoreError> {
     if rest.is_empty() { Ok(Silence { counted, devices }) } else { Err(damaged()) }
 }
 
+/// Devices that were met since the past was in doubt.
+pub(super) fn met_bytes(met: &BTreeSet<DeviceId>) -> Vec<u8> {
+    met.iter().flat_map(|device| *device.as_bytes()).collect()
+}
+
+pub(super) fn parse_met(bytes: &[u8]) -> Result<BTreeSet<DeviceId>, StoreError> {
+    let (rows, rest) = bytes.as_chunks::<32>();
+    if !rest.is_empty() || !rows.is_sorted_by(|a, b| a < b) {
+        return Err(StoreError::damaged(Part::Row { table: "met" }));
+    }
+    Ok(rows.iter().map(|row| DeviceId::from_bytes(*row)).collect())
+}
+
 /// What a draft group's vault is bound to.
 pub(super) fn draft_context(space: &SpaceId, log: &LogId, first: Seq) -> Vec<u8> {
     [&b"drafts"[..], space.as_bytes(), &log.to_bytes(), &first.get().to_be_bytes()].concat()
@@ -244,6 +259,21 @@ mod tests {
         assert_eq!(row(0, 0).to_bytes(), old);
         let read = SpaceRow::parse(&old).unwrap();
         assert_eq!((read.carried, read.dropped, read.truncations), (Seq::new(4), 0, 0));
+    }
+
+    #[test]
+    fn what_was_met_reads_back_and_a_row_of_another_form_is_refused() {
+        let met = [1, 7].map(|byte| DeviceId::from_bytes([byte; 32])).into();
+
+        let bytes = met_bytes(&met);
+
+        assert_eq!(bytes, [[1; 32], [7; 32]].concat());
+        assert_eq!(parse_met(&bytes).unwrap(), met);
+        assert_eq!(parse_met(&[]).unwrap(), BTreeSet::new());
+        let (twice, turned) = ([[7; 32], [7; 32]].concat(), [[7; 32], [1; 32]].concat());
+        for refused in [&bytes[..63], &twice[..], &turned[..]] {
+            assert!(matches!(parse_met(refused), Err(StoreError::Damaged { .. })));
+        }
     }
 
     #[test]

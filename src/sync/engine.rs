@@ -175,6 +175,7 @@ impl Engine {
             Input::Tick => self.tick(now),
         }
         self.plan_looks(now);
+        self.note_met();
         self.finish_step()
     }
 
@@ -442,7 +443,7 @@ fn load_space(loaded: LoadedSpace) -> Result<SpaceState, EngineError> {
     state.keys = loaded.keys.into_iter().map(|key| (key.id(), key)).collect();
     (state.author, state.durable, state.base) = (author, loaded.frontier, loaded.base);
     (state.acks, state.ack_number, state.proofs) = (acks, ack_number, proofs);
-    state.silence = loaded.silence;
+    (state.silence, state.met) = (loaded.silence, loaded.met);
     // Whoever is told of it asks for it; there is nobody to tell yet.
     state.compare_roots(&own);
     state.is_removal_told = is_removal_told;

@@ -227,6 +227,7 @@ impl Engine {
     pub(super) fn begin_new_log(&mut self, space: SpaceId) {
         // What this device has granted or promised since is as unknown as what it has written.
         self.doubt_lease(space);
+        self.forget_met(space);
         let log = self.fresh_log();
         let Some(state) = self.spaces.get_mut(&space) else { return };
         let mut author = Author::new(log, Tip::NONE);

@@ -53,6 +53,12 @@ pub enum GcHold {
         /// Their log.
         log: LogId,
     },
+    /// This home came back from a backup or is a copy, and has not met this device since: what it has forgotten of
+    /// what it vouched for may have been dropped there.
+    Unmet {
+        /// Which.
+        device: DeviceId,
+    },
     /// A device that reads has not folded its own log to the same.
     Unattested {
         /// Which.
@@ -101,6 +107,10 @@ impl fmt::Display for GcHold {
             }
             Self::Disputed { log } => write!(f, "two histories of a log of {} exist", log.device.short()),
             Self::Rewriting { .. } => f.write_str("ops of this device are being written again"),
+            Self::Unmet { device } => {
+                let short = device.short();
+                write!(f, "this home came back from a backup or is a copy and has not met {short} since")
+            }
             Self::Unattested { device, .. } => {
                 write!(f, "{} has not attested the checkpoint", device.short())
             }
@@ -149,7 +159,11 @@ impl Engine {
 
 impl SpaceState {
     fn gc_standing(&self, proposal: Option<&Proposal<'_>>, now: Wall, grace: Duration) -> GcStanding {
-        let nothing = |hold| GcStanding { holds: vec![hold], ops: 0, is_vouched: false, vouched_since: None };
+        let unmet = || self.unmet().map(|device| GcHold::Unmet { device });
+        let nothing = |hold| {
+            let holds = std::iter::once(hold).chain(unmet()).collect();
+            GcStanding { holds, ops: 0, is_vouched: false, vouched_since: None }
+        };
         let Some(proposal) = proposal else { return nothing(GcHold::NoCheckpoint) };
         if self.base.as_ref().is_some_and(|base| base.checkpoint == proposal.checkpoint) {
             return nothing(GcHold::NothingNew);
@@ -157,6 +171,7 @@ impl SpaceState {
         let unvouched = self.unvouched(proposal);
         let is_vouched = unvouched.is_empty();
         let mut holds = self.in_doubt(proposal.cut);
+        holds.extend(unmet());
         holds.extend(unvouched);
         holds.extend(self.unknowing());
         // A clock that was ahead when it was noted must not hold it back for years.
@@ -310,6 +325,13 @@ mod tests {
         let mut space = ready();
         space.parted.insert(device(2), (Root::from_bytes([1; 32]), Root::from_bytes([2; 32])));
         assert_eq!(holds(&space), [GcHold::Diverged { device: device(2) }]);
+
+        let mut space = ready();
+        space.met = Some(BTreeSet::from([device(2)]));
+        let unmet = GcHold::Unmet { device: device(3) };
+        assert_eq!(holds(&space), [unmet]);
+        assert!(unmet.to_string().contains("came back from a backup"), "{unmet}");
+        assert_eq!(space.gc_standing(None, NOW, 7 * DAY).holds, [GcHold::NoCheckpoint, unmet]);
 
         let mut space = ready();
         space.reissues.insert(log(1), Tip::NONE);

@@ -25,6 +25,7 @@ mod space;
 mod stable;
 mod strays;
 pub mod txn;
+mod unmet;
 mod view;
 
 pub use base::BaseRefused;

@@ -49,6 +49,8 @@ pub(super) struct SpaceState {
     pub ack_number: u64,
     /// What was counted of the silence of others.
     pub silence: Silence,
+    /// Devices that were met since the past of this home was in doubt; `None` where it is not.
+    pub met: Option<BTreeSet<DeviceId>>,
     /// Devices that something was heard of since a day was counted last.
     pub heard: BTreeSet<DeviceId>,
     /// When it is seen next whether a day has passed.
@@ -162,6 +164,7 @@ impl SpaceState {
             acks: BTreeMap::new(),
             ack_number: 0,
             silence: Silence::default(),
+            met: None,
             heard: BTreeSet::new(),
             look_at: None,
             parted: Parted::new(),

@@ -1,5 +1,7 @@
 //! What the engine asks a store to make durable, and what a store gives back when it is opened.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 
 use super::silence::Silence;
@@ -152,6 +154,13 @@ pub enum Write {
         /// All of it.
         silence: Silence,
     },
+    /// Which devices were met since the past of this home was in doubt; replaces those before.
+    Met {
+        /// The space.
+        space: SpaceId,
+        /// All of them; `None` once every device was.
+        met: Option<BTreeSet<DeviceId>>,
+    },
     /// Two signed headers for one place in a log: proof of a fork. One per log is kept.
     ForkProof {
         /// The space.
@@ -241,6 +250,8 @@ pub struct LoadedSpace {
     pub fork_proofs: Vec<(LogId, Bytes)>,
     /// What was counted of the silence of others.
     pub silence: Silence,
+    /// Devices that were met since the past of this home was in doubt; `None` where it is not.
+    pub met: Option<BTreeSet<DeviceId>>,
     /// What is stored about leases.
     pub lease: LoadedLease,
 }

@@ -12,8 +12,11 @@ use std::process::Command;
 use std::time::Instant;
 
 use kinfold::model::{Payload, Root, Surface};
-use kinfold::node::{Activity, Custody, HealthReason, NewOp, Node, Status, WhyWaiting};
+use kinfold::node::{
+    Activity, Custody, Grace, HealthReason, NewOp, Node, NodeError, Status, WhyNoCheckpoint, WhyWaiting,
+};
 use kinfold::roster::Role;
+use kinfold::sync::GcHold;
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -136,6 +139,48 @@ async fn a_home_put_back_behind_what_the_others_have_dropped_keeps_what_either_l
 
     agree(&[&at_a, &at_b], &["shared", "first", "second"]).await;
     for node in [at_a, at_b] {
+        close(node).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_home_drops_no_history_before_it_has_met_the_others() {
+    let (a, b, c) = (Home::init("a"), Home::init("b"), Home::init("c"));
+    let (at_a, at_b, at_c) = (a.open().await, b.open().await, c.open().await);
+    invite(&at_a, &at_b, "b", Role::Admin).await;
+    invite(&at_a, &at_c, "c", Role::Member).await;
+    write(&at_a, "shared").await;
+    meet(&at_a, &at_b).await;
+    meet(&at_a, &at_c).await;
+    let away = at_c.device();
+    close(at_c).await;
+    close(at_a).await;
+
+    let restored = a.copy();
+    let at_a = restored.open().await;
+    write(&at_a, "restored").await;
+    meet(&at_a, &at_b).await;
+    let refused = at_a.personal().checkpoint().await;
+    let why = WhyNoCheckpoint::Unmet { unmet: vec![away] };
+    assert!(matches!(&refused, Err(NodeError::NoCheckpoint { why: found }) if *found == why), "{refused:?}");
+    // Another one makes a checkpoint, which the home does not vouch for, also after a restart.
+    publish(&at_b, 1, 1).await;
+    close(at_a).await;
+    let at_a = restored.open().await;
+    meet(&at_a, &at_b).await;
+    at_a.personal().exchange_checkpoints().await.unwrap();
+    assert_eq!(at_a.personal().checkpoints().unwrap(), []);
+    let held = at_a.personal().gc_run(Grace::Waived).await;
+    let holds = [GcHold::NoCheckpoint, GcHold::Unmet { device: away }];
+    assert!(matches!(&held, Err(NodeError::GcHeld { holds: found }) if found[..] == holds), "{held:?}");
+
+    let at_c = c.open().await;
+    meet(&at_c, &at_a).await;
+    meet(&at_c, &at_b).await;
+    agree(&[&at_a, &at_b, &at_c], &["shared", "restored"]).await;
+    let made = publish(&at_a, at_a.personal().frontier().op_count(), 3).await;
+    assert_eq!(at_a.personal().gc_run(Grace::Waived).await.unwrap().base, made.hash);
+    for node in [at_a, at_b, at_c] {
         close(node).await;
     }
 }

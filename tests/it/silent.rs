@@ -1,6 +1,6 @@
 //! A device that is silent for long, between real devices.
 
-use kinfold::node::Node;
+use kinfold::node::{Activity, Node};
 use kinfold::roster::{Dormancy, Role};
 use kinfold::sync::GcHold;
 use serde_json::json;
@@ -83,4 +83,25 @@ async fn a_device_in_a_drawer_is_waited_for_no_more_after_thirty_days_and_again_
     for device in [a, b, c] {
         device.node.stop().await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_may_say_of_a_device_what_its_silence_has_said_already() {
+    let (a, b) = (device("a").await, device("b").await);
+    introduce(&a.node, &b.node).await;
+    tokio::time::timeout(PATIENCE, a.node.wait_all(kinfold::node::Custody::on(1))).await.unwrap().unwrap();
+    let (away, space) = (b.node.device(), a.node.personal());
+    b.node.stop().await.unwrap();
+    space.put("registry:note", "one", json!(1)).await.unwrap();
+    pass(&a.node, 40).await;
+    let said = async || dormancy(away, &a.node).await.and_then(|said| said.after_days);
+    assert!(said().await.is_some(), "it is dormant by itself");
+
+    assert!(space.set_activity(away, Activity::Dormant).await.unwrap());
+    assert_eq!((dormancy(away, &a.node).await.is_some(), said().await), (true, None));
+    assert!(!space.set_activity(away, Activity::Dormant).await.unwrap(), "that is no change");
+    assert!(space.set_activity(away, Activity::Active).await.unwrap());
+    assert!(!space.set_activity(away, Activity::Active).await.unwrap(), "nor is that");
+    assert_eq!(dormancy(away, &a.node).await, None);
+    a.node.stop().await.unwrap();
 }

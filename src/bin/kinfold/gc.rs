@@ -2,6 +2,7 @@
 
 use indicatif::HumanBytes;
 use kinfold::control::Method;
+use kinfold::control::forms::DeviceForm;
 use kinfold::control::gc::{GcHoldForm, GcRunForm, GcRunParams, GcWhyForm};
 use kinfold::control::roster::RosterForm;
 
@@ -53,7 +54,9 @@ async fn why(target: &Target, site: &Site, output: &Output) -> Result<(), Failur
         [device, reason(hold), hold.since_ms.map_or_else(|| "-".to_owned(), since)]
     };
     output.table(["held back by", "because", "since"], why.holds.iter().map(cells).collect())?;
-    for device in &roster.devices {
+    let is_held_for =
+        |device: &DeviceForm| why.holds.iter().any(|hold| hold.device.as_ref() == Some(&device.device_id));
+    for device in roster.devices.iter().filter(|device| !is_held_for(device)) {
         if let Some(state) = dormancy(device) {
             let name = called(&roster, &device.device_id);
             output.note(output.paint(Tone::Quiet, format!("{name} is {state}: nothing waits for it")));
@@ -97,6 +100,11 @@ fn reason(hold: &GcHoldForm) -> String {
         "Diverged" => "it has another state for the same ops; `kinfold verify` finds the row".to_owned(),
         "Disputed" => "two histories of its log exist; connect it".to_owned(),
         "Rewriting" => "its ops are being written again".to_owned(),
+        "Unmet" => {
+            "this home came back from a backup or is a copy, and has not met it since; connect it, or \
+                    `kinfold devices dormant` excuses it"
+                .to_owned()
+        }
         "Unattested" => "it has not attested the checkpoint; connect it".to_owned(),
         "OtherRules" => format!(
             "it folds by version {} of the rules and this program by another; update the older one",

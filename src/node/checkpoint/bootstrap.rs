@@ -785,6 +785,7 @@ mod tests {
     fn nobody_is_believed_who_does_not_read_the_space() {
         let of = fields(SpaceId::from_bytes([9; 32]), Frontier::new());
         let standing = Standing {
+            vouches: true,
             reads: true,
             begins_anew: true,
             frontier: Frontier::new(),

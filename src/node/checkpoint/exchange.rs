@@ -227,6 +227,9 @@ impl Space {
         if is_newest || standing.reads && fields.fold_version != FOLD_VERSION {
             return Ok(Taken::Refused);
         }
+        if standing.reads && !standing.vouches {
+            return Ok(Taken::Later);
+        }
         store
             .put_checkpoint(&HeldCheckpoint { manifest: manifest.clone(), wholeness: Wholeness::Partial })?;
         store.keep_checkpoints(&space, &to_keep(&store.checkpoints(&space)?))?;

@@ -168,6 +168,15 @@ pub enum WhyNoCheckpoint {
         /// With whom.
         device: DeviceId,
     },
+    /// This home came back from a backup or is a copy, and vouches for nothing before it has met the others.
+    #[error(
+        "this home came back from a backup or is a copy and has not met {} of the others since, who may have dropped \
+         history on its word", .unmet.len()
+    )]
+    Unmet {
+        /// Whom.
+        unmet: Vec<DeviceId>,
+    },
     /// Ops of a later version are within it, which another version may fold otherwise.
     #[error("{count} ops of a later version are within it")]
     UnknownOps {
@@ -235,6 +244,8 @@ struct Standing {
     /// Every key that is here.
     keys: Vec<EpochKey>,
     readers: BTreeSet<DeviceId>,
+    /// Whether this device may vouch for a checkpoint: every other one was met since its past was in doubt.
+    vouches: bool,
 }
 
 impl Checkpoints {
@@ -260,6 +271,7 @@ impl Core {
             key: self.engine.sealing_key(space).cloned(),
             keys: self.engine.keys_of(space).into_iter().cloned().collect(),
             readers: readers.map(|member| member.device).collect(),
+            vouches: self.engine.unmet(space).is_empty(),
         })
     }
 
@@ -267,6 +279,10 @@ impl Core {
     fn checkpoint_cut(&self, space: SpaceId) -> Result<Frontier, WhyNoCheckpoint> {
         if let Some(parted) = self.engine.diverged(space).first() {
             return Err(WhyNoCheckpoint::Diverged { device: parted.device });
+        }
+        let unmet = self.engine.unmet(space);
+        if !unmet.is_empty() {
+            return Err(WhyNoCheckpoint::Unmet { unmet });
         }
         match self.engine.stable_frontier(space) {
             None => Err(WhyNoCheckpoint::Silent { silent: self.engine.silent(space) }),
