@@ -4,7 +4,7 @@ use super::error::NodeError;
 use super::handle::Node;
 use super::space::{Place, Space};
 use crate::model::{DeviceId, Scope, SpaceId};
-use crate::roster::{Epoch, Role};
+use crate::roster::{Epoch, Member, Role};
 use crate::sync::{Input, RosterChange};
 use crate::wire::Welcome;
 
@@ -115,22 +115,27 @@ impl Space {
 
     /// Waits for a device no more (it is in a drawer), or waits for it again. Whether that is a change.
     ///
-    /// What a dormant device has written stays, and it comes back with whatever it writes meanwhile.
+    /// What a dormant device has written stays, and it comes back with whatever it writes meanwhile. That one which is
+    /// dormant by itself is called so by a person is a change: the person takes it on themselves.
     ///
     /// # Errors
     /// [`NodeError::Refused`] where neither the device itself nor an admin asks, or it is none of the
     /// space; [`NodeError::Stopped`].
     pub async fn set_activity(&self, device: DeviceId, activity: Activity) -> Result<bool, NodeError> {
         let space = self.id();
-        let is_dormant = self.node.ask(move |core| {
-            let members = core.engine.space(space)?.roster.members();
-            members.filter(|member| member.device == device).map(crate::roster::Member::is_dormant).next()
+        let member = self.node.ask(move |core| {
+            let mut members = core.engine.space(space)?.roster.members();
+            members.find(|member| member.device == device).cloned()
         });
         let change = match activity {
             Activity::Dormant => RosterChange::Dormant { device },
             Activity::Active => RosterChange::Active { device },
         };
-        if is_dormant.await? == Some(activity == Activity::Dormant) {
+        let is_said = |member: Member| match activity {
+            Activity::Dormant => member.dormancy.is_some_and(|dormancy| dormancy.after_days.is_none()),
+            Activity::Active => member.dormancy.is_none(),
+        };
+        if member.await?.is_some_and(is_said) {
             return Ok(false);
         }
         self.change(change).await.map(|()| true)
