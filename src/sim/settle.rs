@@ -19,8 +19,7 @@ impl World {
         let mut blind = Vec::new();
         let mut all: BTreeSet<DeviceId> =
             self.hosts.iter().filter(|host| host.is_member()).map(Host::device).collect();
-        let gone: Vec<DeviceId> =
-            self.removed.iter().copied().filter(|device| self.is_removed(device)).collect();
+        let gone = self.gone();
         // A removal that a crash took away has kept its device from being paired all the same.
         let common = self.hosts[0].personal_on_disk();
         let is_outside = |device: &DeviceId| {
@@ -100,6 +99,32 @@ impl World {
         other.map(|(index, _)| format!("device {index} stores something else than those that read"))
     }
 
+    /// Devices that the others have removed, and those whose enrolment went with whoever had enrolled them: nobody
+    /// takes their word, also where they know nothing of it.
+    fn gone(&self) -> Vec<DeviceId> {
+        let devices: BTreeSet<DeviceId> = self.hosts.iter().map(Host::device).collect();
+        let is_gone = |device: &DeviceId| {
+            self.removed.contains(device) && self.is_removed(device) || self.is_struck(device)
+        };
+        devices.into_iter().filter(is_gone).collect()
+    }
+
+    /// Whether none of the others that are not removed knows a device that takes itself for a member.
+    fn is_struck(&self, device: &DeviceId) -> bool {
+        let common = self.hosts[0].personal_on_disk();
+        let is_other = |host: &&Host| {
+            let other = host.device();
+            let counts = other != *device && host.is_member() && host.personal_on_disk() == common;
+            counts && !(self.removed.contains(&other) && self.is_removed(&other))
+        };
+        let mut others = self.hosts.iter().filter(is_other).peekable();
+        let is_here = |host: &&Host| host.device() == *device && host.personal_on_disk() == common;
+        !self.removed.is_empty()
+            && self.hosts.iter().any(|host| is_here(&host))
+            && others.peek().is_some()
+            && others.all(|host| !host.knows(device))
+    }
+
     /// Whether a device was removed, as others know.
     fn is_removed(&self, device: &DeviceId) -> bool {
         // One that was removed itself may believe anything.
@@ -155,8 +180,7 @@ impl World {
     /// The last checks, once everything has settled.
     pub(super) fn end(&mut self) -> Result<Summary, Violation> {
         let settled_after = self.now - self.healed_at;
-        let gone: Vec<DeviceId> =
-            self.removed.iter().copied().filter(|device| self.is_removed(device)).collect();
+        let gone = self.gone();
         let common = self.hosts[0].personal_on_disk();
         // What a removed device wrote after it was removed is nobody's loss but its own.
         let late: Vec<u64> = self
