@@ -8,7 +8,7 @@ use super::host::Host;
 use super::shell::state_of;
 use super::world::World;
 use crate::fold::{Head, ListedRow, RowFilter, RowView, State};
-use crate::model::{DeviceId, Dot};
+use crate::model::{DeviceId, Dot, KeyId};
 use crate::roster::{Epoch, Role};
 use crate::wire::checkpoint::CheckpointHash;
 
@@ -28,6 +28,8 @@ impl World {
         };
         let outside: Vec<DeviceId> = all.iter().copied().filter(is_outside).collect();
         all.retain(|device| !gone.contains(device) && !outside.contains(device));
+        let sealed = self.sealed_for_ever(&gone);
+        self.hosts.iter_mut().for_each(|host| sealed.iter().for_each(|checkpoint| host.forgo(checkpoint)));
         if all.is_empty() {
             return Some("no device is left".to_owned());
         }
@@ -70,7 +72,11 @@ impl World {
             let said = said.filter_map(|member| member.dormancy);
             let is_one_away = said.filter(|dormancy| dormancy.after_days.is_some()).count() > 0;
             if is_blind {
-                blind.push((index, standing));
+                // What it begins with, those that read never can.
+                let base = host.disk.base(&space).map(|base| base.checkpoint);
+                if base.is_none_or(|base| !sealed.contains(&base)) {
+                    blind.push((index, standing));
+                }
                 continue;
             }
             let Some(root) = host.state(&space).map(|state| state.root()) else {
@@ -97,6 +103,14 @@ impl World {
         let (expected, _) = first?;
         let other = blind.into_iter().find(|(_, standing)| *standing != expected);
         other.map(|(index, _)| format!("device {index} stores something else than those that read"))
+    }
+
+    /// Checkpoints under keys that no device has any more: who lacks what is in one waits for it and goes on.
+    fn sealed_for_ever(&self, gone: &[DeviceId]) -> BTreeSet<CheckpointHash> {
+        let hosts = self.hosts.iter().filter(|host| !gone.contains(&host.device()));
+        let keys: BTreeSet<KeyId> = hosts.flat_map(|host| host.disk.key_ids()).collect();
+        let made = self.checks.checkpoints.iter().filter(|made| !made.kept.key_id.is_some_and(|id| keys.contains(&id)));
+        made.map(|made| made.hash).collect()
     }
 
     /// Devices that the others have removed, and those whose enrolment went with whoever had enrolled them: nobody
