@@ -28,8 +28,12 @@ pub struct GcRunParams {
 pub struct GcWhyForm {
     /// Whether it may go now.
     pub ready: bool,
-    /// The newest checkpoint that is whole here; null where there is none.
+    /// The checkpoint that this is about: of those that are whole here the newest that nothing holds back, or else the
+    /// one that has waited longest for its days to pass, or else the newest; null where there is none.
     pub checkpoint: Option<CheckpointForm>,
+    /// The one that would be taken if the days were not waited for; null where there is none.
+    #[serde(default)]
+    pub checkpoint_if_now: Option<CheckpointForm>,
     /// The checkpoint that the history here begins with; null where it begins with the first op.
     pub base_checkpoint: Option<String>,
     /// Ops that would go from the log.
@@ -79,6 +83,7 @@ pub(super) async fn why(node: &Node, params: ScopeParams) -> Result<GcWhyForm, C
     Ok(GcWhyForm {
         ready: report.holds.is_empty(),
         checkpoint: report.checkpoint.as_ref().map(CheckpointForm::from),
+        checkpoint_if_now: report.if_waived.as_ref().map(CheckpointForm::from),
         base_checkpoint: report.base.map(|base| base.to_string()),
         ops: report.ops,
         bytes: report.bytes,
@@ -128,6 +133,7 @@ impl From<&GcHold> for GcHoldForm {
             GcHold::NotHeld { device, ops, since } => {
                 Self { ops: Some(*ops), since_ms: millis(since), ..of("NotHeld", device) }
             }
+            GcHold::InDoubt { device } => of("InDoubt", device),
             GcHold::Unknown { device, count } => Self { ops: Some(*count), ..of("Unknown", device) },
             GcHold::Grace { until } => Self { until_ms: Some(until.as_millis()), ..form("Grace") },
         }

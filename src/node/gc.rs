@@ -12,8 +12,8 @@ use super::handle::{Inner, Node};
 use super::space::{Place, Space};
 use crate::clock;
 use crate::model::{DeviceId, Wall};
-use crate::store::{HeldCheckpoint, Moments, Wholeness};
-use crate::sync::gc::{GcHold, GcStanding, Proposal, is_checkpoint_due};
+use crate::store::{Moments, Wholeness};
+use crate::sync::gc::{GcHold, GcStanding, Proposal, choose, is_checkpoint_due};
 use crate::wire::checkpoint::{CheckpointHash, Manifest};
 
 /// Whether the time in which a mistake can be noticed is waited for.
@@ -29,8 +29,11 @@ pub enum Grace {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct GcReport {
-    /// The newest checkpoint that is whole here.
+    /// The checkpoint that this is about: of those that are whole here the newest that nothing holds back, or else the
+    /// one that has waited longest for its days to pass, or else the newest.
     pub checkpoint: Option<CheckpointInfo>,
+    /// The one that would be taken if the days were not waited for.
+    pub if_waived: Option<CheckpointInfo>,
     /// The checkpoint that the history here begins with.
     pub base: Option<CheckpointHash>,
     /// Ops that would go from the log.
@@ -58,30 +61,34 @@ pub struct Dropped {
 }
 
 impl Space {
-    /// What holds the history back that the newest checkpoint could take the place of, and how much that is.
+    /// What holds the history back that a checkpoint could take the place of, and how much that is.
     ///
     /// # Errors
     /// [`NodeError::Store`], [`NodeError::Stopped`].
     pub async fn gc_why(&self) -> Result<GcReport, NodeError> {
         let _turn = self.node.checkpoints().turn().await;
-        Ok(self.standing().await?.report)
+        let all = self.standings().await?;
+        let waived = self.chosen(&all, Grace::Waived).filter(|found| found.standing.is_free(true));
+        let if_waived = waived.and_then(|found| found.info.clone());
+        self.report(self.chosen(&all, Grace::Kept), if_waived).await
     }
 
-    /// Drops what the newest checkpoint has taken the place of; the file is smaller when this returns.
+    /// Drops what the newest checkpoint has taken the place of that nothing holds back; the file is smaller when this
+    /// returns.
     ///
     /// # Errors
     /// [`NodeError::GcHeld`] with everything that stands against it, [`NodeError::Refused`],
     /// [`NodeError::Store`], [`NodeError::Stopped`].
     pub async fn gc_run(&self, grace: Grace) -> Result<Dropped, NodeError> {
         let turn = self.node.checkpoints().turn().await;
-        let Standing { report, manifest } = self.standing().await?;
-        let is_waived = |hold: &GcHold| grace == Grace::Waived && matches!(hold, GcHold::Grace { .. });
-        let holds: Vec<GcHold> = report.holds.iter().filter(|hold| !is_waived(hold)).copied().collect();
-        let Some(manifest) = manifest.filter(|_| holds.is_empty()) else {
-            return Err(NodeError::GcHeld { holds });
+        let all = self.standings().await?;
+        let found = self.chosen(&all, grace).ok_or(NodeError::Stopped)?;
+        let manifest = match &found.manifest {
+            Some(manifest) if found.standing.is_free(grace == Grace::Waived) => manifest,
+            _ => return Err(NodeError::GcHeld { holds: found.standing.holds.clone() }),
         };
         let bytes_before = self.node.store().file_bytes();
-        self.begin_at(&manifest).await?;
+        self.begin_at(manifest).await?;
         drop(turn);
         let (store, space) = (self.node.store().clone(), self.id());
         let sweep = move || {
@@ -90,26 +97,52 @@ impl Space {
             Ok::<u64, NodeError>(store.file_bytes())
         };
         let bytes_after = self.node.blocking(sweep).await?;
-        info!(ops = report.ops, bytes_before, bytes_after, "history was dropped");
-        Ok(Dropped { base: manifest.hash(), ops: report.ops, bytes_before, bytes_after })
+        let ops = found.standing.ops;
+        info!(ops, bytes_before, bytes_after, "history was dropped");
+        Ok(Dropped { base: manifest.hash(), ops, bytes_before, bytes_after })
     }
 
-    async fn standing(&self) -> Result<Standing, NodeError> {
+    /// How it stands with every whole checkpoint that is beyond what the history begins with, the newest first; with
+    /// the newest where there is none, and with none where there is none at all.
+    async fn standings(&self) -> Result<Vec<Standing>, NodeError> {
         let (space, store) = (self.id(), self.node.store());
-        let newest = self.checkpoints()?.into_iter().find(|info| info.is_whole);
+        let floor = store.base(&space).map_or(0, |base| base.floor.op_count());
         let held = store.checkpoints(&space)?;
-        let is_newest = |held: &&HeldCheckpoint| {
-            held.wholeness == Wholeness::Whole
-                && newest.as_ref().is_some_and(|newest| newest.hash == held.manifest.hash())
+        let manifest_of = |info: &CheckpointInfo| {
+            held.iter().map(|held| &held.manifest).find(|manifest| manifest.hash() == info.hash).cloned()
         };
-        let manifest = held.iter().find(is_newest).map(|held| held.manifest.clone());
-        let moments = match &manifest {
+        let whole = self.checkpoints()?.into_iter().filter(|info| info.is_whole);
+        let asked = whole.enumerate().filter(|(at, info)| *at == 0 || info.op_count > floor);
+        let mut asked: Vec<_> = asked.map(|(_, info)| (manifest_of(&info), Some(info))).collect();
+        if asked.is_empty() {
+            asked.push((None, None));
+        }
+        let mut all = Vec::new();
+        for (manifest, info) in asked {
+            let standing = self.standing(manifest.as_ref(), info.as_ref()).await?;
+            all.push(Standing { manifest, info, standing });
+        }
+        Ok(all)
+    }
+
+    fn chosen<'a>(&self, all: &'a [Standing], grace: Grace) -> Option<&'a Standing> {
+        let standings: Vec<GcStanding> = all.iter().map(|found| found.standing.clone()).collect();
+        choose(&standings, grace == Grace::Waived).map(|at| &all[at])
+    }
+
+    async fn standing(
+        &self,
+        manifest: Option<&Manifest>,
+        info: Option<&CheckpointInfo>,
+    ) -> Result<GcStanding, NodeError> {
+        let (space, store) = (self.id(), self.node.store());
+        let moments = match manifest {
             Some(manifest) => store.moments(&space, &manifest.fields().content)?,
             None => Moments::default(),
         };
         let attested_by: BTreeSet<DeviceId> =
-            newest.iter().flat_map(|newest| newest.attested_by.iter().copied()).collect();
-        let (asked_of, now) = (manifest.clone(), clock::wall());
+            info.iter().flat_map(|info| info.attested_by.iter().copied()).collect();
+        let (asked_of, now) = (manifest.cloned(), clock::wall());
         let asked = self.node.ask(move |core| {
             let proposal = asked_of.as_ref().map(|manifest| Proposal {
                 checkpoint: manifest.hash(),
@@ -121,28 +154,39 @@ impl Space {
             core.engine.gc_standing(space, proposal.as_ref(), now, core.gc_grace)
         });
         let standing = asked.await?.ok_or(NodeError::Stopped)?;
-        if let Some(manifest) = &manifest {
+        if let Some(manifest) = manifest {
             self.note(manifest, moments, &standing, now)?;
         }
-        let bytes = match &manifest {
+        Ok(standing)
+    }
+
+    async fn report(
+        &self,
+        found: Option<&Standing>,
+        if_waived: Option<CheckpointInfo>,
+    ) -> Result<GcReport, NodeError> {
+        let Standing { manifest, info, standing } = found.ok_or(NodeError::Stopped)?;
+        let (space, store) = (self.id(), self.node.store());
+        let bytes = match manifest.as_ref().filter(|_| standing.ops > 0) {
             Some(manifest) => {
                 let (store, cut) = (store.clone(), manifest.fields().cut.clone());
                 self.node.blocking(move || store.batch_bytes(&space, &cut)).await?
             }
             None => 0,
         };
-        let report = GcReport {
-            checkpoint: newest,
+        Ok(GcReport {
+            checkpoint: info.clone(),
+            if_waived,
             base: store.base(&space).map(|base| base.checkpoint),
             ops: standing.ops,
-            bytes: if standing.ops > 0 { bytes } else { 0 },
-            holds: standing.holds,
+            bytes,
+            holds: standing.holds.clone(),
             vouched_since: standing.vouched_since.map(Wall::as_millis),
-        };
-        Ok(Standing { report, manifest })
+        })
     }
 
-    /// Makes durable since when all vouch for a checkpoint; a restart does not begin the time anew.
+    /// Makes durable since when all vouch for a checkpoint; a restart does not begin the time anew. One that they do
+    /// not vouch for any more (a device is waited for again) gives up its place to a newer one.
     fn note(
         &self,
         manifest: &Manifest,
@@ -150,7 +194,8 @@ impl Space {
         standing: &GcStanding,
         now: Wall,
     ) -> Result<(), NodeError> {
-        let vouched = if standing.is_vouched { standing.vouched_since } else { known.vouched };
+        let is_beyond = standing.ops > 0;
+        let vouched = if is_beyond { standing.vouched_since } else { known.vouched };
         let moments = Moments { whole: Some(known.whole.unwrap_or(now)), vouched };
         if moments != known {
             self.node.store().note_moments(&self.id(), &manifest.fields().content, moments)?;
@@ -222,6 +267,23 @@ impl Space {
         self.node.ask(pass).await
     }
 
+    /// Has days passed since all have vouched for checkpoints. For tests.
+    ///
+    /// # Errors
+    /// [`NodeError::Store`].
+    #[doc(hidden)]
+    pub fn pass_grace(&self, by: Duration) -> Result<(), NodeError> {
+        let (space, store) = (self.id(), self.node.store());
+        for held in store.checkpoints(&space)? {
+            let content = held.manifest.fields().content;
+            let before = store.moments(&space, &content)?;
+            let earlier = |at: Wall| Wall::from_millis(at.as_millis().saturating_sub(by.as_millis() as u64));
+            let moments = Moments { vouched: before.vouched.map(earlier), ..before };
+            store.note_moments(&space, &content, moments)?;
+        }
+        Ok(())
+    }
+
     /// What a node that runs does by itself every quarter of an hour. For tests of it.
     ///
     /// # Errors
@@ -232,9 +294,11 @@ impl Space {
     }
 }
 
+/// How it stands with dropping history for a checkpoint.
 struct Standing {
-    report: GcReport,
     manifest: Option<Manifest>,
+    info: Option<CheckpointInfo>,
+    standing: GcStanding,
 }
 
 /// Looks after the length of the history while the node runs.

@@ -132,7 +132,7 @@ impl Space {
             Activity::Active => RosterChange::Active { device },
         };
         let is_said = |member: Member| match activity {
-            Activity::Dormant => member.dormancy.is_some_and(|dormancy| dormancy.after_days.is_none()),
+            Activity::Dormant => member.dormancy.is_some_and(|dormancy| dormancy.is_of_person()),
             Activity::Active => member.dormancy.is_none(),
         };
         if member.await?.is_some_and(is_said) {

@@ -82,6 +82,13 @@ pub struct Member {
     pub dormancy: Option<Dormancy>,
 }
 
+impl Dormancy {
+    /// Whether a person said so, and no device by itself.
+    pub const fn is_of_person(&self) -> bool {
+        self.after_days.is_none()
+    }
+}
+
 impl Member {
     /// Whether it has been away for so long that nothing waits for it.
     pub const fn is_dormant(&self) -> bool {

@@ -106,6 +106,17 @@ impl Fleet {
         self.devices.len() - 1
     }
 
+    /// Has a home write in a log of its own that nobody knows, as one does that has joined anew.
+    pub fn with_another_log(&mut self, device: usize) {
+        let space = self.space;
+        let home = &mut self.devices[device];
+        let own_log = LogId { device: home.identity.device(), incarnation: Incarnation::new(77) };
+        let (scope, carried) = (Scope::Personal, Seq::ZERO);
+        let write = Write::Space { space, scope, own_log, is_active: true, carried, dropped: 0 };
+        home.disk.commit(&[Txn { id: TxnId::new(0), writes: vec![write] }]).unwrap();
+        home.restart(space);
+    }
+
     pub fn tell(&mut self, device: usize, input: Input) {
         let space = self.space;
         self.devices[device].step(space, input);

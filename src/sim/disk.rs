@@ -209,7 +209,7 @@ impl Disk {
                 lease.host = Some(HostState::apply(lease.host.take(), write));
             }
             Write::Silence { space, silence } => self.space(space)?.silence = silence.clone(),
-            Write::Met { space, met } => self.space(space)?.met.clone_from(met),
+            Write::Met { space, met } => self.space(space)?.met = Some(met.clone()),
             Write::ForkProof { space, log, bytes } => {
                 self.space(space)?.proofs.insert(*log, bytes.clone());
             }

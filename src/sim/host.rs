@@ -232,6 +232,21 @@ impl Host {
         })
     }
 
+    /// Who enrolled it, and who enrolled that one, and so on, as it knows.
+    pub fn enrollers(&self) -> Vec<DeviceId> {
+        let engine = self.life.as_ref().map(|life| &life.engine);
+        let Some(view) = engine.and_then(|engine| engine.space(engine.personal()?)) else {
+            return Vec::new();
+        };
+        let mut found = vec![self.device()];
+        while let Some(member) = view.roster.members().find(|member| Some(&member.device) == found.last())
+            && !found.contains(&member.added_by)
+        {
+            found.push(member.added_by);
+        }
+        found.split_off(1)
+    }
+
     /// It is not to begin with a checkpoint any more.
     pub fn forgo(&mut self, checkpoint: &CheckpointHash) {
         if let Some(life) = &mut self.life {
@@ -669,7 +684,9 @@ impl Host {
                     let made = env.checks.checkpoints.iter().find(|made| made.hash == checkpoint);
                     let Some(kept) = made.map(|made| Arc::clone(&made.kept)) else { continue };
                     let own = life.engine.device();
-                    if !self.is_blind && life.engine.keys_of(space).iter().all(|key| Some(key.id()) != kept.key_id) {
+                    if !self.is_blind
+                        && life.engine.keys_of(space).iter().all(|key| Some(key.id()) != kept.key_id)
+                    {
                         life.requests.push_back(Request::BeginAt(space, checkpoint));
                         continue;
                     }

@@ -109,7 +109,11 @@ impl World {
     fn sealed_for_ever(&self, gone: &[DeviceId]) -> BTreeSet<CheckpointHash> {
         let hosts = self.hosts.iter().filter(|host| !gone.contains(&host.device()));
         let keys: BTreeSet<KeyId> = hosts.flat_map(|host| host.disk.key_ids()).collect();
-        let made = self.checks.checkpoints.iter().filter(|made| !made.kept.key_id.is_some_and(|id| keys.contains(&id)));
+        let made = self
+            .checks
+            .checkpoints
+            .iter()
+            .filter(|made| !made.kept.key_id.is_some_and(|id| keys.contains(&id)));
         made.map(|made| made.hash).collect()
     }
 
@@ -123,20 +127,17 @@ impl World {
         devices.into_iter().filter(is_gone).collect()
     }
 
-    /// Whether none of the others that are not removed knows a device that takes itself for a member.
+    /// Whether a device was enrolled by one that is gone, as it knows itself, and none of the others knows it.
     fn is_struck(&self, device: &DeviceId) -> bool {
         let common = self.hosts[0].personal_on_disk();
-        let is_other = |host: &&Host| {
-            let other = host.device();
-            let counts = other != *device && host.is_member() && host.personal_on_disk() == common;
-            counts && !(self.removed.contains(&other) && self.is_removed(&other))
-        };
-        let mut others = self.hosts.iter().filter(is_other).peekable();
-        let is_here = |host: &&Host| host.device() == *device && host.personal_on_disk() == common;
-        !self.removed.is_empty()
-            && self.hosts.iter().any(|host| is_here(&host))
-            && others.peek().is_some()
-            && others.all(|host| !host.knows(device))
+        let in_common =
+            self.hosts.iter().filter(|host| host.is_member() && host.personal_on_disk() == common);
+        let is_gone = |other: &DeviceId| self.removed.contains(other) && self.is_removed(other);
+        let is_other = |host: &&Host| host.device() != *device && !is_gone(&host.device());
+        let others: Vec<&Host> = in_common.clone().filter(is_other).collect();
+        let is_unknown = !others.is_empty() && others.iter().all(|host| !host.knows(device));
+        let mut own = in_common.filter(|host| host.device() == *device);
+        is_unknown && own.any(|host| host.enrollers().iter().any(is_gone))
     }
 
     /// Whether a device was removed, as others know.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::based::{Fleet, peer};
 use crate::model::{DeviceId, Frontier};
+use crate::roster::Role;
 use crate::sync::gc::Proposal;
 use crate::sync::{GcHold, Input, RosterChange, Token};
 use crate::wire::checkpoint::CheckpointHash;
@@ -20,7 +21,7 @@ impl Fleet {
         self.devices[at].engine.unmet(self.space)
     }
 
-    /// Devices that a home has yet to meet before it drops what is within a cut.
+    /// Devices because of whose past, or that of the home itself, it does not drop what is within a cut.
     fn holding(&self, at: usize, cut: &Frontier) -> Vec<DeviceId> {
         let attested_by = self.devices.iter().map(|device| device.identity.device()).collect();
         let checkpoint = CheckpointHash::from_bytes([7; 32]);
@@ -29,7 +30,7 @@ impl Fleet {
         let device = &self.devices[at];
         let standing = device.engine.gc_standing(self.space, Some(&proposal), device.wall, Duration::ZERO);
         let of = |hold: &GcHold| match hold {
-            GcHold::Unmet { device } => Some(*device),
+            GcHold::Unmet { device } | GcHold::InDoubt { device } => Some(*device),
             _ => None,
         };
         standing.unwrap().holds.iter().filter_map(of).collect()
@@ -105,6 +106,77 @@ fn a_device_that_is_dormant_by_itself_is_to_be_met_too_unless_a_person_says_so()
 }
 
 #[test]
+fn a_device_that_is_enrolled_later_is_to_be_met_too() {
+    let mut fleet = put_back();
+    fleet.connect(3, 1);
+    fleet.connect(3, 2);
+    assert_eq!(fleet.unmet(3), []);
+
+    let other = DeviceId::from_bytes([9; 32]);
+    let (space, role, token) = (fleet.space, Role::Member, Token(4));
+    fleet.tell(1, Input::Enrol { space, device: other, role, name: "other".into(), token });
+
+    assert_eq!(fleet.unmet(3), [other]);
+}
+
+#[test]
+fn the_others_wait_for_a_home_that_stores_without_reading_until_it_has_met_every_device() {
+    let mut fleet = Fleet::with_roles(&[Role::Admin, Role::Admin, Role::Blind]);
+    let (space, blind) = (fleet.space, fleet.device(2));
+    fleet.connect(0, 1);
+    fleet.connect(0, 2);
+    fleet.write(0, 2);
+    let home = fleet.copy(2);
+    fleet.disconnect(0, 2);
+    let cut = fleet.devices[0].engine.space(space).unwrap().frontier.clone();
+    assert_eq!(fleet.holding(0, &cut), []);
+
+    fleet.tell(home, Input::Doubt);
+    fleet.connect(home, 0);
+    assert_eq!(fleet.unmet(home), [fleet.device(1)]);
+    assert_eq!(fleet.holding(0, &cut), [blind], "its ack would vouch");
+
+    fleet.connect(home, 1);
+    assert_eq!((fleet.unmet(home), fleet.holding(0, &cut)), (vec![], vec![]));
+}
+
+/// A home as it was before the other device and another life of it dropped history; what it is told of that life
+/// is all that it can notice.
+fn forgotten(with_another_log: bool) {
+    let mut fleet = Fleet::new(2);
+    fleet.connect(0, 1);
+    let home = fleet.copy(0);
+    if with_another_log {
+        fleet.with_another_log(home);
+        fleet.write(0, 3);
+    } else {
+        fleet.write(1, 3);
+    }
+    let checkpoint = fleet.checkpoint(0, 1);
+    if !with_another_log {
+        fleet.begin_at(0, &checkpoint);
+    }
+    fleet.begin_at(1, &checkpoint);
+    fleet.disconnect(0, 1);
+    assert_eq!(fleet.unmet(home), [], "there is no doubt");
+
+    fleet.connect(home, 1);
+    assert_eq!(fleet.unmet(home), [fleet.device(1)]);
+    fleet.begin_at(home, &checkpoint);
+    assert_eq!(fleet.unmet(home), []);
+}
+
+#[test]
+fn a_log_of_its_own_that_a_home_knows_nothing_of_is_a_life_that_it_has_forgotten() {
+    forgotten(true);
+}
+
+#[test]
+fn a_checkpoint_that_a_home_has_begun_with_and_knows_nothing_of_is_one_too() {
+    forgotten(false);
+}
+
+#[test]
 fn a_removed_device_need_not_be_met() {
     let mut fleet = put_back();
     fleet.connect(3, 1);
@@ -157,7 +229,7 @@ fn a_home_put_back_to_when_it_was_alone_meets_whoever_it_hears_of() {
     assert_eq!(fleet.unmet(0), [], "it knows of nobody");
 
     let other = DeviceId::from_bytes([9; 32]);
-    let (space, role, token) = (fleet.space, crate::roster::Role::Member, Token(4));
+    let (space, role, token) = (fleet.space, Role::Member, Token(4));
     fleet.tell(0, Input::Enrol { space, device: other, role, name: "other".into(), token });
 
     assert_eq!(fleet.unmet(0), [other]);

@@ -86,11 +86,7 @@ impl<'a> Writer<'a> {
             }
             Write::Met { space, met } => {
                 let space_ix = self.space_ix(space)?;
-                let mut table = self.txn.open_table(MET)?;
-                match met {
-                    Some(met) => drop(table.insert(space_ix, &met_bytes(met)[..])?),
-                    None => drop(table.remove(space_ix)?),
-                }
+                self.txn.open_table(MET)?.insert(space_ix, &met_bytes(met)[..])?;
                 Ok(())
             }
             Write::ForkProof { space, log, bytes } => {

@@ -369,6 +369,33 @@ mod tests {
     }
 
     #[test]
+    fn whom_a_home_has_met_reads_back_also_in_a_store_from_before_that_was_noted() {
+        let mut author = Author::new(1);
+        let (old, disk) = store(&mut author);
+        {
+            let db = old.engine().unwrap();
+            let txn = db.get().begin_write().unwrap();
+            assert!(txn.delete_table(MET).unwrap());
+            txn.commit().unwrap();
+        }
+        drop(old);
+        let (store, opened) = reopen(&disk);
+        assert_eq!(opened.spaces[0].met, None);
+        drop(store);
+
+        for devices in [&[][..], &[2, 9][..]] {
+            let (store, _) = reopen(&disk);
+            let met: std::collections::BTreeSet<DeviceId> =
+                devices.iter().map(|byte| DeviceId::from_bytes([*byte; 32])).collect();
+            author.commit(&store, vec![Write::Met { space: author.space, met: met.clone() }]);
+            drop(store);
+            let (store, opened) = reopen(&disk);
+            assert_eq!(opened.spaces[0].met, Some(met));
+            drop(store);
+        }
+    }
+
+    #[test]
     fn rows_of_leases_that_do_not_read_are_damage() {
         type Spoil = fn(&redb::WriteTransaction);
         let spoil: [(&str, Spoil); 4] = [

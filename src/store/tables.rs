@@ -18,7 +18,7 @@
 //! | `moments` | space index, content hash 32 | since when that checkpoint is whole here, Unix ms u64 BE ‖ since when all vouch for it, u64 BE; zero for not yet |
 //! | `bases` | space index | manifest hash 32 of the checkpoint that the history begins with ‖ that of the base before, zero for none |
 //! | `silences` | space index | when a day was counted last, Unix ms u64 BE ‖ (device 32 ‖ days unheard u16 BE ‖ days behind u16 BE)\*, devices strictly rising |
-//! | `met` | space index | device 32\*, strictly rising: those that were met since the past of this home was in doubt; absent where it is not |
+//! | `met` | space index | device 32\*, strictly rising: those that were met since the past of this home was in doubt; absent where it never was |
 //! | `consents` | space index | content hash 32 of the checkpoint that one attestation is enough for; made with the first |
 //! | `lease homes` | space index | instance u64 BE; absent in the first life of a home |
 //! | `lease votes` | space index | promise and greatest token seen, `KFLD` |

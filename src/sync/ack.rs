@@ -24,7 +24,8 @@ impl Engine {
             return;
         }
         let (root, unknown_count, fold_version) = match &state.folded {
-            _ if is_blind => (Root::from_bytes([0; 32]), 0, STORED_ONLY),
+            // It vouches by this ack, so one whose past is in doubt says that it does not.
+            _ if is_blind => (Root::from_bytes([0; 32]), u64::from(state.is_in_doubt()), STORED_ONLY),
             // What waits for a key is in no root: a root is compared only where nothing waits.
             Some(folded) => {
                 let unknown_count = folded.unknown_count + state.parked_count;
@@ -39,7 +40,7 @@ impl Engine {
             let said = held.ack.fields();
             said.frontier_digest == frontier_digest
                 && said.roster_digest == roster_digest
-                && said.root == root
+                && (said.root, said.unknown_count) == (root, unknown_count)
                 && said.checkpoint == checkpoint
         });
         if !is_said {
@@ -132,8 +133,14 @@ impl Engine {
         let is_other = state.acks.get(&own).is_none_or(|held| held.ack.fields() != ack.fields());
         let is_ahead = number > state.ack_number || number == state.ack_number && is_other;
         if is_ahead && ack.verify().is_ok() {
+            let base = state.base.as_ref().map(|base| *base.checkpoint.as_bytes());
+            let is_forgotten = ack.fields().checkpoint.is_some_and(|said| Some(said) != base);
             state.ack_number = number;
             state.acks.remove(&own);
+            if is_forgotten {
+                // It had begun with a checkpoint that it knows nothing of.
+                self.forget_met(space);
+            }
             self.acknowledge(now, space);
         }
     }

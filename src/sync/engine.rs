@@ -175,7 +175,7 @@ impl Engine {
             Input::Tick => self.tick(now),
         }
         self.plan_looks(now);
-        self.note_met();
+        self.note_met(now);
         self.finish_step()
     }
 

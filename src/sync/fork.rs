@@ -222,12 +222,17 @@ impl Engine {
         }
     }
 
+    /// The own past is in doubt: what this device has granted, promised or vouched for since is as unknown as what
+    /// it has written.
+    pub(super) fn begin_new_log(&mut self, space: SpaceId) {
+        self.forget_met(space);
+        self.go_on_in_new_log(space);
+    }
+
     /// Writes in a new log from here on; the old one becomes a log like any other. Drafts move along
     /// as reissued ops: an earlier life may have sealed and sent them, and then they count once.
-    pub(super) fn begin_new_log(&mut self, space: SpaceId) {
-        // What this device has granted or promised since is as unknown as what it has written.
+    pub(super) fn go_on_in_new_log(&mut self, space: SpaceId) {
         self.doubt_lease(space);
-        self.forget_met(space);
         let log = self.fresh_log();
         let Some(state) = self.spaces.get_mut(&space) else { return };
         let mut author = Author::new(log, Tip::NONE);

@@ -83,6 +83,12 @@ pub enum GcHold {
         /// When it last said what it holds, by its own clock.
         since: Option<Wall>,
     },
+    /// The home of a device that stores without reading came back from a backup or is a copy, and has not met every
+    /// other device since.
+    InDoubt {
+        /// Which.
+        device: DeviceId,
+    },
     /// A device holds ops that it cannot fold: of a later version, or under a key that it lacks.
     Unknown {
         /// Which.
@@ -122,6 +128,10 @@ impl fmt::Display for GcHold {
                 )
             }
             Self::NotHeld { device, ops, .. } => write!(f, "{} lacks {ops} ops of it", device.short()),
+            Self::InDoubt { device } => {
+                let short = device.short();
+                write!(f, "{short} came back from a backup or is a copy and has not met every device since")
+            }
             Self::Unknown { device, count } => write!(f, "{} cannot fold {count} ops", device.short()),
             Self::Grace { .. } => f.write_str("the days in which a mistake can be noticed have not passed"),
         }
@@ -139,6 +149,22 @@ pub struct GcStanding {
     pub is_vouched: bool,
     /// Since when, which is to be noted durably where it was not: the clock may have been put back since.
     pub vouched_since: Option<Wall>,
+}
+
+impl GcStanding {
+    /// Whether history may be dropped, at once or without the time in which a mistake can be noticed.
+    pub fn is_free(&self, is_grace_waived: bool) -> bool {
+        self.holds.iter().all(|hold| is_grace_waived && matches!(hold, GcHold::Grace { .. }))
+    }
+}
+
+/// Which of several checkpoints history is to begin with, the newest first: the newest that nothing holds back. Where
+/// there is none, the one whose turn is next: the oldest that waits for nothing but time, or else the newest. Were
+/// the newest alone looked at, each would be replaced before its time had passed.
+pub fn choose(standings: &[GcStanding], is_grace_waived: bool) -> Option<usize> {
+    let free = standings.iter().position(|standing| standing.is_free(is_grace_waived));
+    let waits = || standings.iter().rposition(|standing| standing.is_free(true));
+    free.or_else(waits).or((!standings.is_empty()).then_some(0))
 }
 
 impl Engine {
@@ -219,7 +245,12 @@ impl SpaceState {
     fn unknowing(&self) -> Vec<GcHold> {
         let count = |device: DeviceId| {
             let count = self.acks.get(&device).map_or(0, |held| held.ack.fields().unknown_count);
-            (count > 0).then_some(GcHold::Unknown { device, count })
+            match count {
+                0 => None,
+                // It folds nothing, so there is nothing that it could fail to fold.
+                _ if self.is_blind(&device) => Some(GcHold::InDoubt { device }),
+                _ => Some(GcHold::Unknown { device, count }),
+            }
         };
         self.active().filter_map(count).collect()
     }
@@ -397,6 +428,27 @@ mod tests {
         assert_eq!(at(Some(ago(6 * DAY))), (grace(NOW.plus(DAY)), Some(ago(6 * DAY))));
         assert_eq!(at(Some(ago(7 * DAY))), (vec![], Some(ago(7 * DAY))));
         assert_eq!(at(Some(NOW.plus(900 * DAY))), (grace(NOW.plus(7 * DAY)), Some(NOW)));
+    }
+
+    #[test]
+    fn a_checkpoint_waits_for_its_time_beside_those_that_are_newer() {
+        let grace = |day| GcHold::Grace { until: Wall::from_millis(day) };
+        let unattested = GcHold::Unattested { device: device(1), since: None };
+        let standing = |holds: &[GcHold]| GcStanding {
+            holds: holds.to_vec(),
+            ops: 1,
+            is_vouched: true,
+            vouched_since: None,
+        };
+        let of = |all: &[&[GcHold]], waived| {
+            choose(&all.iter().map(|holds| standing(holds)).collect::<Vec<_>>(), waived)
+        };
+        assert_eq!(of(&[], false), None);
+        assert_eq!(of(&[&[unattested], &[grace(9)], &[grace(8)]], false), Some(2), "its turn is next");
+        assert_eq!(of(&[&[unattested], &[grace(9)], &[grace(8)]], true), Some(1), "the newest that may");
+        assert_eq!(of(&[&[grace(9)], &[], &[]], false), Some(1));
+        assert_eq!(of(&[&[unattested], &[grace(9), unattested]], true), Some(0));
+        assert_eq!(of(&[&[GcHold::NothingNew]], true), Some(0));
     }
 
     #[test]

@@ -55,6 +55,9 @@ impl Engine {
                 // An old log of this device is fetched like any other.
                 if log == current {
                     self.locate(peer, hello.space, log);
+                } else if ours == Tip::NONE {
+                    // A life that is forgotten altogether: this home joined anew, or is from before it.
+                    self.forget_met(hello.space);
                 }
             } else if theirs.seq == ours.seq {
                 if theirs.hash != ours.hash {

@@ -143,8 +143,7 @@ impl Engine {
         let silent: Vec<(DeviceId, NonZeroU16)> =
             silent.filter_map(|(device, days)| Some((*device, NonZeroU16::new(days.behind)?))).collect();
         // Whom else there is, and who is with them, this device may have forgotten.
-        let is_in_doubt = state.unmet().next().is_some();
-        if silent.is_empty() || is_in_doubt || !state.is_in_touch_with_most(&own, limit) {
+        if silent.is_empty() || state.is_in_doubt() || !state.is_in_touch_with_most(&own, limit) {
             return;
         }
         for (device, days) in silent {

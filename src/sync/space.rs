@@ -49,7 +49,7 @@ pub(super) struct SpaceState {
     pub ack_number: u64,
     /// What was counted of the silence of others.
     pub silence: Silence,
-    /// Devices that were met since the past of this home was in doubt; `None` where it is not.
+    /// Devices that were met since the past of this home was in doubt; `None` where it never was.
     pub met: Option<BTreeSet<DeviceId>>,
     /// Devices that something was heard of since a day was counted last.
     pub heard: BTreeSet<DeviceId>,

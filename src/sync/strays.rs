@@ -94,7 +94,11 @@ impl Engine {
             state.recalled_into == Some(log) && state.floor(&log) == Tip::NONE
         });
         if !is_fit {
-            self.begin_new_log(space);
+            // That this device has forgotten something is no news where its past is in doubt already.
+            if self.spaces.get(&space).is_some_and(|state| state.met.is_none()) {
+                self.forget_met(space);
+            }
+            self.go_on_in_new_log(space);
         }
         if let Some(state) = self.spaces.get_mut(&space) {
             state.recalled_into = Some(state.author.log());

@@ -158,8 +158,8 @@ pub enum Write {
     Met {
         /// The space.
         space: SpaceId,
-        /// All of them; `None` once every device was.
-        met: Option<BTreeSet<DeviceId>>,
+        /// All of them.
+        met: BTreeSet<DeviceId>,
     },
     /// Two signed headers for one place in a log: proof of a fork. One per log is kept.
     ForkProof {
@@ -250,7 +250,7 @@ pub struct LoadedSpace {
     pub fork_proofs: Vec<(LogId, Bytes)>,
     /// What was counted of the silence of others.
     pub silence: Silence,
-    /// Devices that were met since the past of this home was in doubt; `None` where it is not.
+    /// Devices that were met since the past of this home was in doubt; `None` where it never was.
     pub met: Option<BTreeSet<DeviceId>>,
     /// What is stored about leases.
     pub lease: LoadedLease,

@@ -9,9 +9,10 @@
 use std::collections::BTreeSet;
 
 use super::engine::Engine;
+use super::session::Session;
 use super::space::SpaceState;
 use super::txn::Write;
-use crate::model::{DeviceId, Seq, SpaceId};
+use crate::model::{DeviceId, Frontier, Now, Seq, SpaceId};
 
 impl Engine {
     /// Devices that this one must have met before it vouches for a checkpoint or drops history, because its home
@@ -24,36 +25,41 @@ impl Engine {
     pub(super) fn forget_met(&mut self, space: SpaceId) {
         let Some(state) = self.spaces.get_mut(&space) else { return };
         state.met = Some(BTreeSet::new());
-        let met = state.met.clone();
-        self.write(Write::Met { space, met });
+        self.write(Write::Met { space, met: BTreeSet::new() });
     }
 
-    /// Notes whom this device has met.
-    pub(super) fn note_met(&mut self) {
-        let in_doubt = self.spaces.values().filter(|state| state.met.is_some());
+    /// Notes whom this device has met. A write that fails is not repeated: after a restart they are to be met again.
+    pub(super) fn note_met(&mut self, now: &Now) {
+        let in_doubt = self.spaces.values().filter(|state| state.is_active && state.met.is_some());
         let in_doubt: Vec<SpaceId> = in_doubt.map(|state| state.id).collect();
         for space in in_doubt {
             let Some(state) = self.spaces.get(&space) else { continue };
-            let known = |device: &DeviceId| {
+            let sessions = |device: &DeviceId| {
                 let peers = self.peers.values().filter(|peer| peer.device == *device && peer.is_greeted);
-                peers.filter_map(|peer| peer.spaces.get(&space)?.known.as_ref()).collect::<Vec<_>>()
+                peers.filter_map(|peer| peer.spaces.get(&space)).collect::<Vec<_>>()
             };
-            let is_met = |device: &DeviceId| {
-                state.has_acked_new_log(device)
-                    || known(device).iter().any(|known| state.durable.covers_all(known))
+            // Whom else there is, it says before what it holds.
+            let is_told = |session: &Session| {
+                let is_settled = !session.is_roster_awaited && session.locating.is_empty();
+                is_settled && session.known.as_ref().is_some_and(|known| state.holds(known))
             };
             let before = state.met.clone().unwrap_or_default();
-            let new = state.others().filter(|device| !before.contains(device) && is_met(device));
-            let met: BTreeSet<DeviceId> = before.iter().copied().chain(new).collect();
-            if met == before {
+            let is_new = |device: &DeviceId| {
+                let is_met = || state.has_acked_new_log(device) || sessions(device).into_iter().any(is_told);
+                !before.contains(device) && is_met()
+            };
+            let new: BTreeSet<DeviceId> = state.others().filter(is_new).collect();
+            if new.is_empty() {
                 continue;
             }
-            let are_all = state.others().all(|device| met.contains(&device));
-            let met = (!are_all).then_some(met);
+            let met: BTreeSet<DeviceId> = before.union(&new).copied().collect();
             if let Some(state) = self.spaces.get_mut(&space) {
-                state.met.clone_from(&met);
+                state.met = Some(met.clone());
             }
             self.write(Write::Met { space, met });
+            if self.is_blind(space) {
+                self.acknowledge(now, space);
+            }
         }
     }
 }
@@ -61,17 +67,18 @@ impl Engine {
 impl SpaceState {
     /// See [`Engine::unmet`].
     pub fn unmet(&self) -> impl Iterator<Item = DeviceId> {
-        let own = self.author.log().device;
-        let is_said = |device: &DeviceId| {
-            let member = self.roster.members().find(|member| member.device == *device);
-            let dormancy = member.and_then(|member| member.dormancy);
-            dormancy.is_some_and(|dormancy| dormancy.after_days.is_none())
+        let is_excused = |device: &DeviceId| {
+            self.roster.dormancy_of(device).is_some_and(|dormancy| dormancy.is_of_person())
         };
         let met = self.met.iter();
         met.flat_map(move |met| {
-            let others = self.roster.members().map(|member| member.device);
-            others.filter(move |device| *device != own && !met.contains(device) && !is_said(device))
+            self.others().filter(move |device| !met.contains(device) && !is_excused(device))
         })
+    }
+
+    /// Whether some device is yet to be met.
+    pub fn is_in_doubt(&self) -> bool {
+        self.unmet().next().is_some()
     }
 
     fn others(&self) -> impl Iterator<Item = DeviceId> {
@@ -79,12 +86,25 @@ impl SpaceState {
         self.roster.members().map(|member| member.device).filter(move |device| *device != own)
     }
 
+    /// Whether everything in a frontier is here. How far a log goes tells that only where there is one history of
+    /// it, which of the logs of a past in doubt nobody knows.
+    fn holds(&self, theirs: &Frontier) -> bool {
+        let own = self.author.log();
+        theirs.iter().all(|(log, tip)| {
+            let held = self.durable.tip(log);
+            let is_plain = *log == own || log.device != own.device && !self.proofs.contains_key(log);
+            held == *tip || is_plain && held.seq > tip.seq
+        })
+    }
+
     /// Whether a device has said that it holds something of the log that this one writes since, and nothing that
     /// is not here: it need never have been connected.
     fn has_acked_new_log(&self, device: &DeviceId) -> bool {
         let own = self.author.log();
         self.acks.get(device).is_some_and(|held| {
-            held.frontier.tip(&own).seq > Seq::ZERO && self.durable.covers_all(&held.frontier)
+            held.frontier.tip(&own).seq > Seq::ZERO
+                && held.ack.fields().roster_digest == self.roster.digest()
+                && self.holds(&held.frontier)
         })
     }
 }

@@ -196,6 +196,38 @@ async fn a_node_makes_checkpoints_and_drops_history_by_itself() {
     node.stop().await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn history_goes_after_its_days_though_there_is_a_newer_checkpoint_every_day() {
+    const DAY: std::time::Duration = std::time::Duration::from_secs(24 * 3_600);
+    let (a, b) = (device("a").await, device("b").await);
+    introduce(&a.node, &b.node).await;
+    let nodes = [&a.node, &b.node];
+    let (mut made, mut dropped) = (Vec::new(), Vec::new());
+    for day in 0..17_u32 {
+        write(&a.node, day * 10..day * 10 + 3).await;
+        settled(&nodes).await;
+        made.push(attested(&nodes, 2).await.hash);
+        let done = a.node.personal().gc_run(Grace::Kept).await;
+        match done {
+            Ok(done) => dropped.push((day, done.base)),
+            Err(NodeError::GcHeld { holds }) => {
+                assert!(matches!(holds[..], [GcHold::Grace { .. }]), "{holds:?}");
+                let why = a.node.personal().gc_why().await.unwrap();
+                assert_eq!(why.if_waived.map(|info| info.hash), made.last().copied());
+            }
+            Err(error) => panic!("{error}"),
+        }
+        let kept = a.node.personal().checkpoints().unwrap().len();
+        assert!(kept <= 6, "{kept} checkpoints on day {day}");
+        a.node.personal().pass_grace(DAY).unwrap();
+    }
+
+    assert_eq!(dropped, [(7, made[0]), (13, made[6])]);
+    for device in [a, b] {
+        device.node.stop().await.unwrap();
+    }
+}
+
 const fn seq(n: u64) -> kinfold::model::Seq {
     kinfold::model::Seq::new(n)
 }

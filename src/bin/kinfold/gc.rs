@@ -53,7 +53,12 @@ async fn why(target: &Target, site: &Site, output: &Output) -> Result<(), Failur
         let device = hold.device.as_deref().map_or_else(|| "-".to_owned(), |device| called(&roster, device));
         [device, reason(hold), hold.since_ms.map_or_else(|| "-".to_owned(), since)]
     };
-    output.table(["held back by", "because", "since"], why.holds.iter().map(cells).collect())?;
+    // That it is the newest says nothing where no newer one can come to be.
+    let is_alone = |hold: &&GcHoldForm| why.holds.len() == 1 || hold.reason != "NothingNew";
+    output.table(
+        ["held back by", "because", "since"],
+        why.holds.iter().filter(is_alone).map(cells).collect(),
+    )?;
     let is_held_for =
         |device: &DeviceForm| why.holds.iter().any(|hold| hold.device.as_ref() == Some(&device.device_id));
     for device in roster.devices.iter().filter(|device| !is_held_for(device)) {
@@ -69,8 +74,8 @@ async fn drop_history(target: &Target, site: &Site, args: GcRun, output: &Output
     if args.now {
         let why: GcWhyForm = target.call(Method::GcWhy, &site.params()).await?;
         // Only what the days would still have held back is asked about.
-        if let [GcHoldForm { until_ms: Some(_), .. }] = &why.holds[..]
-            && let Some(checkpoint) = &why.checkpoint
+        if let Some(checkpoint) = &why.checkpoint_if_now
+            && !why.ready
         {
             let name = short_hash(&checkpoint.hash);
             let act = format!("dropping the history before checkpoint {name}");
@@ -105,12 +110,18 @@ fn reason(hold: &GcHoldForm) -> String {
                     `kinfold devices dormant` excuses it"
                 .to_owned()
         }
-        "Unattested" => "it has not attested the checkpoint; connect it".to_owned(),
+        "Unattested" => {
+            "it has not attested the checkpoint; connect it, and see `kinfold gc why` there".to_owned()
+        }
         "OtherRules" => format!(
             "it folds by version {} of the rules and this program by another; update the older one",
             hold.version.unwrap_or_default()
         ),
         "NotHeld" => format!("it lacks {ops} ops; connect it"),
+        "InDoubt" => {
+            "it came back from a backup or is a copy, and has not met every device since; connect them"
+                .to_owned()
+        }
         "Unknown" => format!("it cannot fold {ops} ops: of a later version, or of a key that it lacks"),
         "Grace" => format!("all have attested it; it goes on {}", time(hold.until_ms.unwrap_or_default())),
         other => other.to_owned(),

@@ -329,7 +329,7 @@ impl Space {
         checkpoints.begun(space);
         checkpoints.revise();
         store.forget_consent(&space)?;
-        if standing.reads {
+        if standing.reads && standing.vouches {
             // For those that wait for every device before they drop what is within.
             self.attest(manifest)?;
         }
@@ -457,7 +457,7 @@ impl Space {
         without: Option<CheckpointHash>,
     ) -> Result<(), NodeError> {
         let (space, store) = (self.id(), self.node.store());
-        let kept = to_keep(&store.checkpoints(&space)?).into_iter().chain(with);
+        let kept = to_keep(store, &space)?.into_iter().chain(with);
         let kept: Vec<CheckpointHash> = kept.filter(|hash| Some(*hash) != without).collect();
         Ok(store.keep_checkpoints(&space, &kept)?)
     }

@@ -157,8 +157,11 @@ impl Space {
     /// yet, the one that the other's history begins with. Whether one became whole here.
     async fn take_of(&self, link: &Link, standing: &Standing, news: &News) -> Result<bool, NodeError> {
         let (space, store) = (self.id(), self.node.store());
-        let base = news.base.filter(|base| standing.begins_anew && news.held != Some(*base));
-        let offered = news.held.into_iter().chain(base);
+        let is_other = |base: &CheckpointHash| news.held != Some(*base) || !standing.vouches;
+        let base = news.base.filter(|base| standing.begins_anew && is_other(base));
+        // Nobody has dropped anything for the newest yet, and whoever may not vouch for it must not be the first.
+        let newest = news.held.filter(|_| standing.vouches || !standing.begins_anew);
+        let offered = newest.into_iter().chain(base);
         for theirs in offered.filter(|theirs| !self.node.checkpoints().is_refused(theirs)) {
             let held = store.checkpoints(&space)?;
             let known = held.into_iter().find(|held| held.manifest.hash() == theirs);
@@ -227,12 +230,13 @@ impl Space {
         if is_newest || standing.reads && fields.fold_version != FOLD_VERSION {
             return Ok(Taken::Refused);
         }
-        if standing.reads && !standing.vouches {
-            return Ok(Taken::Later);
-        }
         store
             .put_checkpoint(&HeldCheckpoint { manifest: manifest.clone(), wholeness: Wholeness::Partial })?;
-        store.keep_checkpoints(&space, &to_keep(&store.checkpoints(&space)?))?;
+        store.keep_checkpoints(&space, &to_keep(store, &space)?)?;
+        if standing.reads && !standing.vouches {
+            // It is known, and what is said of it is kept, until this device may say something itself.
+            return Ok(Taken::Later);
+        }
         if standing.reads {
             let key = standing.keys.iter().find(|key| key.id() == fields.key_id).cloned();
             let wanted: BTreeSet<[u8; 32]> = fields.chunks.iter().copied().collect();
@@ -254,7 +258,7 @@ impl Space {
                     author = %fields.author.short(), theirs = %fields.root, ours = %built.root,
                     "a checkpoint is not what the log here folds to; it is not attested and not kept"
                 );
-                let kept = to_keep(&store.checkpoints(&space)?);
+                let kept = to_keep(store, &space)?;
                 let others: Vec<CheckpointHash> =
                     kept.into_iter().filter(|hash| *hash != manifest.hash()).collect();
                 store.keep_checkpoints(&space, &others)?;

@@ -213,8 +213,23 @@ fn whole(held: &[HeldCheckpoint]) -> Vec<&Manifest> {
     whole
 }
 
-/// Which checkpoints stay: the newest, the one before it, and what is being fetched to be newer.
-fn to_keep(held: &[HeldCheckpoint]) -> Vec<CheckpointHash> {
+/// Which checkpoints of a space stay: see [`newest`], and the one that history will begin with next, which waits
+/// for its days to pass.
+fn to_keep(store: &Store, space: &SpaceId) -> Result<Vec<CheckpointHash>, StoreError> {
+    let held = store.checkpoints(space)?;
+    let floor = store.base(space).map_or(0, |base| base.floor.op_count());
+    let mut kept = newest(&held);
+    for manifest in whole(&held).into_iter().rev().filter(|manifest| rank(manifest).0 > floor) {
+        if store.moments(space, &manifest.fields().content)?.vouched.is_some() {
+            kept.push(manifest.hash());
+            break;
+        }
+    }
+    Ok(kept)
+}
+
+/// The newest checkpoint, the one before it, and what is being fetched to be newer.
+fn newest(held: &[HeldCheckpoint]) -> Vec<CheckpointHash> {
     let whole = whole(held);
     let newest = whole.first().map(|manifest| rank(manifest));
     let partial = held.iter().filter(|held| held.wholeness == Wholeness::Partial);
@@ -231,7 +246,7 @@ fn to_keep(held: &[HeldCheckpoint]) -> Vec<CheckpointHash> {
 fn complete(store: &Store, manifest: &Manifest) -> Result<(), StoreError> {
     let space = manifest.fields().space;
     store.put_checkpoint(&HeldCheckpoint { manifest: manifest.clone(), wholeness: Wholeness::Whole })?;
-    store.keep_checkpoints(&space, &to_keep(&store.checkpoints(&space)?))
+    store.keep_checkpoints(&space, &to_keep(store, &space)?)
 }
 
 /// What this device is in a space, for its checkpoints.
