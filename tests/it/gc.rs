@@ -251,6 +251,8 @@ async fn a_device_that_is_away_holds_history_back_by_name_until_it_is_not_waited
     assert_eq!(why.checkpoint.as_ref().map(|held| held.hash), Some(made.hash));
     assert!(holders(&why.holds).is_empty(), "both had attested or held it: {why:?}");
 
+    assert_eq!(a.node.personal().gc_run(Grace::Waived).await.unwrap().base, made.hash);
+
     // Neither is waited for: a goes on alone, and then the next checkpoint is not theirs.
     for device in [b.node.device(), blind.node.device()] {
         a.node.personal().set_activity(device, Activity::Dormant).await.unwrap();
