@@ -53,11 +53,13 @@ async fn why(target: &Target, site: &Site, output: &Output) -> Result<(), Failur
         let device = hold.device.as_deref().map_or_else(|| "-".to_owned(), |device| called(&roster, device));
         [device, reason(hold), hold.since_ms.map_or_else(|| "-".to_owned(), since)]
     };
-    // That it is the newest says nothing where no newer one can come to be.
-    let is_alone = |hold: &&GcHoldForm| why.holds.len() == 1 || hold.reason != "NothingNew";
+    // None can be made, so that there is none, or no newer one, is not the reason.
+    let is_unmet = why.holds.iter().any(|hold| hold.reason == "Unmet");
+    let is_reason =
+        |hold: &&GcHoldForm| !is_unmet || !matches!(hold.reason.as_str(), "NothingNew" | "NoCheckpoint");
     output.table(
         ["held back by", "because", "since"],
-        why.holds.iter().filter(is_alone).map(cells).collect(),
+        why.holds.iter().filter(is_reason).map(cells).collect(),
     )?;
     let is_held_for =
         |device: &DeviceForm| why.holds.iter().any(|hold| hold.device.as_ref() == Some(&device.device_id));
@@ -106,8 +108,8 @@ fn reason(hold: &GcHoldForm) -> String {
         "Disputed" => "two histories of its log exist; connect it".to_owned(),
         "Rewriting" => "its ops are being written again".to_owned(),
         "Unmet" => {
-            "this home came back from a backup or is a copy, and has not met it since; connect it, or \
-                    `kinfold devices dormant` excuses it"
+            "not met since this home came from a backup or a copy; connect it, or `kinfold devices dormant` \
+                    excuses it"
                 .to_owned()
         }
         "Unattested" => {
