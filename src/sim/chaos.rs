@@ -5,12 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use super::check::{Answer, CANARY, MARKER, Violation};
-use super::disk::Disk;
 use super::host::{Host, Request};
 use super::network::{Conn, Parcel};
 use super::rng::Rng;
 use super::world::{Event, LOOK_EVERY, World};
-use crate::model::{CertHash, Dot, Hlc, IntentStatus, KeyId, LeaseEpoch, Op, Payload, SpaceId};
+use crate::model::{CertHash, Dot, Hlc, IntentStatus, LeaseEpoch, Op, Payload, SpaceId};
 
 impl World {
     pub(super) fn chaos(&mut self) -> Result<(), Violation> {
@@ -142,19 +141,17 @@ impl World {
     }
 
     /// Notes what nobody else has of a disk that is about to be lost.
-    fn lose_disk(&mut self, host: usize, backup: &Disk) {
+    fn lose_disk(&mut self, host: usize, backup: &super::disk::Disk) {
         self.note(format!("{host} ! comes back from a backup"));
         // Its own, and what others have lost before and only it still had.
         let answers = self.checks.answers.clone();
-        let others: Vec<&Disk> =
-            self.hosts.iter().filter(|other| other.index != host).map(|other| &other.disk).collect();
-        let keys: BTreeSet<KeyId> = others.iter().copied().chain([backup]).flat_map(Disk::key_ids).collect();
         let mut held: BTreeMap<SpaceId, BTreeSet<(Dot, Hlc)>> = BTreeMap::new();
         for answer in answers {
             let Some(marker) = answer.marker else { continue };
             let held = held.entry(answer.space).or_insert_with(|| {
-                let disks = others.iter().copied().chain([backup]);
-                disks.flat_map(|disk| super::check::readable(disk, &answer.space, &keys)).collect()
+                let others = self.hosts.iter().filter(|other| other.index != host);
+                let disks = others.map(|other| &other.disk).chain([backup]);
+                disks.flat_map(|disk| super::check::identities(disk, &answer.space)).collect()
             });
             if !held.contains(&(answer.placed.dot, answer.placed.hlc)) {
                 self.checks.may_be_gone.insert(marker);

@@ -6,7 +6,7 @@ use super::disk::{self, Disk, DiskError};
 use super::gc::Made;
 use crate::crypto::SealedBatch;
 use crate::fold::State;
-use crate::model::{DeviceId, Dot, Frontier, Hlc, KeyId, LogId, OpId, Root, Seq, SpaceId, TipHash};
+use crate::model::{DeviceId, Dot, Frontier, Hlc, LogId, OpId, Root, Seq, SpaceId, TipHash};
 use crate::sync::{Placed, Txn, Write};
 use crate::wire::OpView;
 use crate::wire::checkpoint::CheckpointHash;
@@ -468,17 +468,6 @@ pub fn identity(op: &disk::StoredOp) -> (Dot, Hlc) {
 pub fn identities(disk: &Disk, space: &SpaceId) -> BTreeSet<(Dot, Hlc)> {
     let logs = disk.logs(space);
     let ops = logs.iter().flat_map(|log| disk.every_op(space, log).collect::<Vec<_>>());
-    ops.map(|op| identity(&op)).collect()
-}
-
-/// Every op on a disk, but for what is in a checkpoint under a key that is none of these.
-pub fn readable(disk: &Disk, space: &SpaceId, keys: &BTreeSet<KeyId>) -> BTreeSet<(Dot, Hlc)> {
-    let base = disk.base(space).and_then(|base| disk.checkpoint(&base.checkpoint));
-    if base.and_then(|kept| kept.key_id).is_none_or(|key_id| keys.contains(&key_id)) {
-        return identities(disk, space);
-    }
-    let logs = disk.logs(space);
-    let ops = logs.iter().flat_map(|log| disk.ops_from(space, log, Seq::new(1)).collect::<Vec<_>>());
     ops.map(|op| identity(&op)).collect()
 }
 

@@ -61,8 +61,6 @@ pub struct Kept {
     pub cut: Frontier,
     /// The state there.
     pub chunks: Vec<Vec<u8>>,
-    /// The key without which a device cannot read that: here it is not sealed, and withheld instead.
-    pub key_id: Option<KeyId>,
     /// The batches it has taken the place of, for checkers only.
     pub archive: BTreeMap<LogId, Vec<SealedBatch>>,
     /// And the keys that open them.
@@ -279,11 +277,6 @@ impl Disk {
     /// Keeps a checkpoint, whole.
     pub fn keep(&mut self, hash: CheckpointHash, kept: Arc<Kept>) {
         self.checkpoints.insert(hash, kept);
-    }
-
-    /// The keys that it holds, of all spaces.
-    pub fn key_ids(&self) -> impl Iterator<Item = KeyId> {
-        self.spaces.values().flat_map(|row| row.keys.keys().copied())
     }
 
     /// A checkpoint that is kept.

@@ -15,7 +15,6 @@ use super::disk::{Disk, Kept};
 use super::host::Request;
 use super::shell::{first_state, fold_disk, state_of};
 use super::world::World;
-use crate::crypto::EpochKey;
 use crate::fold::State;
 use crate::fold::checkpoint::ContentHasher;
 use crate::model::{DeviceId, Frontier, SpaceId, Wall};
@@ -63,8 +62,7 @@ impl World {
         let Some(life) = &self.hosts[host].life else { return };
         let cut = life.engine.stable_frontier(space).filter(|cut| cut.log_count() > 0);
         let is_in_order = life.engine.diverged(space).is_empty() && life.engine.unmet(space).is_empty();
-        let key_id = life.engine.sealing_key(space).map(EpochKey::id);
-        let (Some(cut), true, true) = (cut, key_id.is_some(), is_in_order) else { return };
+        let (Some(cut), true) = (cut, is_in_order) else { return };
         let disk = &self.hosts[host].disk;
         // What was acknowledged may be of a history that has fallen since.
         if !disk.holds_cut(&space, &cut) {
@@ -76,7 +74,7 @@ impl World {
             return;
         }
         let (archive, archive_keys) = (disk.archive_to(&space, &cut), disk.archive_keys(&space));
-        let kept = Arc::new(Kept { cut, chunks, key_id, archive, archive_keys });
+        let kept = Arc::new(Kept { cut, chunks, archive, archive_keys });
         let attested_by = BTreeSet::from([device]);
         let vouched_since = BTreeMap::new();
         self.checks.checkpoints.push(Made { space, hash, parent, kept, attested_by, vouched_since });

@@ -247,14 +247,6 @@ impl Host {
         found.split_off(1)
     }
 
-    /// It is not to begin with a checkpoint any more.
-    pub fn forgo(&mut self, checkpoint: &CheckpointHash) {
-        if let Some(life) = &mut self.life {
-            let is_it = |request: &Request| matches!(request, Request::BeginAt(_, of) if of == checkpoint);
-            life.requests.retain(|request| !is_it(request));
-        }
-    }
-
     /// The personal space that its disk holds.
     pub fn personal_on_disk(&self) -> Option<SpaceId> {
         self.disk.active(&Scope::Personal)
@@ -684,12 +676,6 @@ impl Host {
                     let made = env.checks.checkpoints.iter().find(|made| made.hash == checkpoint);
                     let Some(kept) = made.map(|made| Arc::clone(&made.kept)) else { continue };
                     let own = life.engine.device();
-                    if !self.is_blind
-                        && life.engine.keys_of(space).iter().all(|key| Some(key.id()) != kept.key_id)
-                    {
-                        life.requests.push_back(Request::BeginAt(space, checkpoint));
-                        continue;
-                    }
                     let parted = parted(&self.disk, &life.engine, space, &kept.cut, own);
                     let is_writing = !life.engine.to_reissue(space).is_empty();
                     if is_writing || !parted.is_empty() {

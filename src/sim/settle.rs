@@ -8,7 +8,7 @@ use super::host::Host;
 use super::shell::state_of;
 use super::world::World;
 use crate::fold::{Head, ListedRow, RowFilter, RowView, State};
-use crate::model::{DeviceId, Dot, KeyId};
+use crate::model::{DeviceId, Dot, SpaceId};
 use crate::roster::{Epoch, Role};
 use crate::wire::checkpoint::CheckpointHash;
 
@@ -21,15 +21,13 @@ impl World {
             self.hosts.iter().filter(|host| host.is_member()).map(Host::device).collect();
         let gone = self.gone();
         // A removal that a crash took away has kept its device from being paired all the same.
-        let common = self.hosts[0].personal_on_disk();
+        let common = self.common();
         let is_outside = |device: &DeviceId| {
             let of_device = self.hosts.iter().filter(|host| host.device() == *device);
             self.removed.contains(device) && of_device.clone().all(|host| host.personal_on_disk() != common)
         };
         let outside: Vec<DeviceId> = all.iter().copied().filter(is_outside).collect();
         all.retain(|device| !gone.contains(device) && !outside.contains(device));
-        let sealed = self.sealed_for_ever(&gone);
-        self.hosts.iter_mut().for_each(|host| sealed.iter().for_each(|checkpoint| host.forgo(checkpoint)));
         if all.is_empty() {
             return Some("no device is left".to_owned());
         }
@@ -72,11 +70,7 @@ impl World {
             let said = said.filter_map(|member| member.dormancy);
             let is_one_away = said.filter(|dormancy| dormancy.after_days.is_some()).count() > 0;
             if is_blind {
-                // What it begins with, those that read never can.
-                let base = host.disk.base(&space).map(|base| base.checkpoint);
-                if base.is_none_or(|base| !sealed.contains(&base)) {
-                    blind.push((index, standing));
-                }
+                blind.push((index, standing));
                 continue;
             }
             let Some(root) = host.state(&space).map(|state| state.root()) else {
@@ -105,16 +99,11 @@ impl World {
         other.map(|(index, _)| format!("device {index} stores something else than those that read"))
     }
 
-    /// Checkpoints under keys that no device has any more: who lacks what is in one waits for it and goes on.
-    fn sealed_for_ever(&self, gone: &[DeviceId]) -> BTreeSet<CheckpointHash> {
-        let hosts = self.hosts.iter().filter(|host| !gone.contains(&host.device()));
-        let keys: BTreeSet<KeyId> = hosts.flat_map(|host| host.disk.key_ids()).collect();
-        let made = self
-            .checks
-            .checkpoints
-            .iter()
-            .filter(|made| !made.kept.key_id.is_some_and(|id| keys.contains(&id)));
-        made.map(|made| made.hash).collect()
+    /// The space that those who are left have in common.
+    fn common(&self) -> Option<SpaceId> {
+        let is_gone = |host: &&Host| self.removed.contains(&host.device()) && self.is_removed(&host.device());
+        let left = self.hosts.iter().find(|host| !is_gone(host));
+        left.unwrap_or(&self.hosts[0]).personal_on_disk()
     }
 
     /// Devices that the others have removed, and those whose enrolment went with whoever had enrolled them: nobody
@@ -129,7 +118,7 @@ impl World {
 
     /// Whether a device was enrolled by one that is gone, as it knows itself, and none of the others knows it.
     fn is_struck(&self, device: &DeviceId) -> bool {
-        let common = self.hosts[0].personal_on_disk();
+        let common = self.common();
         let in_common =
             self.hosts.iter().filter(|host| host.is_member() && host.personal_on_disk() == common);
         let is_gone = |other: &DeviceId| self.removed.contains(other) && self.is_removed(other);
@@ -196,7 +185,7 @@ impl World {
     pub(super) fn end(&mut self) -> Result<Summary, Violation> {
         let settled_after = self.now - self.healed_at;
         let gone = self.gone();
-        let common = self.hosts[0].personal_on_disk();
+        let common = self.common();
         // What a removed device wrote after it was removed is nobody's loss but its own.
         let late: Vec<u64> = self
             .checks
