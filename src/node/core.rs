@@ -15,6 +15,7 @@ use tracing::{debug, error, info, warn};
 use super::addresses::Addresses;
 use super::checkpoint::Serving;
 use super::error::NodeError;
+use super::fallen::Questions;
 use super::index::{self, Folded, Index};
 use super::ledger::{Guard, IntentRecorded, guard};
 use super::metrics::Tally;
@@ -155,7 +156,7 @@ pub(super) struct Core {
     pub discovery_down: Option<String>,
     pub storage_failed: Option<String>,
     jobs: mpsc::Receiver<Job>,
-    loopback: mpsc::WeakSender<Job>,
+    pub(super) loopback: mpsc::WeakSender<Job>,
     events: mpsc::Receiver<NetEvent>,
     waiting: BTreeMap<Token, Waiting>,
     postponed: Vec<Job>,
@@ -167,6 +168,8 @@ pub(super) struct Core {
     reissues: VecDeque<Reissue>,
     /// Ops that have come back, to be held against the state.
     recalls: VecDeque<(SpaceId, Vec<Stored>)>,
+    /// Questions about histories of logs that have fallen, one of which is being answered.
+    pub(super) fallen: Questions,
     folded: BTreeSet<SpaceId>,
     carries: VecDeque<(SpaceId, SpaceId)>,
     /// Spaces whose index is being built beside.
@@ -269,6 +272,7 @@ impl Core {
             lookups: Vec::new(),
             reissues: VecDeque::new(),
             recalls: VecDeque::new(),
+            fallen: Questions::default(),
             folded: BTreeSet::new(),
             carries: VecDeque::new(),
             reading: BTreeSet::new(),
@@ -626,7 +630,7 @@ impl Core {
             } else if let Some(reissue) = self.reissues.pop_front() {
                 self.reissue(&reissue);
             } else if let Some((space, ops)) = self.next_recall() {
-                self.inputs.push_back(Input::Recalled { space, ops });
+                self.inputs.push_back(Input::Recalled { space, fallen: None, ops });
             } else if std::mem::take(&mut self.is_carried) {
                 self.appends(&mut VecDeque::new());
             } else {
@@ -718,10 +722,14 @@ impl Core {
             }
             Effect::LookUp { space, log, seqs, token } => self.lookups.push((space, log, seqs, token)),
             // What is dropped comes again with the next connection.
-            Effect::Recall { space, ops } if self.recalls.len() < RECALLS_MAX => {
+            Effect::Recall { space, fallen: None, ops } if self.recalls.len() < RECALLS_MAX => {
                 self.recalls.push_back((space, ops));
             }
+            Effect::Recall { space, fallen: Some(given_back), ops } => self.sift(space, given_back, ops),
             Effect::Recall { .. } => {}
+            Effect::SearchElsewhere { space, log, after, through } => {
+                self.search_elsewhere(space, log, after, through);
+            }
             Effect::Reissue { space, log, after, through } => {
                 self.reissues.push_back(Reissue { space, log, after, through });
             }

@@ -14,6 +14,7 @@ mod coordinator;
 mod core;
 mod dropbox;
 mod error;
+mod fallen;
 mod follow;
 mod gc;
 mod handle;

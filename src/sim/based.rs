@@ -7,7 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::disk::Disk;
-use super::shell::{continues, fold_disk, fold_run, seen, state_of};
+use super::host::to_write_again;
+use super::shell::{continues, elsewhere, first_state, fold_disk, fold_run, lost_count, seen, state_of};
 use crate::crypto::{EpochKey, Identity};
 use crate::fold::State;
 use crate::model::{
@@ -23,9 +24,9 @@ use crate::wire::checkpoint::CheckpointHash;
 /// A device with everything it holds.
 pub(super) struct Device {
     pub identity: Arc<Identity>,
-    disk: Disk,
+    pub disk: Disk,
     pub engine: Engine,
-    state: State,
+    pub state: State,
     /// What its bases fold on from.
     chunks: Chunks,
     outbox: Vec<(PeerId, Parcel)>,
@@ -51,6 +52,8 @@ enum Parcel {
 pub(super) struct Fleet {
     pub space: SpaceId,
     pub devices: Vec<Device>,
+    /// No key arrives.
+    pub withholds_keys: bool,
 }
 
 impl Fleet {
@@ -93,7 +96,7 @@ impl Fleet {
             Device::open(identity, disk, space, Chunks::new())
         };
         let devices = identities.into_iter().enumerate().map(device).collect();
-        Self { space, devices }
+        Self { space, devices, withholds_keys: false }
     }
 
     /// Copies the home of a device, and the copy runs as another one; which.
@@ -137,6 +140,12 @@ impl Fleet {
         for _ in 0..10_000 {
             let Some(from) = self.devices.iter().position(|device| !device.outbox.is_empty()) else { return };
             let (to, parcel) = self.devices[from].outbox.remove(0);
+            let is_key = |frame: &Bytes| {
+                matches!(crate::wire::Message::decode(frame), Ok(crate::wire::Message::KeyGrant { .. }))
+            };
+            if matches!(&parcel, Parcel::Frame(frame) if self.withholds_keys && is_key(frame)) {
+                continue;
+            }
             let to = usize::try_from(to.get()).unwrap();
             let input = match parcel {
                 Parcel::Frame(bytes) => Input::Frame { peer: peer(from), bytes },
@@ -178,7 +187,7 @@ impl Fleet {
         self.tell(device, Input::Base { space, checkpoint, cut, token });
     }
 
-    fn roots(&mut self) -> Vec<crate::model::Root> {
+    pub fn roots(&mut self) -> Vec<crate::model::Root> {
         self.devices.iter_mut().map(|device| device.state.root()).collect()
     }
 
@@ -228,7 +237,7 @@ impl Device {
         self.wall = wall;
     }
 
-    fn held(&self, space: SpaceId) -> Frontier {
+    pub fn held(&self, space: SpaceId) -> Frontier {
         self.engine.space(space).unwrap().frontier.clone()
     }
 
@@ -293,13 +302,30 @@ impl Device {
                     Effect::Appended { .. }
                     | Effect::Leased { .. }
                     | Effect::Delivered { .. }
-                    | Effect::CarryOver { .. }
-                    | Effect::Reissue { .. } => {}
-                    Effect::Recall { ops, .. } => {
+                    | Effect::CarryOver { .. } => {}
+                    Effect::Reissue { space, log, after, through } => {
+                        let ops =
+                            to_write_again(&self.disk, &self.state, &space, &log, after.next(), through);
+                        inputs.push(Input::Reissue { space, log, ops, through });
+                    }
+                    Effect::SearchElsewhere { space, log, after, through } => {
+                        let lost_count = lost_count(&self.disk, space, log, after, through);
+                        inputs.push(Input::SearchedElsewhere { space, log, through, lost_count });
+                    }
+                    Effect::Recall { fallen: None, ops, .. } => {
                         let is_new =
                             |op: &&Stored| !self.state.knows(&op.dot, op.hlc, op.kind, op.flags, &op.body);
                         let ops = ops.iter().filter(is_new).cloned().collect();
-                        inputs.push(Input::Recalled { space, ops });
+                        inputs.push(Input::Recalled { space, fallen: None, ops });
+                    }
+                    Effect::Recall { fallen: Some(fallen), mut ops, .. } => {
+                        let based = first_state(&self.disk, &space);
+                        let mut search = elsewhere(&self.disk, &based, space, &fallen.log);
+                        for run in self.engine.draft_runs(space) {
+                            search.above(&run.log, run.first, run.op_count, &run.body);
+                        }
+                        ops.retain(|op| search.is_stray(op));
+                        inputs.push(Input::Recalled { space, fallen: Some(fallen), ops });
                     }
                 }
             }

@@ -12,7 +12,7 @@ use super::check::{Answer, CANARY, Checks, Violation};
 use super::disk::Disk;
 use super::leap::Sleep;
 use super::rng::Rng;
-use super::shell::{brief, continues, first_state, fold_disk, fold_run, seen, strays};
+use super::shell::{brief, continues, elsewhere, first_state, fold_disk, fold_run, lost_count, seen, strays};
 use crate::crypto::{EpochKey, Identity};
 use crate::fold::State;
 use crate::model::{
@@ -20,7 +20,8 @@ use crate::model::{
 };
 use crate::roster::{Author, Role, Roster};
 use crate::sync::{
-    Authored, Effect, Engine, Input, Notice, PeerId, Refusal, RosterChange, Stored, Token, Txn, TxnId, Write,
+    Authored, Effect, Engine, GivenBack, Input, Notice, PeerId, Refusal, RosterChange, Stored, Token, Txn,
+    TxnId, Write,
 };
 use crate::wire::checkpoint::CheckpointHash;
 use crate::wire::{OpView, Welcome};
@@ -131,7 +132,9 @@ pub(super) struct Life {
     carries: VecDeque<(SpaceId, SpaceId)>,
     lookups: Vec<(SpaceId, LogId, Vec<Seq>, Token)>,
     reissues: VecDeque<Order>,
-    recalls: VecDeque<(SpaceId, Vec<Stored>)>,
+    recalls: VecDeque<(SpaceId, Option<GivenBack>, Vec<Stored>)>,
+    /// Histories that have fallen: space, log, the last place that stands, how far it is held.
+    searches: VecDeque<(SpaceId, LogId, Seq, Seq)>,
     waiting: BTreeMap<Token, Waiting>,
     token_last: u64,
     acks_stored: Duration,
@@ -297,6 +300,7 @@ impl Host {
             lookups: Vec::new(),
             reissues: VecDeque::new(),
             recalls: VecDeque::new(),
+            searches: VecDeque::new(),
             waiting: BTreeMap::new(),
             token_last: 0,
             acks_stored: env.now,
@@ -432,8 +436,11 @@ impl Host {
                 life.inputs.push_back(Input::LookedUp { token, batches });
             } else if let Some(order) = life.reissues.pop_front() {
                 self.reissue(&order);
-            } else if let Some((space, ops)) = life.next_recall() {
-                life.inputs.push_back(Input::Recalled { space, ops });
+            } else if let Some((space, fallen, ops)) = life.next_recall(&self.disk) {
+                life.inputs.push_back(Input::Recalled { space, fallen, ops });
+            } else if let Some((space, log, after, through)) = life.searches.pop_front() {
+                let lost_count = lost_count(&self.disk, space, log, after, through);
+                life.inputs.push_back(Input::SearchedElsewhere { space, log, through, lost_count });
             } else if life.is_asking {
                 life.is_asking = false;
                 self.ask(env);
@@ -550,7 +557,10 @@ impl Host {
             }
             // No carrier goes between devices of this world.
             Effect::Delivered { .. } => {}
-            Effect::Recall { space, ops } => life.recalls.push_back((space, ops)),
+            Effect::Recall { space, fallen, ops } => life.recalls.push_back((space, fallen, ops)),
+            Effect::SearchElsewhere { space, log, after, through } => {
+                life.searches.push_back((space, log, after, through));
+            }
             Effect::CarryOver { from, to } => life.carries.push_back((from, to)),
             // Nobody asks for leases in this world.
             Effect::Leased { .. } => {}
@@ -760,7 +770,7 @@ impl Host {
 }
 
 /// Ops of a log that are not written again elsewhere.
-fn to_write_again(
+pub(super) fn to_write_again(
     disk: &Disk,
     state: &State,
     space: &SpaceId,
@@ -783,17 +793,24 @@ fn to_write_again(
 
 impl Life {
     /// Ops that have come back, without those that are known, where the state is there to tell.
-    fn next_recall(&mut self) -> Option<(SpaceId, Vec<Stored>)> {
-        let is_ready =
-            |(space, _): &(SpaceId, Vec<Stored>)| self.indexes.get(space).is_some_and(Option::is_some);
-        let space = self.recalls.iter().find(|recall| is_ready(recall))?.0;
-        let mut ops = Vec::new();
-        for (of, some) in std::mem::take(&mut self.recalls) {
-            if of == space { ops.extend(some) } else { self.recalls.push_back((of, some)) }
+    fn next_recall(&mut self, disk: &Disk) -> Option<(SpaceId, Option<GivenBack>, Vec<Stored>)> {
+        let is_ready = |(space, _, _): &(SpaceId, Option<GivenBack>, Vec<Stored>)| {
+            self.indexes.get(space).is_some_and(Option::is_some)
+        };
+        let next = self.recalls.iter().position(is_ready)?;
+        let (space, fallen, mut ops) = self.recalls.remove(next)?;
+        if let Some(GivenBack { log, .. }) = fallen {
+            let based = first_state(disk, &space);
+            let mut search = elsewhere(disk, &based, space, &log);
+            for run in self.engine.draft_runs(space) {
+                search.above(&run.log, run.first, run.op_count, &run.body);
+            }
+            ops.retain(|op| search.is_stray(op));
+        } else {
+            let state = self.indexes.get(&space)?.as_ref()?;
+            ops.retain(|op| !state.knows(&op.dot, op.hlc, op.kind, op.flags, &op.body));
         }
-        let state = self.indexes.get(&space)?.as_ref()?;
-        ops.retain(|op| !state.knows(&op.dot, op.hlc, op.kind, op.flags, &op.body));
-        Some((space, ops))
+        Some((space, fallen, ops))
     }
 
     /// What an enrolled device is given.

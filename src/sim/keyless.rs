@@ -11,7 +11,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 impl Fleet {
     /// Renews the key, with whoever is connected.
-    fn rotate(&mut self, device: usize) {
+    pub(super) fn rotate(&mut self, device: usize) {
         let (space, token) = (self.space, Token(4));
         self.tell(device, Input::Rotate { space, token });
     }

@@ -12,6 +12,8 @@ mod based;
 mod chaos;
 pub mod check;
 pub mod disk;
+#[cfg(test)]
+mod fallen;
 mod gc;
 mod host;
 #[cfg(test)]

@@ -91,6 +91,53 @@ pub(super) fn brief(input: &Input) -> String {
     }
 }
 
+/// Shows every batch of a log that begins after one position and not after another, as far as keys are held.
+fn each(
+    disk: &Disk,
+    space: SpaceId,
+    log: &LogId,
+    after: Seq,
+    end: Seq,
+    look: &mut dyn FnMut(Seq, u32, &Bytes),
+) {
+    let (mut opener, mut next) = (Opener::new(), after.next());
+    while let Some(batch) = disk.batch_at(&space, log, next).filter(|batch| batch.header().first <= end) {
+        let header = batch.header();
+        next = header.last().next();
+        let body = disk.key(&header.key_id).and_then(|key| opener.open(key, &batch).ok());
+        if let Some(body) = body.map(Bytes::from) {
+            look(header.first, header.op_count, &body);
+        }
+    }
+}
+
+/// A search that has looked at all logs of a device but one.
+pub(super) fn elsewhere<'a>(
+    disk: &Disk,
+    based: &'a State,
+    space: SpaceId,
+    besides: &LogId,
+) -> StraySearch<'a> {
+    let floor = disk.base(&space).map(|base| base.floor.clone()).unwrap_or_default();
+    let mut search = StraySearch::new(based);
+    for log in disk.logs(&space).iter().filter(|log| log.device == besides.device && *log != besides) {
+        each(disk, space, log, floor.tip(log).seq, Seq::new(u64::MAX), &mut |first, count, body| {
+            search.above(log, first, count, body);
+        });
+    }
+    search
+}
+
+/// How many ops of a history that has fallen no other log of its device holds.
+pub(super) fn lost_count(disk: &Disk, space: SpaceId, log: LogId, after: Seq, through: Seq) -> u64 {
+    let based = first_state(disk, &space);
+    let mut search = elsewhere(disk, &based, space, &log);
+    each(disk, space, &log, after, through, &mut |first, count, body| {
+        search.within(&log, first, count, body)
+    });
+    search.finish().iter().map(|(_, count)| count).sum()
+}
+
 /// What is held of others that a checkpoint leaves out, and that its author has not written again elsewhere; and
 /// logs of others of which another history is held than the checkpoint is of.
 pub(super) fn strays(
@@ -104,17 +151,8 @@ pub(super) fn strays(
     let floor = disk.base(&space).map(|base| base.floor.clone()).unwrap_or_default();
     let based = state_of(&kept.chunks);
     let mut search = StraySearch::new(&based);
-    let mut opener = Opener::new();
-    let mut each = |log: &LogId, after: Seq, end: Seq, look: &mut dyn FnMut(Seq, u32, &Bytes)| {
-        let mut next = after.next();
-        while let Some(batch) = disk.batch_at(&space, log, next).filter(|batch| batch.header().first <= end) {
-            let header = batch.header();
-            next = header.last().next();
-            let body = disk.key(&header.key_id).and_then(|key| opener.open(key, &batch).ok());
-            if let Some(body) = body.map(Bytes::from) {
-                look(header.first, header.op_count, &body);
-            }
-        }
+    let each = |log: &LogId, after: Seq, end: Seq, look: &mut dyn FnMut(Seq, u32, &Bytes)| {
+        each(disk, space, log, after, end, look);
     };
     // Of an end below the floor nothing is here to be held against it.
     let is_parted = |log: &LogId, end: &Tip| {

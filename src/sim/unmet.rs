@@ -13,7 +13,7 @@ use crate::wire::checkpoint::CheckpointHash;
 const DAY: Duration = Duration::from_secs(24 * 3_600);
 
 impl Fleet {
-    fn device(&self, of: usize) -> DeviceId {
+    pub(super) fn device(&self, of: usize) -> DeviceId {
         self.devices[of].identity.device()
     }
 

@@ -41,6 +41,7 @@ impl Engine {
             tips,
             carried: None,
             reissued: None,
+            given_back: None,
         }));
     }
 
@@ -68,7 +69,7 @@ impl Engine {
 
     /// Own ops are durable.
     pub(super) fn appended(&mut self, now: &Now, appended: Appended) {
-        let Appended { space, token, placed, runs, tips, carried, reissued, first: _ } = appended;
+        let Appended { space, token, placed, runs, tips, carried, reissued, given_back, first: _ } = appended;
         if let Some((from, through)) = carried
             && let Some(left) = self.spaces.get_mut(&from)
         {
@@ -85,6 +86,9 @@ impl Engine {
         self.sealed(now, space, tips);
         if let Some((log, through)) = reissued {
             self.reissued(space, log, through);
+        }
+        if let Some(given_back) = given_back {
+            self.confirm_given_back(space, given_back);
         }
     }
 

@@ -306,10 +306,23 @@ pub enum Input {
         /// The log.
         log: LogId,
     },
-    /// What the state of a space does not know of the ops of [`Effect::Recall`].
+    /// How many ops of the history of [`Effect::SearchElsewhere`] no other log of its device holds.
+    SearchedElsewhere {
+        /// The space.
+        space: SpaceId,
+        /// The log.
+        log: LogId,
+        /// How far was searched for.
+        through: Seq,
+        /// How many ops.
+        lost_count: u64,
+    },
+    /// What is not known of the ops of [`Effect::Recall`].
     Recalled {
         /// The space.
         space: SpaceId,
+        /// As asked.
+        fallen: Option<GivenBack>,
         /// The ops, in order; none is fine.
         ops: Vec<Stored>,
     },
@@ -461,16 +474,47 @@ pub enum Effect {
         /// The last position there is.
         through: Seq,
     },
-    /// Ops of this device have come back from below its floor: give those that the state of the space does not know
-    /// ([`State::knows`](crate::fold::State::knows)) to [`Input::Recalled`].
+    /// Another history of a log of another device stands after a place than the one here: search the other logs of
+    /// that device, and the base, for the ops after it ([`StraySearch`](super::StraySearch)), and give how many are
+    /// nowhere to [`Input::SearchedElsewhere`]. Where the disk cannot be read, nothing: it is kept.
+    SearchElsewhere {
+        /// The space.
+        space: SpaceId,
+        /// The log.
+        log: LogId,
+        /// The place.
+        after: Seq,
+        /// How far it is held.
+        through: Seq,
+    },
+    /// Ops of this device have come back from below its floor, or of a history that has fallen: give those that are
+    /// not known to [`Input::Recalled`].
     Recall {
         /// The space.
         space: SpaceId,
+        /// Of which history they are, where it has fallen: known is what the base and the own logs besides that one
+        /// hold, drafts too ([`StraySearch`](super::StraySearch)). Otherwise it is what the state of the space knows
+        /// ([`State::knows`](crate::fold::State::knows)).
+        fallen: Option<GivenBack>,
         /// The ops, under the identity they were first written with.
         ops: Vec<Stored>,
     },
     /// Something an application or a person may want to know.
     Notice(Notice),
+}
+
+/// A piece of a history of an own log that has fallen, which somebody has given back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GivenBack {
+    /// The log.
+    pub log: LogId,
+    /// Where the piece ends.
+    pub end: Tip,
+    /// Who; `None`: a carrier.
+    pub by: Option<PeerId>,
+    /// Whether everything as far as this came from there and could be read: then nothing of it is lost once this is
+    /// dealt with.
+    pub is_whole: bool,
 }
 
 /// What a carrier brings of one space, as it was received.

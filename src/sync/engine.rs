@@ -128,6 +128,8 @@ impl Engine {
         let is_about_past = matches!(input, Input::Doubt | Input::Persisted(_) | Input::PersistFailed(_));
         if !is_about_past && !std::mem::replace(&mut self.is_begun, true) {
             self.open_stored_leases(now);
+            // What was cut short is gone about anew.
+            self.active_spaces().into_iter().for_each(|space| self.enforce(space));
         }
         match input {
             Input::Connected { peer, device } => self.connected(now, peer, device),
@@ -169,7 +171,10 @@ impl Engine {
             Input::WriteAgain { space, log, to } => self.write_again_after(space, log, to),
             Input::Strays { space, strays } => self.strays_found(space, strays),
             Input::GiveWay { space, log } => self.give_way(space, log),
-            Input::Recalled { space, ops } => self.recalled(space, &ops),
+            Input::SearchedElsewhere { space, log, through, lost_count } => {
+                self.searched_elsewhere(space, log, through, lost_count);
+            }
+            Input::Recalled { space, fallen, ops } => self.recalled(space, &ops, fallen),
             Input::Release { space } => self.release(space),
             Input::Doubt => self.doubt(),
             Input::Tick => self.tick(now),

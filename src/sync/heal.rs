@@ -4,8 +4,9 @@
 //! a second time. When it meets a peer that holds the other history, it asks where the two part
 //! ([`Message::Locate`]), and what it gets is signed by itself, so a peer cannot make it up. It
 //! writes in a new log from then on, signs which history stands (the one it cannot write again,
-//! [`Branch`]), writes its own one again as reissued ops, and drops it. Whoever else holds the
-//! dropped history cuts it off when the record arrives. A removed device's logs are cut the same way.
+//! [`Branch`]), writes its own one again as reissued ops, and drops it. Whoever else holds another
+//! history cuts it off when the record arrives, once nothing is lost with it (see [`super::fallen`]).
+//! A removed device's logs are cut the same way.
 
 use super::effect::{Effect, Notice, PeerId, Placed, RequestError, Stored, Token};
 use super::engine::{Engine, STORE_AGAIN_AFTER};
@@ -204,6 +205,9 @@ impl Engine {
         let Some(space) = self.shared_space(peer, &scope) else {
             return self.not_shared(peer, &scope);
         };
+        if ends.is_none() {
+            self.nothing_is_lost(peer, space, log, common);
+        }
         let Some(session) = self.session(peer, space) else { return };
         let Some(locating) = session.locating.get_mut(&log) else { return };
         if std::mem::take(&mut locating.is_answer_stale) {
@@ -365,6 +369,7 @@ impl Engine {
         for (log, seqs, why) in looks {
             self.look_up(space, log, seqs, why);
         }
+        self.drop_fallen(space);
     }
 
     /// Knows now what is here at the end of a removed device's log.
@@ -415,7 +420,7 @@ impl Engine {
             state.reissues.insert(log, to);
             self.emit(Effect::Reissue { space, log, after: to.seq, through: held.seq });
         } else if log.device != own {
-            self.truncate(space, log, to);
+            self.fall(space, log, to);
         }
     }
 
@@ -495,7 +500,8 @@ impl Engine {
             drafts.push(draft);
         }
         let (tips, runs) = self.store_drafts(space, &drafts);
-        Some(Appended { space, token: None, placed, first, runs, tips, carried: None, reissued: None })
+        let (token, carried, reissued, given_back) = (None, None, None, None);
+        Some(Appended { space, token, placed, first, runs, tips, carried, reissued, given_back })
     }
 
     /// Ops were written again as far as `through`; the rest follows, then the old history is dropped.

@@ -71,7 +71,11 @@ impl Engine {
         let Some(head) = run.first().map(|batch| batch.header().clone()) else { return Ok(()) };
         let log = head.log;
         let not_admitted = |first, why| Err(NotAdmitted { first, why });
-        self.recall(space, &run);
+        let fallen = self.given_back(space, &run, from);
+        self.recall(space, &run, fallen);
+        if fallen.is_some() {
+            return not_admitted(head.first, WhyNotAdmitted::OtherHistory { shared: None });
+        }
         let Some(state) = self.spaces.get_mut(&space) else { return Ok(()) };
         if log == state.author.log() {
             // Only this device writes its log, so a batch beyond its end is from a past that this
@@ -251,6 +255,7 @@ impl Engine {
             // It was on its way to the store when the roster drew the line.
             self.enforce(space);
         }
+        self.search_fallen(space, |device| *device == log.device);
         self.forward_later(now, space, log, from);
         // A blind device has stored it, and that is all it does; others say so once it is folded.
         if self.is_blind(space) {
@@ -300,7 +305,7 @@ fn up_to(run: &[SealedBatch], cut: Tip) -> usize {
 }
 
 /// How much of a run does not contradict the history that stands.
-fn on_branches(run: &[SealedBatch], branches: &[Branch]) -> usize {
+pub(super) fn on_branches(run: &[SealedBatch], branches: &[Branch]) -> usize {
     let contradicts = |batch: &SealedBatch| {
         let header = batch.header();
         branches.iter().any(|branch| {

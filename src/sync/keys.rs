@@ -98,6 +98,7 @@ impl Engine {
         let wanted = state.wanted.remove(&id).unwrap_or_default();
         self.notice(Notice::Key { space, key });
         self.emit(Effect::CatchUp { space });
+        self.search_fallen(space, |_| true);
         for peer in wanted {
             self.key_request(peer, tag, id);
         }

@@ -10,6 +10,7 @@ mod base;
 mod deliver;
 pub mod effect;
 mod engine;
+mod fallen;
 mod fork;
 pub mod gc;
 mod heal;
@@ -30,8 +31,8 @@ mod view;
 
 pub use base::BaseRefused;
 pub use effect::{
-    Authored, Deadline, DeadlineReason, Delivered, Delivery, Effect, FoldRun, Input, JoinError, NotTaken,
-    Notice, PeerId, Placed, Refusal, RequestError, RosterChange, Stored, Stray, Token, WhyNotTaken,
+    Authored, Deadline, DeadlineReason, Delivered, Delivery, Effect, FoldRun, GivenBack, Input, JoinError,
+    NotTaken, Notice, PeerId, Placed, Refusal, RequestError, RosterChange, Stored, Stray, Token, WhyNotTaken,
 };
 pub use engine::{Engine, EngineError};
 pub use gc::{GcHold, GcStanding};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::effect::{Deadline, DeadlineReason, Effect, Notice, PeerId, Refusal, Token};
+use super::effect::{Deadline, DeadlineReason, Effect, GivenBack, Notice, PeerId, Refusal, Token};
 use super::engine::{Engine, PROTOCOL_VERSION, START};
 use super::heal::Locating;
 use super::space::{HeldAck, SealedTip, Then};
@@ -56,6 +56,10 @@ pub(super) struct Session {
     pub floor_told: Option<CheckpointHash>,
     /// Ends of runs of logs of the peer that it was given though it has dropped what was there.
     pub given_back: BTreeSet<(LogId, Seq)>,
+    /// The last piece that the peer has given back of a history of an own log that has fallen.
+    pub fallen_from_peer: BTreeMap<LogId, GivenBack>,
+    /// How many such pieces are being dealt with.
+    pub recall_count: usize,
     /// Logs of which something did not continue what this device holds, and how often since it said
     /// what that is.
     gaps: BTreeMap<LogId, u32>,

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::effect::{Delivered, PeerId, Stray, Token};
+use super::effect::{Delivered, GivenBack, PeerId, Stray, Token};
+use super::fallen::Fallen;
 use super::keys::Rotation;
 use super::lease::{LeaseThen, Leases};
 use super::silence::Silence;
@@ -101,6 +102,8 @@ pub(super) struct LogState {
     pub parked_count: u64,
     /// The histories that stand with which what is held has been compared.
     pub branches: BTreeSet<TipHash>,
+    /// What is held has fallen from a place on, and is kept until nothing of it would be lost.
+    pub fallen: Option<Fallen>,
 }
 
 impl LogState {
@@ -112,6 +115,7 @@ impl LogState {
             parked: BTreeSet::new(),
             parked_count: 0,
             branches: BTreeSet::new(),
+            fallen: None,
         }
     }
 }
@@ -306,6 +310,8 @@ pub(super) struct Appended {
     pub carried: Option<(SpaceId, Seq)>,
     /// How far a log whose history is dropped is written again with this.
     pub reissued: Option<(LogId, Seq)>,
+    /// Which piece of a history that has fallen nothing is lost of with this.
+    pub given_back: Option<GivenBack>,
 }
 
 /// A batch this device sealed and what goes out of it.

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use super::effect::{Effect, Notice, PeerId, Stored, Stray};
+use super::effect::{Effect, GivenBack, Notice, PeerId, Stored, Stray};
 use super::engine::Engine;
 use super::space::Then;
 use crate::crypto::SealedBatch;
@@ -34,8 +34,8 @@ impl Engine {
     pub(super) fn give_back(&mut self, peer: PeerId, space: SpaceId) {
         let Some(device) = self.peers.get(&peer).map(|peer| peer.device) else { return };
         let Some(state) = self.spaces.get(&space) else { return };
-        let of_peer = state.strays.iter().filter(|stray| stray.log.device == device);
-        let of_peer: Vec<Stray> = of_peer.copied().collect();
+        let of_peer = state.strays.iter().filter(|stray| stray.log.device == device).copied();
+        let of_peer: Vec<Stray> = of_peer.chain(state.fallen_of(device)).collect();
         for Stray { log, after, through } in of_peer {
             let Some(session) = self.session(peer, space).filter(|session| session.known.is_some()) else {
                 return;
@@ -54,39 +54,63 @@ impl Engine {
         }
     }
 
-    /// Looks at batches of an own log from below its floor, where this disk holds nothing to compare them with.
-    pub(super) fn recall(&mut self, space: SpaceId, run: &[SealedBatch]) {
+    /// Looks at batches of an own log from below its floor, where this disk holds nothing to compare them with, and
+    /// at those of a history that has fallen.
+    pub(super) fn recall(&mut self, space: SpaceId, run: &[SealedBatch], fallen: Option<GivenBack>) {
         let own = self.identity.device();
         let Some(state) = self.spaces.get(&space) else { return };
         let is_below = |batch: &SealedBatch| {
             let header = batch.header();
             header.log.device == own && header.first <= state.floor(&header.log).seq
         };
-        if !run.first().is_some_and(is_below) {
+        if fallen.is_none() && !run.first().is_some_and(is_below) {
             return;
         }
         // What continues it may be of the same history, and lie beyond the floor.
-        let mut ops = Vec::new();
+        let (mut ops, mut is_whole) = (Vec::new(), true);
         for batch in run.iter().filter(|batch| batch.verify().is_ok()) {
             let header = batch.header();
-            let Some(key) = state.keys.get(&header.key_id) else { continue };
-            let Ok(body) = self.opener.open(key, batch).map(Bytes::from) else { continue };
+            let key = state.keys.get(&header.key_id);
+            let Some(Ok(body)) = key.map(|key| self.opener.open(key, batch).map(Bytes::from)) else {
+                is_whole = false;
+                continue;
+            };
             ops.extend(self::ops(&header.log, header.first, header.op_count, &body));
         }
-        if !ops.is_empty() {
-            self.emit(Effect::Recall { space, ops });
+        let Some(mut piece) = fallen else {
+            if !ops.is_empty() {
+                self.emit(Effect::Recall { space, fallen: None, ops });
+            }
+            return;
+        };
+        if let Some(session) = piece.by.and_then(|peer| self.session(peer, space)) {
+            // Whoever is faster than the search gives the rest back another time.
+            let has_room = session.recall_count < RECALLS_MAX;
+            session.recall_count += usize::from(has_room);
+            piece.is_whole &= is_whole && has_room;
+            session.fallen_from_peer.insert(piece.log, piece);
+            if !has_room {
+                return;
+            }
         }
+        self.emit(Effect::Recall { space, fallen: Some(piece), ops });
     }
 
-    /// Writes again what the state here does not know of them.
-    pub(super) fn recalled(&mut self, space: SpaceId, ops: &[Stored]) {
+    /// Writes again what is not known of them.
+    pub(super) fn recalled(&mut self, space: SpaceId, ops: &[Stored], fallen: Option<GivenBack>) {
         let own = self.identity.device();
+        if let Some(session) = fallen.and_then(|piece| self.session(piece.by?, space)) {
+            session.recall_count = session.recall_count.saturating_sub(1);
+        }
         let may_write = |space: &SpaceId| {
             let state = self.spaces.get(space);
             state.is_some_and(|state| state.is_active && state.roster.may_author(&own).is_ok())
         };
-        if ops.is_empty() || !may_write(&space) {
+        if !may_write(&space) {
             return;
+        }
+        if ops.is_empty() {
+            return fallen.into_iter().for_each(|given_back| self.confirm_given_back(space, given_back));
         }
         // One log will do, as long as it can be given from its beginning.
         let is_fit = self.spaces.get(&space).is_some_and(|state| {
@@ -103,12 +127,16 @@ impl Engine {
         if let Some(state) = self.spaces.get_mut(&space) {
             state.recalled_into = Some(state.author.log());
         }
-        if let Some(appended) = self.write_again(space, ops) {
+        if let Some(mut appended) = self.write_again(space, ops) {
+            appended.given_back = fallen;
             self.notice(Notice::Recalled { space, op_count: ops.len() as u64 });
             self.then(Then::Appended(appended));
         }
     }
 }
+
+/// How many pieces of a history that has fallen are taken from a peer before the first is dealt with.
+const RECALLS_MAX: usize = 64;
 
 /// Looks for strays: what is held of others that the state in a checkpoint does not know.
 pub struct StraySearch<'a> {
@@ -131,13 +159,15 @@ impl<'a> StraySearch<'a> {
         self.above.extend(ops.iter().map(|op| (op.dot, op.hlc)));
     }
 
+    /// Whether an op is in none of what was looked at.
+    pub fn is_stray(&self, op: &Stored) -> bool {
+        let is_known = self.based.knows(&op.dot, op.hlc, op.kind, op.flags, &op.body);
+        !is_known && !self.above.contains(&(op.dot, op.hlc))
+    }
+
     /// Looks at a batch of another device within the cut; those of one log come in order.
     pub fn within(&mut self, log: &LogId, first: Seq, op_count: u32, body: &Bytes) {
-        let is_stray = |op: &&Stored| {
-            let is_known = self.based.knows(&op.dot, op.hlc, op.kind, op.flags, &op.body);
-            !is_known && !self.above.contains(&(op.dot, op.hlc))
-        };
-        let count = ops(log, first, op_count, body).iter().filter(is_stray).count() as u64;
+        let count = ops(log, first, op_count, body).iter().filter(|op| self.is_stray(op)).count() as u64;
         if count > 0 {
             let after = Seq::new(first.get() - 1);
             let through = after.plus(u64::from(op_count));

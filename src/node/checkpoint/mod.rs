@@ -13,7 +13,7 @@ mod bootstrap;
 mod build;
 mod exchange;
 mod serve;
-mod strays;
+pub(super) mod strays;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};

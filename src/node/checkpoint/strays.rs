@@ -8,7 +8,7 @@ use tracing::warn;
 use super::Standing;
 use crate::crypto::{EpochKey, Opener, SealedBatch};
 use crate::fold::State;
-use crate::model::{DeviceId, Frontier, LogId, Seq, SpaceId};
+use crate::model::{DeviceId, Frontier, KeyId, LogId, Seq, SpaceId};
 use crate::node::error::NodeError;
 use crate::node::space::Space;
 use crate::store::{Store, StoreError};
@@ -110,25 +110,37 @@ impl Held {
         let mut search = StraySearch::new(state);
         let floor = self.store.base(&self.space).map(|base| base.floor).unwrap_or_default();
         let parted = parted(&self.store, &self.space, cut, &self.frontier)?;
+        let key = |id: &KeyId| self.keys.iter().find(|key| key.id() == *id).cloned();
+        let of = Readable { store: &self.store, space: self.space, frontier: &self.frontier, key: &key };
         for (log, _) in self.frontier.iter().filter(|(log, _)| !parted.contains(log)) {
             let after = cut.tip(log).seq.max(floor.tip(log).seq);
-            self.each(log, after, Seq::new(u64::MAX), &mut |first, op_count, body| {
+            of.each(log, after, Seq::new(u64::MAX), &mut |first, op_count, body| {
                 search.above(log, first, op_count, body);
             })?;
         }
         for (log, end) in cut.iter().filter(|(log, _)| self.authors.contains(&log.device)) {
             // What comes after the cut goes with what is before it.
             let end = if parted.contains(log) { Seq::new(u64::MAX) } else { end.seq };
-            self.each(log, floor.tip(log).seq, end, &mut |first, op_count, body| {
+            of.each(log, floor.tip(log).seq, end, &mut |first, op_count, body| {
                 search.within(log, first, op_count, body);
             })?;
         }
         Ok(search.finish())
     }
+}
 
+/// The logs of a space, as far as they are stored and keys are held.
+pub(in crate::node) struct Readable<'a> {
+    pub store: &'a Store,
+    pub space: SpaceId,
+    pub frontier: &'a Frontier,
+    pub key: &'a dyn Fn(&KeyId) -> Option<EpochKey>,
+}
+
+impl Readable<'_> {
     /// Shows every batch of a log that begins after one position and not after another, as far as it can be read:
     /// what waits for a key is in no state, here or there.
-    fn each(
+    pub fn each(
         &self,
         log: &LogId,
         after: Seq,
@@ -144,8 +156,8 @@ impl Held {
                 if header.first > end {
                     return Ok(());
                 }
-                let key = self.keys.iter().find(|key| key.id() == header.key_id);
-                if let Some(body) = key.and_then(|key| opener.open(key, batch).ok()) {
+                let key = (self.key)(&header.key_id);
+                if let Some(body) = key.and_then(|key| opener.open(&key, batch).ok()) {
                     show(header.first, header.op_count, &body.into());
                 }
             }

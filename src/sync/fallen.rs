@@ -1,0 +1,184 @@
+//! Histories that have fallen, of logs of others, and what only this device has of them.
+//!
+//! Whoever signs which history of its log stands has written the other one again: the one that was on its disk. A
+//! home that was put back twice may have written the same places three times, and has at most two of the three when
+//! it meets the others. So a device that reads looks first whether another log of that author holds what it is about
+//! to drop. If not, it keeps its history, gives it back to the author, and looks again whenever something new of the
+//! author arrives. The author, who gets batches of a log of its own that contradict the history that stands, writes
+//! those ops again that no other log of its own holds, and says so: who cannot read them there believes that. A blind
+//! device cannot look; it drops what has fallen at once.
+
+use super::effect::{Effect, GivenBack, PeerId, Stray};
+use super::engine::Engine;
+use super::ingest::on_branches;
+use super::space::SpaceState;
+use crate::crypto::SealedBatch;
+use crate::model::{DeviceId, LogId, Seq, SpaceId, Tip};
+use crate::roster::Branch;
+use crate::wire::Message;
+
+/// A history of a log of another device that has fallen from a place on.
+pub(super) struct Fallen {
+    /// The last place that stands.
+    to: Tip,
+    /// How far it was when a search in the other logs of its device began, until that ends.
+    searched: Option<Seq>,
+    /// More of its device has arrived since then.
+    is_stale: bool,
+    /// Ops after the place, as far as this, are known to be in no other log.
+    unknown: Option<Seq>,
+    /// Its author has said that nothing of it is lost, as far as this.
+    confirmed: Tip,
+}
+
+impl Engine {
+    /// Another history of a log of another device stands after `to`: what is held is dropped, once nothing would be
+    /// lost with it.
+    pub(super) fn fall(&mut self, space: SpaceId, log: LogId, to: Tip) {
+        let is_blind = self.is_blind(space);
+        let Some(state) = self.spaces.get_mut(&space) else { return };
+        if is_blind || !state.may_write_again(&log) {
+            return self.truncate(space, log, to);
+        }
+        let entry = state.log(log);
+        if entry.fallen.as_ref().is_none_or(|fallen| to.seq < fallen.to.seq) {
+            entry.fallen =
+                Some(Fallen { to, searched: None, is_stale: false, unknown: None, confirmed: Tip::NONE });
+            self.search_elsewhere(space, log);
+        }
+    }
+
+    /// Has the other logs of its device searched for what is in a history that has fallen.
+    fn search_elsewhere(&mut self, space: SpaceId, log: LogId) {
+        let Some(state) = self.spaces.get_mut(&space) else { return };
+        let through = state.durable.tip(&log).seq;
+        let Some(fallen) = state.logs.get_mut(&log).and_then(|log| log.fallen.as_mut()) else { return };
+        if fallen.searched.is_some() {
+            fallen.is_stale = true;
+            return;
+        }
+        fallen.searched = Some(through);
+        let after = fallen.to.seq;
+        self.emit(Effect::SearchElsewhere { space, log, after, through });
+    }
+
+    /// More can be read of some devices: what of them has fallen may be in there.
+    pub(super) fn search_fallen(&mut self, space: SpaceId, is_one: impl Fn(&DeviceId) -> bool) {
+        let Some(state) = self.spaces.get(&space) else { return };
+        let fallen = state.logs.iter().filter(|(log, held)| held.fallen.is_some() && is_one(&log.device));
+        for log in fallen.map(|(log, _)| *log).collect::<Vec<_>>() {
+            self.search_elsewhere(space, log);
+        }
+    }
+
+    /// Knows now whether the other logs of its device hold everything in a history that has fallen.
+    pub(super) fn searched_elsewhere(&mut self, space: SpaceId, log: LogId, through: Seq, lost_count: u64) {
+        let Some(state) = self.spaces.get_mut(&space) else { return };
+        let held = state.durable.tip(&log).seq;
+        let Some(fallen) = state.logs.get_mut(&log).and_then(|log| log.fallen.as_mut()) else { return };
+        if fallen.searched.take() != Some(through) {
+            return;
+        }
+        let to = fallen.to;
+        fallen.unknown = (lost_count > 0).then_some(through);
+        if std::mem::take(&mut fallen.is_stale) || held != through {
+            return self.search_elsewhere(space, log);
+        }
+        if lost_count == 0 {
+            return self.truncate(space, log, to);
+        }
+        self.believe_author(space, log);
+        for peer in self.peers.keys().copied().collect::<Vec<_>>() {
+            self.give_back(peer, space);
+        }
+    }
+
+    /// Drops histories that have fallen of devices that cannot write them again any more.
+    pub(super) fn drop_fallen(&mut self, space: SpaceId) {
+        let Some(state) = self.spaces.get(&space) else { return };
+        let held = state.logs.iter().filter_map(|(log, held)| Some((*log, held.fallen.as_ref()?.to)));
+        let orphans: Vec<(LogId, Tip)> = held.filter(|(log, _)| !state.may_write_again(log)).collect();
+        for (log, to) in orphans {
+            self.truncate(space, log, to);
+        }
+    }
+
+    /// Drops what has fallen of a log where its author has said that nothing of that is lost, and other logs of it
+    /// cannot be read here.
+    fn believe_author(&mut self, space: SpaceId, log: LogId) {
+        let Some(state) = self.spaces.get(&space) else { return };
+        let Some(fallen) = state.logs.get(&log).and_then(|log| log.fallen.as_ref()) else { return };
+        let mut others = state.logs.iter().filter(|(other, _)| other.device == log.device);
+        let is_unreadable = others.any(|(_, held)| !held.parked.is_empty());
+        let to = fallen.to;
+        if is_unreadable && fallen.confirmed == state.durable.tip(&log) {
+            self.truncate(space, log, to);
+        }
+    }
+
+    /// A device says that nothing is lost of a history of its log that ends here.
+    pub(super) fn nothing_is_lost(&mut self, peer: PeerId, space: SpaceId, log: LogId, end: Tip) {
+        let is_author = self.peers.get(&peer).is_some_and(|peer| peer.device == log.device);
+        let Some(state) = self.spaces.get_mut(&space).filter(|_| is_author) else { return };
+        if let Some(fallen) = state.logs.get_mut(&log).and_then(|log| log.fallen.as_mut()) {
+            fallen.confirmed = end;
+            self.believe_author(space, log);
+        }
+    }
+
+    /// Whether a run is a piece, given back by a peer, of a history of an own log that has fallen: the first piece of
+    /// one, or what continues the last.
+    pub(super) fn given_back(
+        &mut self,
+        space: SpaceId,
+        run: &[SealedBatch],
+        from: Option<PeerId>,
+    ) -> Option<GivenBack> {
+        let own = self.identity.device();
+        let state = self.spaces.get(&space)?;
+        let (head, last) = (run.first()?.header(), run.last()?);
+        let (log, before) = (head.log, Tip { seq: Seq::new(head.first.get() - 1), hash: head.prev });
+        if log.device != own || log == state.author.log() {
+            return None;
+        }
+        let branches: Vec<Branch> = state.roster.branches_of(&log).collect();
+        let parts = on_branches(run, &branches) == 0;
+        let end = Tip { seq: last.header().last(), hash: last.link() };
+        let piece = GivenBack { log, end, by: from, is_whole: true };
+        let Some(session) = from.and_then(|peer| self.session(peer, space)) else {
+            return parts.then_some(piece);
+        };
+        let continued = session.fallen_from_peer.get(&log).filter(|last| last.end == before);
+        match continued {
+            Some(last) => Some(GivenBack { is_whole: last.is_whole, ..piece }),
+            None => parts.then_some(piece),
+        }
+    }
+
+    /// Says to whoever has given it back that nothing of a history that has fallen is lost.
+    pub(super) fn confirm_given_back(&mut self, space: SpaceId, given_back: GivenBack) {
+        let GivenBack { log, end: common, by, is_whole } = given_back;
+        let Some(peer) = by.filter(|peer| is_whole && self.sessions_of(*peer).contains(&space)) else {
+            return;
+        };
+        let Some(scope) = self.spaces.get(&space).map(|state| state.tag) else { return };
+        self.send(peer, &Message::Parting { scope, log, common, ends: None });
+    }
+}
+
+impl SpaceState {
+    /// Whether the device of a log may still write what is lost of it again.
+    fn may_write_again(&self, log: &LogId) -> bool {
+        self.roster.may_author(&log.device).is_ok()
+    }
+
+    /// What of logs of a device has fallen and is held nowhere else, as far as is known here.
+    pub(super) fn fallen_of(&self, device: DeviceId) -> impl Iterator<Item = Stray> {
+        let of_device = self.logs.iter().filter(move |(log, _)| log.device == device);
+        of_device.filter_map(|(log, held)| {
+            let fallen = held.fallen.as_ref()?;
+            // From the place where they part on: the author knows them by that.
+            Some(Stray { log: *log, after: fallen.to.seq, through: fallen.unknown? })
+        })
+    }
+}
