@@ -3,9 +3,12 @@
 
 use std::time::Duration;
 
-use super::based::Fleet;
+use super::based::{Fleet, peer};
+use crate::fold::RowFilter;
+use crate::model::{KeyId, Seq};
 use crate::roster::Role;
-use crate::sync::{Input, Token};
+use crate::sync::{Input, Token, Txn, TxnId, Write};
+use crate::wire::Message;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -78,4 +81,63 @@ fn the_only_reader_that_runs_twice_renews_its_own_key_ever_more_seldom() {
     let in_a_day = fleet.take_turns(72, 1, [0, copy], MINUTE * 10);
 
     assert!((5..40).contains(&in_a_day), "{in_a_day} keys, and each copy was there 72 times");
+}
+
+/// A home renews its key and writes, and its disk is lost with the record: device 1 has a batch under that key, and
+/// device 2 the key. No record names it.
+fn key_without_a_record() -> (Fleet, KeyId) {
+    let mut fleet = Fleet::new(3);
+    let (space, log) = (fleet.space, fleet.devices[0].engine.space(fleet.space).unwrap().own_log);
+    let lost = fleet.copy(0);
+    fleet.connect(0, 1);
+    fleet.rotate(lost);
+    fleet.write(lost, 1);
+    let batch = fleet.devices[lost].disk.batch_at(&space, &log, Seq::new(1)).unwrap();
+    fleet.tell(1, Input::Batches { peer: peer(0), batches: vec![batch.bytes().clone()] });
+    let key_id = batch.header().key_id;
+    let key = fleet.devices[lost].disk.key(&key_id).unwrap().clone();
+    let writes = vec![Write::Key { space, key }];
+    fleet.devices[2].disk.commit(&[Txn { id: TxnId::new(0), writes }]).unwrap();
+    fleet.devices[2].restart(space);
+    fleet.disconnect(0, 1);
+    assert!(fleet.has_key(2, &key_id) && !fleet.has_key(1, &key_id));
+    let view = fleet.devices[1].engine.space(space).unwrap();
+    assert!(!view.roster.knows_key(&key_id) && view.frontier.tip(&log).seq == Seq::new(1));
+    (fleet, key_id)
+}
+
+impl Fleet {
+    fn has_key(&self, device: usize, key_id: &KeyId) -> bool {
+        self.devices[device].engine.keys().iter().any(|(_, key)| key.id() == *key_id)
+    }
+}
+
+#[test]
+fn a_key_that_a_batch_waits_for_is_had_from_whoever_holds_it_though_its_record_is_lost() {
+    let (mut fleet, key_id) = key_without_a_record();
+    let rows = |fleet: &Fleet| {
+        fleet.devices[1].state.rows(&"registry:note".parse().unwrap(), None, 9, RowFilter::Live).len()
+    };
+    assert!(!fleet.has_key(1, &key_id));
+    assert_eq!(rows(&fleet), 0);
+
+    fleet.connect(1, 2);
+
+    assert!(fleet.has_key(1, &key_id));
+    assert_eq!(rows(&fleet), 1);
+}
+
+#[test]
+fn a_key_that_a_checkpoint_waits_for_is_had_though_its_record_is_lost_and_no_other_is_taken() {
+    let (mut fleet, key_id) = key_without_a_record();
+    let space = fleet.space;
+    fleet.connect(0, 2);
+    let key = fleet.devices[2].disk.key(&key_id).unwrap().clone();
+    let frame = Message::KeyGrant { scope: space.tag(), key }.encode().unwrap();
+    fleet.tell(0, Input::Frame { peer: peer(2), bytes: frame });
+    assert!(!fleet.has_key(0, &key_id), "nobody has asked for it");
+
+    fleet.tell(0, Input::WantKey { space, key_id });
+
+    assert!(fleet.has_key(0, &key_id));
 }

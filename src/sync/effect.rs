@@ -13,7 +13,8 @@ use super::txn::{Txn, TxnId};
 use crate::crypto::{BatchError, EpochKey, SealedBatch, SignatureError};
 use crate::lease;
 use crate::model::{
-    Blame, DeviceId, Dot, Frontier, Hlc, LeaseEpoch, LogId, Op, OpId, Root, Scope, Seq, SpaceId, Tip, TipHash,
+    Blame, DeviceId, Dot, Frontier, Hlc, KeyId, LeaseEpoch, LogId, Op, OpId, Root, Scope, Seq, SpaceId, Tip,
+    TipHash,
 };
 use crate::oplog::Seen;
 use crate::roster::{NotAuthor, Role, RosterError};
@@ -305,6 +306,14 @@ pub enum Input {
         space: SpaceId,
         /// The log.
         log: LogId,
+    },
+    /// A checkpoint that this device wants to begin with is sealed under a key that it lacks: it is asked for, also
+    /// where no record here names it.
+    WantKey {
+        /// The space.
+        space: SpaceId,
+        /// The key.
+        key_id: KeyId,
     },
     /// How many ops of the history of [`Effect::SearchElsewhere`] no other log of its device holds.
     SearchedElsewhere {

@@ -171,6 +171,7 @@ impl Engine {
             Input::WriteAgain { space, log, to } => self.write_again_after(space, log, to),
             Input::Strays { space, strays } => self.strays_found(space, strays),
             Input::GiveWay { space, log } => self.give_way(space, log),
+            Input::WantKey { space, key_id } => self.want_key(space, key_id),
             Input::SearchedElsewhere { space, log, through, lost_count } => {
                 self.searched_elsewhere(space, log, through, lost_count);
             }

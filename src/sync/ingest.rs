@@ -156,6 +156,7 @@ impl Engine {
         let mut blocked = None;
         // The fold takes a log in order: it stops at the first batch that waits for a key.
         let mut is_parked = !state.log(log).parked.is_empty();
+        let mut unnamed = Vec::new();
         for batch in batches {
             let sealed = batch.sealed();
             let header = sealed.header();
@@ -164,9 +165,12 @@ impl Engine {
                 None => {
                     is_parked = true;
                     let entry = state.log(log);
-                    entry.parked.insert(header.key_id);
+                    let is_news = entry.parked.insert(header.key_id);
                     entry.parked_count += 1;
                     state.parked_count += 1;
+                    if is_news && !state.roster.knows_key(&header.key_id) {
+                        unnamed.push(header.key_id);
+                    }
                 }
                 Some(key) => match open(&mut self.opener, key, sealed) {
                     Err(by) => {
@@ -199,6 +203,7 @@ impl Engine {
             self.write(Write::Batches { space, log, batches: kept });
             self.then(Then::Ingested(Ingested { space, log, tip, runs, from }));
         }
+        unnamed.into_iter().for_each(|key_id| self.ask_unnamed_key(space, key_id));
     }
 
     /// Finds out why the fold has stopped within a log: after a start, what waits for a key is not
@@ -232,6 +237,7 @@ impl Engine {
         }
         state.log(log).parked_count += 1;
         state.recount_parked();
+        self.ask_unnamed_key(space, key_id);
         self.acknowledge(now, space);
     }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::effect::{Effect, Notice, PeerId, RequestError, Token};
 use super::engine::Engine;
+use super::session::Peer;
 use super::space::Then;
 use super::txn::Write;
 use crate::crypto::{EpochKey, verify};
@@ -42,7 +43,8 @@ impl Engine {
         let may_hold = state.roster.role_of(&connection.device).is_some_and(Role::holds_keys);
         let is_known = state.roster.knows_key(&key_id);
         let answer = match state.keys.get(&key_id) {
-            Some(key) if may_hold && is_known => Message::KeyGrant { scope, key: key.clone() },
+            // Also one of which the record was lost: whoever has batches under it may read them.
+            Some(key) if may_hold => Message::KeyGrant { scope, key: key.clone() },
             _ => {
                 if may_hold && is_known {
                     // It is handed on when it arrives.
@@ -61,7 +63,8 @@ impl Engine {
         let own = self.identity.device();
         let Some(state) = self.spaces.get(&space) else { return };
         let may_hold = state.roster.role_of(&own).is_some_and(Role::holds_keys);
-        if may_hold && state.roster.knows_key(&key.id()) {
+        let is_named = state.roster.knows_key(&key.id()) || state.unnamed_keys().contains(&key.id());
+        if may_hold && is_named {
             self.take_given_key(space, key);
         }
     }
@@ -110,7 +113,8 @@ impl Engine {
         self.acknowledge(now, space);
     }
 
-    /// Asks a peer for the keys that the roster names and this device lacks.
+    /// Asks a peer for the keys that the roster names and this device lacks, and for those that are waited for here
+    /// all the same: the record that named one may have been lost with a disk.
     pub(super) fn ask_keys(&mut self, peer: PeerId, space: SpaceId) {
         let own = self.identity.device();
         let Some(state) = self.spaces.get(&space) else { return };
@@ -120,8 +124,34 @@ impl Engine {
             return;
         }
         let scope = state.tag;
-        let missing: Vec<KeyId> = state.roster.key_ids().filter(|id| !state.keys.contains_key(id)).collect();
+        let mut missing: Vec<KeyId> =
+            state.roster.key_ids().filter(|id| !state.keys.contains_key(id)).collect();
+        missing.extend(state.unnamed_keys());
         for key_id in missing {
+            self.send(peer, &Message::KeyRequest { scope, key_id });
+        }
+    }
+
+    /// A checkpoint is to be read with this key.
+    pub(super) fn want_key(&mut self, space: SpaceId, key_id: KeyId) {
+        let Some(state) = self.spaces.get_mut(&space) else { return };
+        if !state.keys.contains_key(&key_id) && state.key_of_base.replace(key_id) != Some(key_id) {
+            self.ask_unnamed_key(space, key_id);
+        }
+    }
+
+    /// Asks everybody for a key that something here waits for, where no record names it.
+    pub(super) fn ask_unnamed_key(&mut self, space: SpaceId, key_id: KeyId) {
+        let own = self.identity.device();
+        let Some(state) = self.spaces.get(&space) else { return };
+        if !state.unnamed_keys().contains(&key_id) {
+            return;
+        }
+        let (scope, roster) = (state.tag, &state.roster);
+        let holds_keys = |device: &DeviceId| roster.role_of(device).is_some_and(Role::holds_keys);
+        let may_ask = |peer: &Peer| peer.spaces.contains_key(&space) && holds_keys(&peer.device);
+        let peers = self.peers.iter().filter(|(_, peer)| holds_keys(&own) && may_ask(peer));
+        for peer in peers.map(|(peer, _)| *peer).collect::<Vec<_>>() {
             self.send(peer, &Message::KeyRequest { scope, key_id });
         }
     }

@@ -67,6 +67,8 @@ pub(super) struct SpaceState {
     pub dropped: u64,
     /// Own logs of which the history after a place is written again, and then dropped.
     pub reissues: BTreeMap<LogId, Tip>,
+    /// The key of a checkpoint that this device wants to begin with, where it lacks that.
+    pub key_of_base: Option<KeyId>,
     /// Keys that are on their way to the store.
     pub keys_arriving: BTreeSet<KeyId>,
     /// Peers that have asked for a key this device does not hold yet.
@@ -178,6 +180,7 @@ impl SpaceState {
             parked_count: 0,
             dropped: 0,
             reissues: BTreeMap::new(),
+            key_of_base: None,
             keys_arriving: BTreeSet::new(),
             wanted: BTreeMap::new(),
             proposed: BTreeMap::new(),
@@ -223,6 +226,18 @@ impl SpaceState {
         self.roster.role_of(device).is_some_and(|role| !role.holds_keys())
     }
 
+    /// Keys that batches or a checkpoint wait for and no record here names, as far as anybody is asked for them.
+    pub fn unnamed_keys(&self) -> BTreeSet<KeyId> {
+        let parked = self.logs.values().flat_map(|log| &log.parked).copied();
+        let of_base = self.key_of_base.filter(|id| !self.keys.contains_key(id));
+        of_base
+            .into_iter()
+            .chain(parked)
+            .filter(|id| !self.roster.knows_key(id))
+            .take(UNNAMED_KEYS_MAX)
+            .collect()
+    }
+
     /// How many batches wait for a key.
     pub fn recount_parked(&mut self) {
         for log in self.logs.values_mut().filter(|log| log.parked.is_empty()) {
@@ -259,6 +274,9 @@ impl SpaceState {
         }
     }
 }
+
+/// How many keys that no record names are asked for: an author can name any number.
+const UNNAMED_KEYS_MAX: usize = 64;
 
 /// What happens once a transaction is durable.
 pub(super) enum Then {

@@ -8,7 +8,7 @@ use super::effect::{FoldRun, PeerId};
 use super::engine::Engine;
 use super::txn::Base;
 use crate::crypto::EpochKey;
-use crate::model::{DeviceId, Dot, Frontier, LogId, Root, Scope, Seq, SpaceId, Wall};
+use crate::model::{DeviceId, Dot, Frontier, KeyId, LogId, Root, Scope, Seq, SpaceId, Wall};
 use crate::roster::Roster;
 
 /// One space, as of now.
@@ -111,6 +111,11 @@ impl Engine {
     /// The spaces this device takes part in.
     pub fn active_spaces(&self) -> Vec<SpaceId> {
         self.spaces.values().filter(|space| space.is_active).map(|space| space.id).collect()
+    }
+
+    /// Whether a key is asked for because a checkpoint cannot be read without it.
+    pub fn is_key_wanted(&self, space: SpaceId, key_id: &KeyId) -> bool {
+        self.spaces.get(&space).is_some_and(|state| state.key_of_base == Some(*key_id))
     }
 
     /// Every epoch key held, with its space.

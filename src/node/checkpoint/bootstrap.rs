@@ -444,7 +444,17 @@ impl Space {
         let (fields, reads) = (manifest.fields().clone(), standing.reads);
         let key = standing.keys.iter().find(|key| key.id() == fields.key_id).cloned();
         let Some(key) = key.filter(|_| reads) else {
-            return Ok(if reads { Err(WhyWaiting::KeyMissing) } else { Ok(None) });
+            if !reads {
+                return Ok(Ok(None));
+            }
+            let (space, key_id) = (self.id(), fields.key_id);
+            let want = move |core: &mut Core| {
+                if !core.engine.is_key_wanted(space, &key_id) {
+                    core.tell(Input::WantKey { space, key_id });
+                }
+            };
+            self.node.ask(want).await?;
+            return Ok(Err(WhyWaiting::KeyMissing));
         };
         let state = self.node.blocking(move || content(&store, &key, &fields)).await?;
         Ok(state.map(Some).ok_or(WhyWaiting::Content))

@@ -284,7 +284,7 @@ impl Core {
             reads: view.roster.role_of(&own).is_some_and(Role::holds_keys),
             frontier: view.frontier.clone(),
             key: self.engine.sealing_key(space).cloned(),
-            keys: self.engine.keys_of(space).into_iter().cloned().collect(),
+            keys: self.engine.keys().into_iter().filter(|(of, _)| *of == space).map(|(_, key)| key).collect(),
             readers: readers.map(|member| member.device).collect(),
             vouches: self.engine.unmet(space).is_empty(),
         })
