@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::disk::Disk;
+use super::disk::{Disk, Kept};
 use super::host::to_write_again;
 use super::shell::{continues, elsewhere, first_state, fold_disk, fold_run, lost_count, seen, state_of};
 use crate::crypto::{EpochKey, Identity};
@@ -176,8 +176,11 @@ impl Fleet {
         let (hash, cut) = (CheckpointHash::from_bytes([n; 32]), self.devices[of].held(self.space));
         let mut chunks = Vec::new();
         self.devices[of].state.encode(&mut |chunk| chunks.push(chunk.to_vec()));
+        let kept = Kept { cut: cut.clone(), chunks: chunks.clone(), ..Kept::default() };
+        let kept = Arc::new(kept);
         for device in &mut self.devices {
             device.chunks.insert(hash, chunks.clone());
+            device.disk.keep(hash, Arc::clone(&kept));
         }
         (hash, cut)
     }

@@ -6,10 +6,12 @@
 //! to drop. If not, it keeps its history, gives it back to the author, and looks again whenever something new of the
 //! author arrives. The author, who gets batches of a log of its own that contradict the history that stands, writes
 //! those ops again that no other log of its own holds, and says so: who cannot read them there believes that. A blind
-//! device cannot look; it drops what has fallen at once.
+//! device cannot look; it drops what has fallen at once. Batches from below the floor of the author are taken alike:
+//! there, too, the two must ask the same question, or the one waits for what the other takes for known.
 
 use super::effect::{Effect, GivenBack, PeerId, Stray};
 use super::engine::Engine;
+use super::heal::end_of;
 use super::ingest::on_branches;
 use super::space::SpaceState;
 use crate::crypto::SealedBatch;
@@ -138,11 +140,20 @@ impl Engine {
         let state = self.spaces.get(&space)?;
         let (head, last) = (run.first()?.header(), run.last()?);
         let (log, before) = (head.log, Tip { seq: Seq::new(head.first.get() - 1), hash: head.prev });
-        if log.device != own || log == state.author.log() {
+        if log.device != own {
             return None;
         }
         let branches: Vec<Branch> = state.roster.branches_of(&log).collect();
-        let parts = on_branches(run, &branches) == 0;
+        let floor = state.floor(&log);
+        if floor != Tip::NONE && run.iter().any(|batch| end_of(batch) == floor) {
+            // The history of the base, by somebody who is behind.
+            if let Some(session) = from.and_then(|peer| self.session(peer, space)) {
+                session.fallen_from_peer.remove(&log);
+            }
+            return None;
+        }
+        let is_over = log != state.author.log();
+        let parts = head.first <= floor.seq || is_over && on_branches(run, &branches) == 0;
         let end = Tip { seq: last.header().last(), hash: last.link() };
         let piece = GivenBack { log, end, by: from, is_whole: true };
         let Some(session) = from.and_then(|peer| self.session(peer, space)) else {
