@@ -107,6 +107,7 @@ impl World {
                 self.checks.forkable.insert(device);
                 // The store's mark gives it away, unless the whole machine went back in time.
                 self.hosts[host].is_doubtful = self.rng.happens(500);
+                self.hosts[host].is_unaware = !self.hosts[host].is_doubtful;
                 self.soon(10, 4_000, Event::Boot { host });
             }
             60..68 if self.knobs.copies => self.copy_home(host),

@@ -103,6 +103,10 @@ pub(super) struct Host {
     pub backup: Option<Disk>,
     /// Whether it sees at its next start that its disk is an older one or a copy.
     pub is_doubtful: bool,
+    /// Whether the whole machine went back in time, and it has met nobody since who could show it that. Alone for a
+    /// month it would drop history that the others have dropped otherwise, as the README says; so it calls nobody
+    /// dormant by itself in this world meanwhile.
+    pub is_unaware: bool,
     /// Whether it is to hold no keys.
     pub is_blind: bool,
     /// How it sleeps, while it does.
@@ -168,6 +172,7 @@ impl Host {
             commit_fails: 0,
             backup: None,
             is_doubtful: false,
+            is_unaware: false,
             is_blind: false,
             sleep: None,
             dormant_after: None,
@@ -209,6 +214,7 @@ impl Host {
             commit_fails: 0,
             backup: None,
             is_doubtful: false,
+            is_unaware: false,
             is_blind: self.is_blind,
             sleep: None,
             dormant_after: self.dormant_after,
@@ -233,6 +239,13 @@ impl Host {
         space.is_some_and(|view| {
             view.roster.role_of(device).is_some() || view.roster.removal_of(device).is_some()
         })
+    }
+
+    /// Whether it knows that a device was removed.
+    pub fn has_removed(&self, device: &DeviceId) -> bool {
+        let engine = self.life.as_ref().map(|life| &life.engine);
+        let space = engine.and_then(|engine| engine.space(engine.personal()?));
+        space.is_some_and(|view| view.roster.removal_of(device).is_some())
     }
 
     /// Who enrolled it, and who enrolled that one, and so on, as it knows.
@@ -278,7 +291,7 @@ impl Host {
         }
         let mut engine = Engine::new(self.identity.clone(), *b"sixteen bytes ok", self.disk.load())
             .map_err(|error| Violation::Start { device: self.index, why: error.to_string() })?;
-        engine.call_dormant_after(self.dormant_after);
+        engine.call_dormant_after(self.dormant_after.filter(|_| !self.is_unaware));
         let indexes = self.disk.spaces().map(|(space, _)| (space, None)).collect();
         self.life = Some(Life {
             number,
@@ -594,6 +607,9 @@ impl Host {
                 env.out.extend(ack.map(|ack| Out::Acked(space, device, ack.frontier.clone())));
             }
             Notice::PeerUp { .. } => {
+                if std::mem::take(&mut self.is_unaware) {
+                    life.engine.call_dormant_after(self.dormant_after);
+                }
                 if life.engine.peers().iter().filter(|peer| peer.is_greeted).count() == 1 {
                     life.connected_since = wall;
                 }

@@ -116,7 +116,7 @@ impl World {
         devices.into_iter().filter(is_gone).collect()
     }
 
-    /// Whether a device was enrolled by one that is gone, as it knows itself, and none of the others knows it.
+    /// Whether a device was enrolled by one that is gone, which it does not know, and none of the others knows it.
     fn is_struck(&self, device: &DeviceId) -> bool {
         let common = self.common();
         let in_common =
@@ -126,17 +126,14 @@ impl World {
         let others: Vec<&Host> = in_common.clone().filter(is_other).collect();
         let is_unknown = !others.is_empty() && others.iter().all(|host| !host.knows(device));
         let mut own = in_common.filter(|host| host.device() == *device);
-        is_unknown && own.any(|host| host.enrollers().iter().any(is_gone))
+        is_unknown && own.any(|host| host.enrollers().iter().any(|by| is_gone(by) && !host.has_removed(by)))
     }
 
     /// Whether a device was removed, as others know.
     fn is_removed(&self, device: &DeviceId) -> bool {
         // One that was removed itself may believe anything.
-        self.hosts.iter().filter(|host| !self.removed.contains(&host.device())).any(|host| {
-            let engine = host.life.as_ref().map(|life| &life.engine);
-            let space = engine.and_then(|engine| engine.space(engine.personal()?));
-            space.is_some_and(|view| view.roster.removal_of(device).is_some())
-        })
+        let mut others = self.hosts.iter().filter(|host| !self.removed.contains(&host.device()));
+        others.any(|host| host.has_removed(device))
     }
 
     /// Says where every device stands, for whoever reads the trace.
