@@ -100,6 +100,50 @@ async fn a_home_put_back_twice_with_a_mark_that_fits_keeps_all_three_lives() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_three_lives_in_the_same_places_the_one_that_one_device_alone_has_seen_comes_back() {
+    let (a, b, c) = (Home::init("a"), Home::init("b"), Home::init("c"));
+    let (at_a, at_b, at_c) = (a.open().await, b.open().await, c.open().await);
+    invite(&at_a, &at_b, "b", Role::Admin).await;
+    invite(&at_a, &at_c, "c", Role::Member).await;
+    write(&at_a, "shared").await;
+    meet(&at_a, &at_b).await;
+    meet(&at_a, &at_c).await;
+    for node in [at_a, at_b, at_c] {
+        close(node).await;
+    }
+    let backup = a.copy();
+
+    for (life, home) in [("first", &b), ("second", &c)] {
+        let (at_a, seer) = (a.open().await, home.open().await);
+        write(&at_a, life).await;
+        meet(&at_a, &seer).await;
+        agree(&[&at_a, &seer], &["shared", life]).await;
+        for node in [at_a, seer] {
+            close(node).await;
+        }
+        rewind(&a, &backup);
+    }
+    let (at_a, at_b) = (a.open().await, b.open().await);
+    write(&at_a, "third").await;
+    meet(&at_a, &at_b).await;
+    agree(&[&at_a, &at_b], &["shared", "first", "third"]).await;
+    close(at_a).await;
+
+    // From the other it knows that what it holds has fallen, and what was written again.
+    let at_c = c.open().await;
+    meet(&at_c, &at_b).await;
+    let kept = Shown::of(&["shared", "second", "third"]);
+    until(&at_c, async || (shown(&at_c) == kept).then_some(())).await;
+    let at_a = a.open().await;
+    meet(&at_c, &at_a).await;
+
+    agree(&[&at_a, &at_b, &at_c], &["shared", "first", "second", "third"]).await;
+    for node in [at_a, at_b, at_c] {
+        close(node).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_home_put_back_behind_what_the_others_have_dropped_keeps_what_either_life_wrote() {
     let (a, b) = (Home::init("a"), Home::init("b"));
     let (at_a, at_b) = (a.open().await, b.open().await);
