@@ -74,7 +74,11 @@ impl Core {
             let tell = move |core: &mut Core| {
                 core.fallen.is_asked = false;
                 match answer {
-                    Ok(input) => core.tell(input),
+                    Ok(input) => {
+                        core.tell(input);
+                        // The next search sees what comes of this one.
+                        core.settle();
+                    }
                     Err(error) => error!(
                         error = %chain_of(&error),
                         "a history that has fallen cannot be searched for, so it stays"
@@ -124,7 +128,7 @@ impl Held {
                         "ops that their device has forgotten are kept here until it has had them back"
                     );
                 }
-                Ok(Input::SearchedElsewhere { space, log, through, lost_count })
+                Ok(Input::SearchedElsewhere { space, log, after, through, lost_count })
             }
             About::Back(given_back, mut ops) => {
                 ops.retain(|op| search.is_stray(op));

@@ -313,7 +313,7 @@ impl Device {
                     }
                     Effect::SearchElsewhere { space, log, after, through } => {
                         let lost_count = lost_count(&self.disk, space, log, after, through);
-                        inputs.push(Input::SearchedElsewhere { space, log, through, lost_count });
+                        inputs.push(Input::SearchedElsewhere { space, log, after, through, lost_count });
                     }
                     Effect::Recall { fallen: None, ops, .. } => {
                         let is_new =

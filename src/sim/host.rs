@@ -453,7 +453,7 @@ impl Host {
                 life.inputs.push_back(Input::Recalled { space, fallen, ops });
             } else if let Some((space, log, after, through)) = life.searches.pop_front() {
                 let lost_count = lost_count(&self.disk, space, log, after, through);
-                life.inputs.push_back(Input::SearchedElsewhere { space, log, through, lost_count });
+                life.inputs.push_back(Input::SearchedElsewhere { space, log, after, through, lost_count });
             } else if life.is_asking {
                 life.is_asking = false;
                 self.ask(env);

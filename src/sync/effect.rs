@@ -321,6 +321,8 @@ pub enum Input {
         space: SpaceId,
         /// The log.
         log: LogId,
+        /// From where on was searched for.
+        after: Seq,
         /// How far was searched for.
         through: Seq,
         /// How many ops.

@@ -172,8 +172,8 @@ impl Engine {
             Input::Strays { space, strays } => self.strays_found(space, strays),
             Input::GiveWay { space, log } => self.give_way(space, log),
             Input::WantKey { space, key_id } => self.want_key(space, key_id),
-            Input::SearchedElsewhere { space, log, through, lost_count } => {
-                self.searched_elsewhere(space, log, through, lost_count);
+            Input::SearchedElsewhere { space, log, after, through, lost_count } => {
+                self.searched_elsewhere(space, log, (after, through), lost_count);
             }
             Input::Recalled { space, fallen, ops } => self.recalled(space, &ops, fallen),
             Input::Release { space } => self.release(space),

@@ -23,8 +23,8 @@ use crate::wire::Message;
 pub(super) struct Fallen {
     /// The last place that stands.
     to: Tip,
-    /// How far it was when a search in the other logs of its device began, until that ends.
-    searched: Option<Seq>,
+    /// What the other logs of its device are searched for, until that ends: from where on, and how far.
+    searched: Option<(Seq, Seq)>,
     /// More of its device has arrived since then.
     is_stale: bool,
     /// Ops after the place, as far as this, are known to be in no other log.
@@ -59,8 +59,8 @@ impl Engine {
             fallen.is_stale = true;
             return;
         }
-        fallen.searched = Some(through);
         let after = fallen.to.seq;
+        fallen.searched = Some((after, through));
         self.emit(Effect::SearchElsewhere { space, log, after, through });
     }
 
@@ -74,14 +74,22 @@ impl Engine {
     }
 
     /// Knows now whether the other logs of its device hold everything in a history that has fallen.
-    pub(super) fn searched_elsewhere(&mut self, space: SpaceId, log: LogId, through: Seq, lost_count: u64) {
+    pub(super) fn searched_elsewhere(
+        &mut self,
+        space: SpaceId,
+        log: LogId,
+        searched: (Seq, Seq),
+        lost_count: u64,
+    ) {
         let Some(state) = self.spaces.get_mut(&space) else { return };
         let held = state.durable.tip(&log).seq;
         let Some(fallen) = state.logs.get_mut(&log).and_then(|log| log.fallen.as_mut()) else { return };
-        if fallen.searched.take() != Some(through) {
+        // The answer to another search comes by itself.
+        if fallen.searched != Some(searched) {
             return;
         }
-        let to = fallen.to;
+        fallen.searched = None;
+        let (to, through) = (fallen.to, searched.1);
         fallen.unknown = (lost_count > 0).then_some(through);
         if std::mem::take(&mut fallen.is_stale) || held != through {
             return self.search_elsewhere(space, log);
