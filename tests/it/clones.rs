@@ -101,13 +101,8 @@ async fn a_home_put_back_twice_with_a_mark_that_fits_keeps_all_three_lives() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_three_lives_in_the_same_places_the_one_that_one_device_alone_has_seen_comes_back() {
-    let (a, b, c) = (Home::init("a"), Home::init("b"), Home::init("c"));
-    let (at_a, at_b, at_c) = (a.open().await, b.open().await, c.open().await);
-    invite(&at_a, &at_b, "b", Role::Admin).await;
-    invite(&at_a, &at_c, "c", Role::Member).await;
-    write(&at_a, "shared").await;
-    meet(&at_a, &at_b).await;
-    meet(&at_a, &at_c).await;
+    let [a, b, c] = ["a", "b", "c"].map(Home::init);
+    let [at_a, at_b, at_c] = three_nodes([&a, &b, &c]).await;
     for node in [at_a, at_b, at_c] {
         close(node).await;
     }
@@ -189,13 +184,8 @@ async fn a_home_put_back_behind_what_the_others_have_dropped_keeps_what_either_l
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_home_drops_no_history_before_it_has_met_the_others() {
-    let (a, b, c) = (Home::init("a"), Home::init("b"), Home::init("c"));
-    let (at_a, at_b, at_c) = (a.open().await, b.open().await, c.open().await);
-    invite(&at_a, &at_b, "b", Role::Admin).await;
-    invite(&at_a, &at_c, "c", Role::Member).await;
-    write(&at_a, "shared").await;
-    meet(&at_a, &at_b).await;
-    meet(&at_a, &at_c).await;
+    let [a, b, c] = ["a", "b", "c"].map(Home::init);
+    let [at_a, at_b, at_c] = three_nodes([&a, &b, &c]).await;
     // It has heard of the third through the first.
     timeout(PATIENCE, at_b.wait_all(Custody::on(2))).await.expect("in time").unwrap();
     let away = at_c.device();
@@ -245,15 +235,21 @@ async fn a_forgotten_life_that_is_longer_than_the_one_that_went_on_comes_back_to
     a_forgotten_life_comes_back(&["first", "second"], &["third"]).await;
 }
 
-/// The one life is seen by the device that goes into the drawer, the other by the rest, who drop its history.
-async fn a_forgotten_life_comes_back(forgotten: &[&str], goes_on: &[&str]) {
-    let (a, b, c) = (Home::init("a"), Home::init("b"), Home::init("c"));
+/// The nodes of three homes that all have what the first one wrote.
+async fn three_nodes([a, b, c]: [&Home; 3]) -> [Node; 3] {
     let (at_a, at_b, at_c) = (a.open().await, b.open().await, c.open().await);
     invite(&at_a, &at_b, "b", Role::Admin).await;
     invite(&at_a, &at_c, "c", Role::Member).await;
     write(&at_a, "shared").await;
     meet(&at_a, &at_b).await;
     meet(&at_a, &at_c).await;
+    [at_a, at_b, at_c]
+}
+
+/// The one life is seen by the device that goes into the drawer, the other by the rest, who drop its history.
+async fn a_forgotten_life_comes_back(forgotten: &[&str], goes_on: &[&str]) {
+    let [a, b, c] = ["a", "b", "c"].map(Home::init);
+    let [at_a, at_b, at_c] = three_nodes([&a, &b, &c]).await;
     close(at_b).await;
     close(at_a).await;
     let backup = a.copy();
