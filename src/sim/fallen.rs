@@ -154,6 +154,7 @@ fn who_cannot_read_what_was_written_again_believes_its_author() {
 fn what_has_fallen_of_a_device_that_is_removed_goes() {
     let mut fleet = three_lives();
     let (space, device) = (fleet.space, fleet.device(0));
+    assert!(!fleet.is_dropped(2));
 
     fleet.tell(2, Input::Change { space, change: RosterChange::Remove { device }, token: Token(3) });
 
