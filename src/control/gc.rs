@@ -123,6 +123,7 @@ impl From<&GcHold> for GcHoldForm {
             GcHold::Diverged { device } => of("Diverged", device),
             GcHold::Disputed { log } => of_log("Disputed", log),
             GcHold::Rewriting { log } => of_log("Rewriting", log),
+            GcHold::Forgotten { log } => of_log("Forgotten", log),
             GcHold::Unmet { device } => of("Unmet", device),
             GcHold::Unattested { device, since } => {
                 Self { since_ms: millis(since), ..of("Unattested", device) }

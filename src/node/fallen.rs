@@ -2,7 +2,9 @@
 //!
 //! The logs of a device may be long, so they are searched on a thread of its own, one question after the other.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing::{error, warn};
 
@@ -18,6 +20,8 @@ use crate::sync::{FoldRun, GivenBack, Input, Stored, StraySearch};
 pub(super) struct Questions {
     waiting: VecDeque<Question>,
     is_asked: bool,
+    /// How many ops of a log the last warning spoke of.
+    warned: BTreeMap<(SpaceId, LogId), u64>,
 }
 
 struct Question {
@@ -31,7 +35,7 @@ enum About {
     /// What is held here of it: how much of that is nowhere else?
     Held { after: Seq, through: Seq },
     /// Ops of it, of this device, that have come back: which of them are nowhere else?
-    Back(GivenBack, Vec<Stored>),
+    Back(Vec<(GivenBack, Vec<Stored>)>),
 }
 
 /// What a search looks at.
@@ -40,6 +44,7 @@ struct Held {
     keys: KeyRing,
     frontier: Frontier,
     drafts: Vec<FoldRun>,
+    is_over: Arc<AtomicBool>,
 }
 
 impl Core {
@@ -50,7 +55,16 @@ impl Core {
 
     /// Has those of ops that have come back written again that no other own log holds.
     pub(super) fn sift(&mut self, space: SpaceId, given_back: GivenBack, ops: Vec<Stored>) {
-        self.ask_fallen(Question { space, log: given_back.log, about: About::Back(given_back, ops) });
+        let log = given_back.log;
+        let more = self.fallen.waiting.iter_mut().find_map(|question| match &mut question.about {
+            About::Back(pieces) if (question.space, question.log) == (space, log) => Some(pieces),
+            _ => None,
+        });
+        // One search will do for all that came while another went on.
+        match more {
+            Some(pieces) => pieces.push((given_back, ops)),
+            None => self.ask_fallen(Question { space, log, about: About::Back(vec![(given_back, ops)]) }),
+        }
     }
 
     fn ask_fallen(&mut self, question: Question) {
@@ -67,22 +81,24 @@ impl Core {
             return self.answer_fallen();
         };
         let Some(jobs) = self.loopback.upgrade() else { return };
+        let (store, keys, is_over) = (self.store.clone(), self.keys.clone(), Arc::clone(&self.is_over));
         let drafts = self.engine.draft_runs(question.space);
-        let held = Held { store: self.store.clone(), keys: self.keys.clone(), frontier, drafts };
+        let held = Held { store, keys, frontier, drafts, is_over };
+        let failed = question.failed();
+        let if_not_begun = failed.clone();
         let search = move || {
             let answer = held.answer(question);
             let tell = move |core: &mut Core| {
                 core.fallen.is_asked = false;
                 match answer {
-                    Ok(input) => {
-                        core.tell(input);
-                        // The next search sees what comes of this one.
-                        core.settle();
+                    Ok(inputs) => core.take_fallen(inputs),
+                    Err(error) => {
+                        error!(
+                            error = %chain_of(&error),
+                            "a history that has fallen cannot be searched for, so it stays"
+                        );
+                        core.take_fallen(failed);
                     }
-                    Err(error) => error!(
-                        error = %chain_of(&error),
-                        "a history that has fallen cannot be searched for, so it stays"
-                    ),
                 }
                 core.answer_fallen();
             };
@@ -94,23 +110,64 @@ impl Core {
                 self.loaders.retain(|loader| !loader.is_finished());
                 self.loaders.push(searcher);
             }
-            Err(error) => error!(%error, "no history that has fallen can be searched for"),
+            Err(error) => {
+                error!(%error, "no history that has fallen can be searched for, so it stays");
+                self.take_fallen(if_not_begun);
+            }
+        }
+    }
+
+    fn take_fallen(&mut self, inputs: Vec<Input>) {
+        for input in inputs {
+            if let Input::SearchedElsewhere { space, log, lost_count: Some(ops), .. } = input {
+                let before = self.fallen.warned.insert((space, log), ops);
+                if ops > 0 && before != Some(ops) {
+                    warn!(
+                        device = %log.device.short(), ops,
+                        "ops that their device has forgotten are kept here until it has had them back"
+                    );
+                }
+            }
+            self.tell(input);
+        }
+        // The next search sees what comes of this one.
+        self.settle();
+    }
+}
+
+impl Question {
+    /// What the engine is told where nobody can look.
+    fn failed(&self) -> Vec<Input> {
+        let (space, log) = (self.space, self.log);
+        match &self.about {
+            &About::Held { after, through } => {
+                vec![Input::SearchedElsewhere { space, log, after, through, lost_count: None }]
+            }
+            About::Back(pieces) => {
+                let missed = |piece: &GivenBack| GivenBack { is_whole: false, ..*piece };
+                let pieces = pieces.iter().map(|(piece, _)| Some(missed(piece)));
+                pieces.map(|fallen| Input::Recalled { space, fallen, ops: Vec::new() }).collect()
+            }
         }
     }
 }
 
 impl Held {
-    fn answer(&self, Question { space, log, about }: Question) -> Result<Input, StoreError> {
+    fn answer(&self, Question { space, log, about }: Question) -> Result<Vec<Input>, StoreError> {
         let based = first_state(&space, &self.store, &self.keys)?;
-        let floor = self.store.base(&space).map(|base| base.floor).unwrap_or_default();
+        let floor = || self.store.base(&space).map(|base| base.floor).unwrap_or_default();
+        let floor_before = floor();
         let key = |id: &_| self.keys.key(id);
         let logs = Readable { store: &self.store, space, frontier: &self.frontier, key: &key };
         let mut search = StraySearch::new(&based);
         let others = self.frontier.iter().map(|(other, _)| other);
         for other in others.filter(|other| other.device == log.device && **other != log) {
-            let after = floor.tip(other).seq;
+            if self.is_over.load(Ordering::Acquire) {
+                return Ok(Vec::new());
+            }
+            let after = floor_before.tip(other).seq;
             logs.each(other, after, Seq::new(u64::MAX), &mut |first, op_count, body| {
-                search.above(other, first, op_count, body);
+                body.inspect(|body| search.above(other, first, op_count, body));
             })?;
         }
         for run in self.drafts.iter().filter(|run| run.log.device == log.device && run.log != log) {
@@ -118,21 +175,22 @@ impl Held {
         }
         match about {
             About::Held { after, through } => {
-                logs.each(&log, after, through, &mut |first, op_count, body| {
-                    search.within(&log, first, op_count, body);
+                let mut unread = 0;
+                logs.each(&log, after, through, &mut |first, op_count, body| match body {
+                    Some(body) => search.within(&log, first, op_count, body),
+                    None => unread += u64::from(op_count),
                 })?;
-                let lost_count = search.finish().iter().map(|(_, count)| count).sum();
-                if lost_count > 0 {
-                    warn!(
-                        device = %log.device.short(), ops = lost_count,
-                        "ops that their device has forgotten are kept here until it has had them back"
-                    );
-                }
-                Ok(Input::SearchedElsewhere { space, log, after, through, lost_count })
+                let lost_count = unread + search.finish().iter().map(|(_, count)| count).sum::<u64>();
+                // A checkpoint that came meanwhile may have taken away what was to be looked at.
+                let lost_count = (floor().tip(&log).seq <= after).then_some(lost_count);
+                Ok(vec![Input::SearchedElsewhere { space, log, after, through, lost_count }])
             }
-            About::Back(given_back, mut ops) => {
-                ops.retain(|op| search.is_stray(op));
-                Ok(Input::Recalled { space, fallen: Some(given_back), ops })
+            About::Back(pieces) => {
+                let recalled = |(piece, mut ops): (GivenBack, Vec<Stored>)| {
+                    ops.retain(|op| search.take_stray(op));
+                    Input::Recalled { space, fallen: Some(piece), ops }
+                };
+                Ok(pieces.into_iter().map(recalled).collect())
             }
         }
     }

@@ -16,8 +16,8 @@ use crate::model::{
 };
 use crate::roster::{Admit, Author, NewDevice, Role, Roster};
 use crate::sync::{
-    Authored, BaseRefused, Effect, Engine, Input, Notice, PeerId, RequestError, RosterChange, Stored, Stray,
-    Token, Txn, TxnId, Write,
+    Authored, BaseRefused, Effect, Engine, GivenBack, Input, Notice, PeerId, RequestError, RosterChange,
+    Stored, Stray, Token, Txn, TxnId, Write,
 };
 use crate::wire::checkpoint::CheckpointHash;
 
@@ -34,7 +34,12 @@ pub(super) struct Device {
     done: Vec<Token>,
     failed: Vec<RequestError>,
     lookup_count: usize,
-    is_ill: bool,
+    /// Nothing can be stored.
+    pub is_ill: bool,
+    /// No history that has fallen can be searched for.
+    pub cannot_search: bool,
+    /// How often one was.
+    pub search_count: usize,
     /// Another one for each copy.
     twin: u8,
     pub uptime: Duration,
@@ -218,6 +223,8 @@ impl Device {
             failed: Vec::new(),
             lookup_count: 0,
             is_ill: false,
+            cannot_search: false,
+            search_count: 0,
             twin: 0,
             uptime: Duration::from_secs(5),
             wall: Wall::from_millis(1_700_000_000_000),
@@ -236,8 +243,9 @@ impl Device {
     /// Starts anew, and the state is still to be built.
     fn start(&mut self, space: SpaceId) {
         let (chunks, wall) = (std::mem::take(&mut self.chunks), self.wall);
+        let cannot_search = self.cannot_search;
         *self = Self::open(Arc::clone(&self.identity), self.disk.clone(), space, chunks);
-        self.wall = wall;
+        (self.wall, self.cannot_search) = (wall, cannot_search);
     }
 
     pub fn held(&self, space: SpaceId) -> Frontier {
@@ -301,6 +309,7 @@ impl Device {
                     Effect::Done { token } => self.done.push(token),
                     Effect::Failed { why, .. } => self.failed.push(why),
                     Effect::Notice(notice) => self.notices.push(notice),
+                    Effect::Close { .. } if self.is_ill => {}
                     Effect::Close { why, .. } => panic!("closes: {why}"),
                     Effect::Appended { .. }
                     | Effect::Leased { .. }
@@ -312,7 +321,9 @@ impl Device {
                         inputs.push(Input::Reissue { space, log, ops, through });
                     }
                     Effect::SearchElsewhere { space, log, after, through } => {
+                        self.search_count += 1;
                         let lost_count = lost_count(&self.disk, space, log, after, through);
+                        let lost_count = (!self.cannot_search).then_some(lost_count);
                         inputs.push(Input::SearchedElsewhere { space, log, after, through, lost_count });
                     }
                     Effect::Recall { fallen: None, ops, .. } => {
@@ -321,13 +332,17 @@ impl Device {
                         let ops = ops.iter().filter(is_new).cloned().collect();
                         inputs.push(Input::Recalled { space, fallen: None, ops });
                     }
+                    Effect::Recall { fallen: Some(fallen), .. } if self.cannot_search => {
+                        let fallen = Some(GivenBack { is_whole: false, ..fallen });
+                        inputs.push(Input::Recalled { space, fallen, ops: Vec::new() });
+                    }
                     Effect::Recall { fallen: Some(fallen), mut ops, .. } => {
                         let based = first_state(&self.disk, &space);
                         let mut search = elsewhere(&self.disk, &based, space, &fallen.log);
                         for run in self.engine.draft_runs(space) {
                             search.above(&run.log, run.first, run.op_count, &run.body);
                         }
-                        ops.retain(|op| search.is_stray(op));
+                        ops.retain(|op| search.take_stray(op));
                         inputs.push(Input::Recalled { space, fallen: Some(fallen), ops });
                     }
                 }

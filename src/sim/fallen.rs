@@ -1,13 +1,18 @@
 //! A home that is put back twice writes the same places of its log three times, and no device has seen all three.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::based::{Fleet, peer};
 use super::disk::StoredOp;
-use crate::model::{LogId, Op, Payload, Seq};
-use crate::sync::{Authored, Input, Notice, RosterChange, Token};
+use crate::crypto::EpochKey;
+use crate::model::{Frontier, Hlc, LogId, Op, Payload, Seq, Tip, TipHash};
+use crate::roster::{Author, Branch, Change};
+use crate::sync::gc::Proposal;
+use crate::sync::{Authored, Delivery, GcHold, Input, Notice, RosterChange, Stray, Token, Txn, TxnId, Write};
+use crate::wire::checkpoint::CheckpointHash;
 
 /// The home in its second life, put back from a backup, and in its third. The first is device 0.
 const SECOND: usize = 3;
@@ -16,6 +21,12 @@ const THIRD: usize = 4;
 impl Fleet {
     /// A fact that is like no other.
     fn state_fact(&mut self, device: usize, name: &str) {
+        let space = self.space;
+        self.draft_fact(device, name);
+        self.tell(device, Input::Seal { space });
+    }
+
+    fn draft_fact(&mut self, device: usize, name: &str) {
         let (space, surface) = (self.space, "skill".parse().unwrap());
         let payload = Payload::parse(&format!("\"{name}\"")).unwrap();
         let op = Op::Fact { surface, key: name.to_owned().into(), payload };
@@ -24,7 +35,6 @@ impl Fleet {
         self.devices[device].wall = wall.plus(Duration::from_secs(1 + device as u64));
         let ops = vec![Authored { seen: super::shell::seen(&self.devices[device].state, &op), op }];
         self.tell(device, Input::Append { space, ops, token: Token(1) });
-        self.tell(device, Input::Seal { space });
     }
 
     fn facts(&self, at: usize) -> Vec<String> {
@@ -58,6 +68,28 @@ impl Fleet {
     fn log(&self) -> LogId {
         let logs = self.devices[0].disk.logs(&self.space);
         *logs.iter().find(|log| log.device == self.device(0)).unwrap()
+    }
+
+    /// How many ops are kept for the device that wrote three times.
+    fn forgotten(&self, at: usize) -> Option<u64> {
+        self.devices[at].engine.forgotten(self.space).first().map(|(log, ops)| {
+            assert_eq!(*log, self.log());
+            *ops
+        })
+    }
+
+    /// A checkpoint of what a device holds, with another end of that log.
+    fn checkpoint_with(&mut self, of: usize, n: u8, end: Tip) -> (CheckpointHash, Frontier) {
+        let (hash, cut) = self.checkpoint(of, n);
+        let others = cut.iter().filter(|(log, _)| **log != self.log());
+        let cut = others.map(|(log, tip)| (*log, *tip)).chain([(self.log(), end)]).collect();
+        (hash, cut)
+    }
+
+    /// Where a batch of that log ends which a device holds.
+    fn end_at(&self, at: usize, seq: u64) -> Tip {
+        let batch = self.devices[at].disk.batch_at(&self.space, &self.log(), Seq::new(seq)).unwrap();
+        Tip { seq: batch.header().last(), hash: batch.link() }
     }
 
     fn ops(&self, at: usize) -> Vec<StoredOp> {
@@ -182,4 +214,226 @@ fn a_history_comes_back_piece_by_piece_and_once() {
     }
 
     assert_eq!(fleet.devices[THIRD].held(fleet.space).op_count(), held);
+}
+
+/// What device 2 holds of the second life, piece by piece, comes to the device by way of another one.
+fn hand_over(fleet: &mut Fleet) {
+    let pieces = fleet.batches(2);
+    fleet.connect(1, THIRD);
+    for piece in pieces {
+        fleet.tell(THIRD, Input::Batches { peer: peer(1), batches: vec![piece] });
+    }
+    fleet.disconnect(1, THIRD);
+}
+
+#[test]
+fn a_base_that_ends_in_a_history_that_has_fallen_lets_it_stand() {
+    let mut fleet = three_lives();
+    let end = fleet.end_at(2, 2);
+    let checkpoint = fleet.checkpoint_with(2, 0xc1, end);
+
+    fleet.begin_at(2, &checkpoint);
+
+    assert_eq!(fleet.forgotten(2), None);
+    assert!(!fleet.is_dropped(2), "nothing can be found below the floor, so nothing would be lost");
+    assert_eq!(fleet.facts(2), ["second", "second too", "shared", "third"]);
+}
+
+#[test]
+fn what_a_base_knows_of_a_history_that_has_fallen_is_not_kept() {
+    let mut fleet = three_lives();
+    hand_over(&mut fleet);
+    let end = fleet.end_at(1, 1);
+    let checkpoint = fleet.checkpoint_with(1, 0xc1, end);
+    assert_eq!(fleet.forgotten(2), Some(2));
+
+    fleet.begin_at(2, &checkpoint);
+
+    assert!(fleet.is_dropped(2));
+    assert_eq!(fleet.facts(2), ALL);
+}
+
+#[test]
+fn history_is_held_back_for_what_its_device_has_forgotten() {
+    let fleet = three_lives();
+    let proposal = |end: u64| {
+        let cut: Frontier = [(fleet.log(), fleet.end_at(2, end))].into_iter().collect();
+        let (checkpoint, nobody) = (CheckpointHash::from_bytes([0xc1; 32]), Default::default());
+        let proposal =
+            Proposal { checkpoint, cut: &cut, attested_by: &nobody, whole_since: None, vouched_since: None };
+        let now = fleet.devices[2].wall;
+        let standing = fleet.devices[2].engine.gc_standing(fleet.space, Some(&proposal), now, Duration::ZERO);
+        standing.unwrap().holds
+    };
+    let forgotten = GcHold::Forgotten { log: fleet.log() };
+
+    assert!(!proposal(1).contains(&forgotten));
+    assert!(proposal(2).contains(&forgotten));
+    assert!(forgotten.to_string().contains("has forgotten"), "{forgotten}");
+}
+
+#[test]
+fn a_base_that_cannot_be_stored_forgets_nothing_of_a_history_that_has_fallen() {
+    let mut fleet = three_lives();
+    let beyond = Tip { seq: Seq::new(9), hash: TipHash::from_bytes([9; 32]) };
+    let checkpoint = fleet.checkpoint_with(1, 0xc1, beyond);
+    assert_eq!(fleet.forgotten(2), Some(2));
+
+    fleet.devices[2].is_ill = true;
+    fleet.begin_at(2, &checkpoint);
+    fleet.devices[2].is_ill = false;
+
+    assert_eq!(fleet.forgotten(2), Some(2));
+    fleet.meet(2, THIRD);
+    assert_eq!(fleet.facts(THIRD), ALL);
+}
+
+#[test]
+fn a_search_that_fails_is_made_again() {
+    let mut fleet = three_lives();
+    let space = fleet.space;
+    fleet.devices[2].cannot_search = true;
+    fleet.devices[2].restart(space);
+    fleet.pass(2, Duration::from_secs(60));
+    assert_eq!((fleet.forgotten(2), fleet.is_dropped(2)), (None, false));
+
+    fleet.devices[2].cannot_search = false;
+    fleet.pass(2, Duration::from_secs(20));
+
+    assert_eq!(fleet.forgotten(2), Some(2));
+}
+
+#[test]
+fn other_ops_of_a_device_have_its_logs_searched_after_a_while() {
+    let mut fleet = three_lives();
+    fleet.state_fact(THIRD, "more");
+    fleet.meet(THIRD, 1);
+    let before = fleet.devices[2].search_count;
+
+    fleet.meet(1, 2);
+    assert_eq!(fleet.devices[2].search_count, before, "nothing of it is written again");
+    fleet.pass(2, Duration::from_secs(20));
+    assert_eq!(fleet.devices[2].search_count, before + 1);
+    hand_over(&mut fleet);
+    fleet.meet(1, 2);
+
+    assert!(fleet.is_dropped(2));
+}
+
+#[test]
+fn nobody_is_told_that_nothing_is_lost_of_what_was_not_dealt_with() {
+    type Ill = fn(&mut Fleet, bool);
+    let cannot_search: Ill = |fleet, is_ill| fleet.devices[THIRD].cannot_search = is_ill;
+    let cannot_store: Ill = |fleet, is_ill| fleet.devices[THIRD].is_ill = is_ill;
+    for set_ill in [cannot_search, cannot_store] {
+        let mut fleet = three_lives();
+        // It never gets the key that its author writes under from here on.
+        fleet.rotate(THIRD);
+        fleet.withholds_keys = true;
+        set_ill(&mut fleet, true);
+        fleet.meet(2, THIRD);
+        set_ill(&mut fleet, false);
+        fleet.meet(1, 2);
+        assert!(!fleet.is_dropped(2));
+        assert!(!fleet.facts(THIRD).contains(&"second".to_owned()));
+
+        fleet.pass(THIRD, Duration::from_secs(20));
+        for _ in 0..2 {
+            fleet.meet(2, THIRD);
+        }
+
+        assert!(fleet.is_dropped(2));
+        assert_eq!(fleet.facts(THIRD), ALL);
+        fleet.withholds_keys = false;
+        fleet.state_fact(THIRD, "and goes on");
+        fleet.meet(THIRD, 1);
+        assert!(fleet.facts(1).contains(&"and goes on".to_owned()));
+    }
+}
+
+#[test]
+fn what_cannot_be_read_of_a_history_that_has_fallen_is_kept_too() {
+    let mut fleet = Fleet::new(3);
+    let space = fleet.space;
+    fleet.state_fact(0, "shared");
+    fleet.meet(0, 1);
+    fleet.meet(0, 2);
+    assert_eq!([fleet.copy(0), fleet.copy(0)], [SECOND, THIRD]);
+    fleet.state_fact(0, "first");
+    fleet.meet(0, 1);
+    // Nobody gets the key of the second life before its disk is put back.
+    fleet.rotate(SECOND);
+    fleet.withholds_keys = true;
+    fleet.state_fact(SECOND, "second");
+    fleet.meet(SECOND, 2);
+    assert_eq!(fleet.facts(2), ["shared"]);
+    fleet.state_fact(THIRD, "third");
+    fleet.meet(THIRD, 1);
+    fleet.meet(1, 2);
+    assert_eq!((fleet.forgotten(2), fleet.is_dropped(2)), (Some(1), false));
+    fleet.meet(2, THIRD);
+    assert!(!fleet.is_dropped(2), "its author cannot read it either");
+
+    let keys = fleet.devices[SECOND].engine.keys().into_iter();
+    let writes = keys.map(|(space, key)| Write::Key { space, key }).collect();
+    fleet.devices[THIRD].disk.commit(&[Txn { id: TxnId::new(0), writes }]).unwrap();
+    fleet.devices[THIRD].restart(space);
+    fleet.meet(2, THIRD);
+    fleet.meet(2, THIRD);
+
+    assert!(fleet.is_dropped(2));
+    assert_eq!(fleet.facts(THIRD), ["first", "second", "shared", "third"]);
+}
+
+#[test]
+fn what_a_checkpoint_leaves_out_is_not_in_the_way_of_a_history_that_has_fallen() {
+    let mut fleet = three_lives();
+    let (space, log) = (fleet.space, fleet.log());
+    let strays = vec![Stray { log, after: Seq::new(2), through: Seq::new(3) }];
+    fleet.tell(2, Input::Strays { space, strays });
+
+    fleet.meet(2, THIRD);
+
+    assert_eq!(fleet.facts(THIRD), ALL);
+}
+
+#[test]
+fn nobody_is_told_that_nothing_is_lost_where_an_earlier_piece_was_not_dealt_with() {
+    let mut fleet = three_lives();
+    let pieces = fleet.batches(2);
+    fleet.rotate(THIRD);
+    fleet.withholds_keys = true;
+    fleet.devices[THIRD].cannot_search = true;
+    fleet.connect(2, THIRD);
+    let give = |fleet: &mut Fleet, piece: &Bytes| {
+        fleet.tell(THIRD, Input::Batches { peer: peer(2), batches: vec![piece.clone()] });
+    };
+
+    give(&mut fleet, &pieces[0]);
+    fleet.devices[THIRD].cannot_search = false;
+    give(&mut fleet, &pieces[1]);
+
+    assert!(fleet.facts(THIRD).contains(&"second too".to_owned()));
+    assert!(!fleet.is_dropped(2));
+}
+
+#[test]
+fn a_later_selection_lets_what_has_fallen_stand() {
+    let mut fleet = three_lives();
+    let (space, log, base) = (fleet.space, fleet.log(), fleet.end_at(2, 1));
+    let (first, tip) = (fleet.end_at(2, 2).hash, fleet.end_at(2, 3));
+    let (identity, key) = (Arc::clone(&fleet.devices[0].identity), EpochKey::from_bytes([7; 32]));
+    let hlc = Hlc::at(fleet.devices[2].wall.plus(Duration::from_secs(60)));
+    let author = Author { identity: &identity, key: &key, hlc, entropy: [6; 32] };
+    let roster = fleet.devices[2].engine.space(space).unwrap().roster;
+    let record = roster.write(&author, &Change::SelectBranch(Branch { log, base, first, tip })).unwrap();
+    let delivery = Delivery { records: vec![record], ..Delivery::default() };
+
+    fleet.tell(2, Input::Deliver { space, delivery, token: Token(7) });
+
+    assert_eq!((fleet.forgotten(2), fleet.is_dropped(2)), (None, false));
+    fleet.pass(2, Duration::from_secs(60));
+    hand_over(&mut fleet);
+    fleet.meet(1, 2);
+    assert!(!fleet.is_dropped(2), "also where all of it is held elsewhere");
 }

@@ -452,7 +452,7 @@ impl Host {
             } else if let Some((space, fallen, ops)) = life.next_recall(&self.disk) {
                 life.inputs.push_back(Input::Recalled { space, fallen, ops });
             } else if let Some((space, log, after, through)) = life.searches.pop_front() {
-                let lost_count = lost_count(&self.disk, space, log, after, through);
+                let lost_count = Some(lost_count(&self.disk, space, log, after, through));
                 life.inputs.push_back(Input::SearchedElsewhere { space, log, after, through, lost_count });
             } else if life.is_asking {
                 life.is_asking = false;
@@ -821,7 +821,7 @@ impl Life {
             for run in self.engine.draft_runs(space) {
                 search.above(&run.log, run.first, run.op_count, &run.body);
             }
-            ops.retain(|op| search.is_stray(op));
+            ops.retain(|op| search.take_stray(op));
         } else {
             let state = self.indexes.get(&space)?.as_ref()?;
             ops.retain(|op| !state.knows(&op.dot, op.hlc, op.kind, op.flags, &op.body));

@@ -91,23 +91,22 @@ pub(super) fn brief(input: &Input) -> String {
     }
 }
 
-/// Shows every batch of a log that begins after one position and not after another, as far as keys are held.
+/// Shows every batch of a log that begins after one position and not after another, with its body where its key is
+/// held.
 fn each(
     disk: &Disk,
     space: SpaceId,
     log: &LogId,
     after: Seq,
     end: Seq,
-    look: &mut dyn FnMut(Seq, u32, &Bytes),
+    look: &mut dyn FnMut(Seq, u32, Option<&Bytes>),
 ) {
     let (mut opener, mut next) = (Opener::new(), after.next());
     while let Some(batch) = disk.batch_at(&space, log, next).filter(|batch| batch.header().first <= end) {
         let header = batch.header();
         next = header.last().next();
-        let body = disk.key(&header.key_id).and_then(|key| opener.open(key, &batch).ok());
-        if let Some(body) = body.map(Bytes::from) {
-            look(header.first, header.op_count, &body);
-        }
+        let body = disk.key(&header.key_id).and_then(|key| opener.open(key, &batch).ok()).map(Bytes::from);
+        look(header.first, header.op_count, body.as_ref());
     }
 }
 
@@ -122,7 +121,7 @@ pub(super) fn elsewhere<'a>(
     let mut search = StraySearch::new(based);
     for log in disk.logs(&space).iter().filter(|log| log.device == besides.device && *log != besides) {
         each(disk, space, log, floor.tip(log).seq, Seq::new(u64::MAX), &mut |first, count, body| {
-            search.above(log, first, count, body);
+            body.inspect(|body| search.above(log, first, count, body));
         });
     }
     search
@@ -132,10 +131,12 @@ pub(super) fn elsewhere<'a>(
 pub(super) fn lost_count(disk: &Disk, space: SpaceId, log: LogId, after: Seq, through: Seq) -> u64 {
     let based = first_state(disk, &space);
     let mut search = elsewhere(disk, &based, space, &log);
-    each(disk, space, &log, after, through, &mut |first, count, body| {
-        search.within(&log, first, count, body)
+    let mut unread = 0;
+    each(disk, space, &log, after, through, &mut |first, count, body| match body {
+        Some(body) => search.within(&log, first, count, body),
+        None => unread += u64::from(count),
     });
-    search.finish().iter().map(|(_, count)| count).sum()
+    unread + search.finish().iter().map(|(_, count)| count).sum::<u64>()
 }
 
 /// What is held of others that a checkpoint leaves out, and that its author has not written again elsewhere; and
@@ -152,7 +153,9 @@ pub(super) fn strays(
     let based = state_of(&kept.chunks);
     let mut search = StraySearch::new(&based);
     let each = |log: &LogId, after: Seq, end: Seq, look: &mut dyn FnMut(Seq, u32, &Bytes)| {
-        each(disk, space, log, after, end, look);
+        each(disk, space, log, after, end, &mut |first, count, body| {
+            body.inspect(|body| look(first, count, body));
+        });
     };
     // Of an end below the floor nothing is here to be held against it.
     let is_parted = |log: &LogId, end: &Tip| {

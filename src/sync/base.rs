@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use super::effect::{Effect, Notice, PeerId, RequestError, Token};
 use super::engine::Engine;
-use super::space::{LogState, SpaceState, Then};
+use super::space::{LogState, Raised, SpaceState, Then};
 use super::txn::{Base, BaseKind, Write};
 use crate::crypto::SealedBatch;
 use crate::model::{DeviceId, Frontier, LogId, Now, ScopeTag, Seq, SpaceId, Tip};
@@ -84,11 +84,11 @@ impl Engine {
     }
 
     /// The base is durable: acks name it, and logs that ended before it end there.
-    pub(super) fn based(&mut self, now: &Now, space: SpaceId, base: Base, raised: &[LogId], token: Token) {
+    pub(super) fn based(&mut self, now: &Now, space: SpaceId, base: Base, raised: &[Raised], token: Token) {
         let Some(state) = self.spaces.get_mut(&space) else { return };
         state.is_base_arriving = false;
         state.strays.clear();
-        for log in raised {
+        for Raised { log, .. } in raised {
             let tip = base.floor.tip(log);
             if state.durable.tip(log).seq < tip.seq {
                 state.durable.set(*log, tip);
@@ -96,13 +96,14 @@ impl Engine {
         }
         let checkpoint = base.checkpoint;
         state.base = Some(base);
+        state.forgive_below_base();
         // What policies drop is not in it, so the state is another one also where no log was raised.
         state.folded = None;
         self.emit(Effect::Refold { space });
         if !raised.is_empty() {
             for peer in self.peers.keys().copied().collect::<Vec<_>>() {
                 let Some(session) = self.session(peer, space) else { continue };
-                raised.iter().for_each(|log| session.forget_log(log));
+                raised.iter().for_each(|raised| session.forget_log(&raised.log));
                 self.tell_frontier(peer, space);
             }
         }
@@ -111,15 +112,25 @@ impl Engine {
         self.locate_anew(space);
         // What was held back below the base by the roster may be in order now.
         self.enforce(space);
+        // It may know what is kept for its author.
+        self.search_fallen(space, |_| true);
         self.acknowledge(now, space);
         self.check_rounds();
     }
 
     /// The base did not become durable: everything is as before.
-    pub(super) fn unbased(&mut self, space: SpaceId, raised: &[LogId], token: Token) {
+    pub(super) fn unbased(&mut self, space: SpaceId, raised: Vec<Raised>, token: Token) {
         if let Some(state) = self.spaces.get_mut(&space) {
             state.is_base_arriving = false;
-            raised.iter().for_each(|log| state.rewind(*log));
+            for Raised { log, before } in raised {
+                match before {
+                    Some(before) => drop(state.logs.insert(log, before)),
+                    None => drop(state.logs.remove(&log)),
+                }
+                // What was on its way to the store is lost as well.
+                state.rewind(log);
+            }
+            state.recount_parked();
         }
         self.emit(Effect::Failed { token, why: RequestError::Storage });
     }
@@ -199,15 +210,14 @@ impl SpaceState {
     }
 
     /// Ends logs that end before the cut at the cut; which.
-    fn raise_to(&mut self, cut: &Frontier) -> Vec<LogId> {
+    fn raise_to(&mut self, cut: &Frontier) -> Vec<Raised> {
         let is_before = |(log, tip): &(&LogId, &Tip)| self.held(log).seq < tip.seq;
         let raised: Vec<(LogId, Tip)> = cut.iter().filter(is_before).map(|(log, tip)| (*log, *tip)).collect();
-        for (log, tip) in &raised {
-            // What waited for a key, or was made wrongly, lies before the cut.
-            self.logs.insert(*log, LogState::at(*tip));
-        }
+        // What waited for a key, or was made wrongly, lies before the cut.
+        let raise = |(log, tip)| Raised { log, before: self.logs.insert(log, LogState::at(tip)) };
+        let raised = raised.into_iter().map(raise).collect();
         self.recount_parked();
-        raised.into_iter().map(|(log, _)| log).collect()
+        raised
     }
 
     /// What of a run is in the base: how many batches at its front are, and whether all of them are known

@@ -325,14 +325,15 @@ pub enum Input {
         after: Seq,
         /// How far was searched for.
         through: Seq,
-        /// How many ops.
-        lost_count: u64,
+        /// How many ops, with those that cannot be read; `None`: nobody knows, because the search failed. It is asked
+        /// for again.
+        lost_count: Option<u64>,
     },
     /// What is not known of the ops of [`Effect::Recall`].
     Recalled {
         /// The space.
         space: SpaceId,
-        /// As asked.
+        /// As asked; not whole where the search failed.
         fallen: Option<GivenBack>,
         /// The ops, in order; none is fine.
         ops: Vec<Stored>,
@@ -487,7 +488,7 @@ pub enum Effect {
     },
     /// Another history of a log of another device stands after a place than the one here: search the other logs of
     /// that device, and the base, for the ops after it ([`StraySearch`](super::StraySearch)), and give how many are
-    /// nowhere to [`Input::SearchedElsewhere`]. Where the disk cannot be read, nothing: it is kept.
+    /// nowhere to [`Input::SearchedElsewhere`].
     SearchElsewhere {
         /// The space.
         space: SpaceId,
@@ -979,6 +980,8 @@ pub struct Deadline {
 /// Why the engine wants to be woken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DeadlineReason {
+    /// What has fallen of a log is looked for again in the other logs of its device.
+    SearchAgain,
     /// Batches of other devices are due to be passed on.
     Forward,
     /// Acks are due to be passed on.

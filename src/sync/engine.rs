@@ -173,7 +173,7 @@ impl Engine {
             Input::GiveWay { space, log } => self.give_way(space, log),
             Input::WantKey { space, key_id } => self.want_key(space, key_id),
             Input::SearchedElsewhere { space, log, after, through, lost_count } => {
-                self.searched_elsewhere(space, log, (after, through), lost_count);
+                self.searched_elsewhere(now, space, log, (after, through), lost_count);
             }
             Input::Recalled { space, fallen, ops } => self.recalled(space, &ops, fallen),
             Input::Release { space } => self.release(space),
@@ -189,6 +189,8 @@ impl Engine {
     pub fn deadline(&self) -> Option<Deadline> {
         let seal = self.spaces.values().filter_map(|space| space.store_again_at);
         let seal = seal.map(|at| Deadline { at, why: DeadlineReason::StoreAgain });
+        let search = self.spaces.values().filter_map(|space| space.search_again_at);
+        let seal = seal.chain(search.map(|at| Deadline { at, why: DeadlineReason::SearchAgain }));
         let rotate = self.spaces.values().flat_map(|space| {
             space.rotate_at.into_iter().chain(space.rotation.as_ref().map(|rotation| rotation.commit_at))
         });
@@ -339,6 +341,9 @@ impl Engine {
                     if let Some(token) = appended.token {
                         self.emit(Effect::Failed { token, why: RequestError::Storage });
                     }
+                    if let Some(piece) = appended.given_back {
+                        self.miss_given_back(appended.space, piece);
+                    }
                 }
                 Then::Sealed { space, .. } => {
                     if let Some(space) = self.spaces.get_mut(&space) {
@@ -387,7 +392,7 @@ impl Engine {
                     }
                     is_peer_data_lost = true;
                 }
-                Then::Based { space, raised, token, .. } => self.unbased(space, &raised, token),
+                Then::Based { space, raised, token, .. } => self.unbased(space, raised, token),
                 Then::Delivered { token, .. } => {
                     self.emit(Effect::Failed { token, why: RequestError::Storage });
                 }

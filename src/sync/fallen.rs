@@ -9,15 +9,17 @@
 //! device cannot look; it drops what has fallen at once. Batches from below the floor of the author are taken alike:
 //! there, too, the two must ask the same question, or the one waits for what the other takes for known.
 
-use super::effect::{Effect, GivenBack, PeerId, Stray};
+use std::time::Duration;
+
+use super::effect::{Effect, FoldRun, GivenBack, PeerId, Stray};
 use super::engine::Engine;
 use super::heal::end_of;
 use super::ingest::on_branches;
 use super::space::SpaceState;
 use crate::crypto::SealedBatch;
-use crate::model::{DeviceId, LogId, Seq, SpaceId, Tip};
+use crate::model::{DeviceId, LogId, Now, Seq, SpaceId, Tip};
 use crate::roster::Branch;
-use crate::wire::Message;
+use crate::wire::{BodyReader, Message, OpView};
 
 /// A history of a log of another device that has fallen from a place on.
 pub(super) struct Fallen {
@@ -25,10 +27,10 @@ pub(super) struct Fallen {
     to: Tip,
     /// What the other logs of its device are searched for, until that ends: from where on, and how far.
     searched: Option<(Seq, Seq)>,
-    /// More of its device has arrived since then.
+    /// More of its device has arrived since that began, or it failed.
     is_stale: bool,
-    /// Ops after the place, as far as this, are known to be in no other log.
-    unknown: Option<Seq>,
+    /// As far as this there are so many ops after the place that are known to be in no other log.
+    lost: Option<(Seq, u64)>,
     /// Its author has said that nothing of it is lost, as far as this.
     confirmed: Tip,
 }
@@ -45,7 +47,7 @@ impl Engine {
         let entry = state.log(log);
         if entry.fallen.as_ref().is_none_or(|fallen| to.seq < fallen.to.seq) {
             entry.fallen =
-                Some(Fallen { to, searched: None, is_stale: false, unknown: None, confirmed: Tip::NONE });
+                Some(Fallen { to, searched: None, is_stale: false, lost: None, confirmed: Tip::NONE });
             self.search_elsewhere(space, log);
         }
     }
@@ -59,6 +61,7 @@ impl Engine {
             fallen.is_stale = true;
             return;
         }
+        fallen.is_stale = false;
         let after = fallen.to.seq;
         fallen.searched = Some((after, through));
         self.emit(Effect::SearchElsewhere { space, log, after, through });
@@ -73,13 +76,42 @@ impl Engine {
         }
     }
 
+    /// More of a log is here: what of its device has fallen may be in there. Where it says so it is looked for at
+    /// once, otherwise after a while, because all its logs are read for that.
+    pub(super) fn search_fallen_in(&mut self, now: &Now, space: SpaceId, log: LogId, is_written_again: bool) {
+        if is_written_again {
+            return self.search_fallen(space, |device| *device == log.device);
+        }
+        let Some(state) = self.spaces.get_mut(&space) else { return };
+        let fallen = state.logs.iter_mut().filter(|(other, _)| other.device == log.device);
+        for fallen in fallen.filter_map(|(_, held)| held.fallen.as_mut()) {
+            fallen.is_stale = true;
+            state.search_again_at.get_or_insert(now.uptime + SEARCH_AGAIN_AFTER);
+        }
+    }
+
+    /// Looks again where more has arrived since, or a search failed.
+    pub(super) fn search_again(&mut self, now: &Now, space: SpaceId) {
+        let Some(state) = self.spaces.get_mut(&space) else { return };
+        if state.search_again_at.take_if(|at| *at <= now.uptime).is_none() {
+            return;
+        }
+        let stale = state.logs.iter().filter(|(_, held)| {
+            held.fallen.as_ref().is_some_and(|fallen| fallen.is_stale && fallen.searched.is_none())
+        });
+        for log in stale.map(|(log, _)| *log).collect::<Vec<_>>() {
+            self.search_elsewhere(space, log);
+        }
+    }
+
     /// Knows now whether the other logs of its device hold everything in a history that has fallen.
     pub(super) fn searched_elsewhere(
         &mut self,
+        now: &Now,
         space: SpaceId,
         log: LogId,
         searched: (Seq, Seq),
-        lost_count: u64,
+        lost_count: Option<u64>,
     ) {
         let Some(state) = self.spaces.get_mut(&space) else { return };
         let held = state.durable.tip(&log).seq;
@@ -90,7 +122,12 @@ impl Engine {
         }
         fallen.searched = None;
         let (to, through) = (fallen.to, searched.1);
-        fallen.unknown = (lost_count > 0).then_some(through);
+        let Some(lost_count) = lost_count else {
+            fallen.is_stale = true;
+            state.search_again_at.get_or_insert(now.uptime + SEARCH_AGAIN_AFTER);
+            return;
+        };
+        fallen.lost = (lost_count > 0).then_some((through, lost_count));
         if std::mem::take(&mut fallen.is_stale) || held != through {
             return self.search_elsewhere(space, log);
         }
@@ -101,6 +138,13 @@ impl Engine {
         for peer in self.peers.keys().copied().collect::<Vec<_>>() {
             self.give_back(peer, space);
         }
+    }
+
+    /// Histories of logs that have fallen and are kept until their author has had them back, with how many ops of
+    /// them are held nowhere else.
+    pub fn forgotten(&self, space: SpaceId) -> Vec<(LogId, u64)> {
+        let logs = self.spaces.get(&space).into_iter().flat_map(|state| &state.logs);
+        logs.filter_map(|(log, held)| Some((*log, held.fallen.as_ref()?.lost?.1))).collect()
     }
 
     /// Drops histories that have fallen of devices that cannot write them again any more.
@@ -197,7 +241,48 @@ impl SpaceState {
         of_device.filter_map(|(log, held)| {
             let fallen = held.fallen.as_ref()?;
             // From the place where they part on: the author knows them by that.
-            Some(Stray { log: *log, after: fallen.to.seq, through: fallen.unknown? })
+            Some(Stray { log: *log, after: fallen.to.seq, through: fallen.lost?.0 })
         })
     }
+
+    /// Whether a history of a log of this device has fallen.
+    pub(super) fn has_fallen(&self, device: DeviceId) -> bool {
+        self.logs.iter().any(|(log, held)| log.device == device && held.fallen.is_some())
+    }
+
+    /// Whether a cut reaches into a history of a log that has fallen.
+    pub(super) fn is_forgotten(&self, log: &LogId, cut: Tip) -> bool {
+        let fallen = self.logs.get(log).and_then(|held| held.fallen.as_ref());
+        fallen.is_some_and(|fallen| cut.seq > fallen.to.seq)
+    }
+
+    /// What has fallen and is within the base now stands there: nobody can select below it.
+    pub(super) fn forgive_below_base(&mut self) {
+        let base = self.base.as_ref();
+        for (log, held) in &mut self.logs {
+            let floor = base.map_or(Tip::NONE, |base| base.floor.tip(log));
+            held.fallen.take_if(|fallen| fallen.to.seq < floor.seq);
+        }
+    }
+
+    /// A selection says that what is held stands after all.
+    pub(super) fn stands_after(&mut self, log: LogId, to: Tip) {
+        let held = self.log(log);
+        if held.fallen.take_if(|fallen| fallen.to == to).is_some() {
+            // Another one may say that it does not.
+            held.branches.clear();
+        }
+    }
 }
+
+/// Whether a run holds ops that were written before, elsewhere.
+pub(super) fn has_reissued(run: &FoldRun) -> bool {
+    let Ok(frames) = BodyReader::new(&run.body, run.first, run.op_count) else { return false };
+    let is_reissue = |op: OpView<'_>| matches!(op, OpView::Reissue(_));
+    frames
+        .map_while(Result::ok)
+        .any(|frame| OpView::decode(frame.kind, frame.flags, frame.body).is_ok_and(is_reissue))
+}
+
+/// How long the logs of a device are left alone before they are searched for more of what is kept of it.
+pub(super) const SEARCH_AGAIN_AFTER: Duration = Duration::from_secs(10);

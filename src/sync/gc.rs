@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::engine::Engine;
 use super::space::SpaceState;
 use crate::fold::FOLD_VERSION;
-use crate::model::{DeviceId, Frontier, LogId, SpaceId, Wall};
+use crate::model::{DeviceId, Frontier, LogId, SpaceId, Tip, Wall};
 use crate::wire::checkpoint::CheckpointHash;
 
 /// A checkpoint that is whole here, and what is known of it.
@@ -51,6 +51,11 @@ pub enum GcHold {
     /// Ops of this device are being written again.
     Rewriting {
         /// Their log.
+        log: LogId,
+    },
+    /// A device has forgotten ops of a log within the cut, and they are kept here until it has had them back.
+    Forgotten {
+        /// The log.
         log: LogId,
     },
     /// This home came back from a backup or is a copy, and has not met this device since: what it has forgotten of
@@ -113,6 +118,13 @@ impl fmt::Display for GcHold {
             }
             Self::Disputed { log } => write!(f, "two histories of a log of {} exist", log.device.short()),
             Self::Rewriting { .. } => f.write_str("ops of this device are being written again"),
+            Self::Forgotten { log } => {
+                write!(
+                    f,
+                    "ops that {} has forgotten are kept here until it meets this device",
+                    log.device.short()
+                )
+            }
             Self::Unmet { device } => {
                 let short = device.short();
                 write!(f, "this home came back from a backup or is a copy and has not met {short} since")
@@ -215,7 +227,9 @@ impl SpaceState {
         let disputed = logs().filter(|log| self.is_disputed(log)).map(|log| GcHold::Disputed { log });
         let rewriting =
             logs().filter(|log| self.reissues.contains_key(log)).map(|log| GcHold::Rewriting { log });
-        diverged.chain(disputed).chain(rewriting).collect()
+        let into = |(log, tip): &(&LogId, &Tip)| self.is_forgotten(log, **tip);
+        let forgotten = cut.iter().filter(into).map(|(log, _)| GcHold::Forgotten { log: *log });
+        diverged.chain(disputed).chain(rewriting).chain(forgotten).collect()
     }
 
     /// Devices that are waited for and have not vouched for the checkpoint. A device that reads does that by

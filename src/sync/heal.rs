@@ -410,9 +410,12 @@ impl Engine {
         let is_on_it = |batch: &SealedBatch| {
             batch.header().first == branch.base.seq.next() && batch.link() == branch.first
         };
+        if after_base.as_ref().is_some_and(is_on_it) {
+            return state.stands_after(log, branch.base);
+        }
         // Where not even the base is here, the histories part earlier, and another selection speaks
         // of that.
-        if !is_base_here || after_base.as_ref().is_some_and(is_on_it) {
+        if !is_base_here {
             return;
         }
         let to = branch.base;

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::effect::{Effect, FoldRun, Notice, PeerId, Refusal};
 use super::engine::Engine;
+use super::fallen::has_reissued;
 use super::fork::LookUpReason;
 use super::heal::end_of;
 use super::space::{BlockedBy, Ingested, Then};
@@ -249,6 +250,7 @@ impl Engine {
         state.durable.set(log, tip);
         let is_bounded = !matches!(state.roster.allowance(&log), Allowance::All);
         let is_parked = state.logs.get(&log).is_some_and(|log| !log.parked.is_empty());
+        let is_written_again = state.has_fallen(log.device) && runs.iter().any(has_reissued);
         let folded = runs.last().map_or(Seq::ZERO, |run| run.first.plus(u64::from(run.op_count) - 1));
         if !runs.is_empty() {
             self.emit(Effect::Fold { space, runs });
@@ -261,7 +263,7 @@ impl Engine {
             // It was on its way to the store when the roster drew the line.
             self.enforce(space);
         }
-        self.search_fallen(space, |device| *device == log.device);
+        self.search_fallen_in(now, space, log, is_written_again);
         self.forward_later(now, space, log, from);
         // A blind device has stored it, and that is all it does; others say so once it is folded.
         if self.is_blind(space) {

@@ -54,8 +54,9 @@ pub(super) struct Session {
     pub ack_gossip_at: Option<Duration>,
     /// The checkpoint that the peer was told to begin with.
     pub floor_told: Option<CheckpointHash>,
-    /// Ends of runs of logs of the peer that it was given though it has dropped what was there.
-    pub given_back: BTreeSet<(LogId, Seq)>,
+    /// Runs of logs of the peer, after one place and through another, that it was given though it has dropped what
+    /// was there.
+    pub given_back: BTreeSet<(LogId, Seq, Seq)>,
     /// The last piece that the peer has given back of a history of an own log that has fallen.
     pub fallen_from_peer: BTreeMap<LogId, GivenBack>,
     /// How many such pieces are being dealt with.
@@ -634,6 +635,7 @@ impl Engine {
             }
             self.lease_tick(now, space);
             self.look_for_silence(now, space);
+            self.search_again(now, space);
             let Some(state) = self.spaces.get_mut(&space) else { continue };
             if state.store_again_at.take_if(|at| *at <= now.uptime).is_none() {
                 continue;

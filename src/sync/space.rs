@@ -61,6 +61,8 @@ pub(super) struct SpaceState {
     pub proofs: BTreeMap<LogId, ForkProof>,
     /// When to try again what the store refused.
     pub store_again_at: Option<Duration>,
+    /// When the logs of devices are searched again for what has fallen of others of them.
+    pub search_again_at: Option<Duration>,
     pub skewed_count: u64,
     pub parked_count: u64,
     /// Ops ever dropped here: acks are numbered by what was ever held.
@@ -176,6 +178,7 @@ impl SpaceState {
             parted: Parted::new(),
             proofs: BTreeMap::new(),
             store_again_at: None,
+            search_again_at: None,
             skewed_count: 0,
             parked_count: 0,
             dropped: 0,
@@ -301,9 +304,15 @@ pub(super) enum Then {
     /// The end of a log was dropped.
     Truncated { space: SpaceId, log: LogId, to: Tip, held: Tip },
     /// The history begins with a checkpoint; these logs ended before its cut.
-    Based { space: SpaceId, base: Base, raised: Vec<LogId>, token: Token },
+    Based { space: SpaceId, base: Base, raised: Vec<Raised>, token: Token },
     /// What a carrier brought was stored, as far as it was taken.
     Delivered { token: Token, outcome: Delivered },
+}
+
+/// A log that ends at the cut of a checkpoint now, and what was known of it before, in case that fails.
+pub(super) struct Raised {
+    pub log: LogId,
+    pub before: Option<LogState>,
 }
 
 /// See [`Then::Ingested`].

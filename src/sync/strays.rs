@@ -40,7 +40,7 @@ impl Engine {
             let Some(session) = self.session(peer, space).filter(|session| session.known.is_some()) else {
                 return;
             };
-            if session.given_back.insert((log, through)) {
+            if session.given_back.insert((log, after, through)) {
                 self.emit(Effect::Push { peer, space, log, after, after_link: TipHash::NONE, through });
             }
         }
@@ -102,6 +102,10 @@ impl Engine {
         if let Some(session) = fallen.and_then(|piece| self.session(piece.by?, space)) {
             session.recall_count = session.recall_count.saturating_sub(1);
         }
+        // Nothing of it can be told to be lost or not.
+        if let Some(piece) = fallen.filter(|piece| !piece.is_whole) {
+            self.miss_given_back(space, piece);
+        }
         let may_write = |space: &SpaceId| {
             let state = self.spaces.get(space);
             state.is_some_and(|state| state.is_active && state.roster.may_author(&own).is_ok())
@@ -135,6 +139,17 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// A piece that was given back is not dealt with: what its giver holds of that history is not known to be safe
+    /// before it gives it back anew.
+    pub(super) fn miss_given_back(&mut self, space: SpaceId, piece: GivenBack) {
+        let session = piece.by.and_then(|peer| self.session(peer, space));
+        if let Some(last) = session.and_then(|session| session.fallen_from_peer.get_mut(&piece.log)) {
+            last.is_whole = false;
+        }
+    }
+}
+
 /// How many pieces of a history that has fallen are taken from a peer before the first is dealt with.
 const RECALLS_MAX: usize = 64;
 
@@ -163,6 +178,13 @@ impl<'a> StraySearch<'a> {
     pub fn is_stray(&self, op: &Stored) -> bool {
         let is_known = self.based.knows(&op.dot, op.hlc, op.kind, op.flags, &op.body);
         !is_known && !self.above.contains(&(op.dot, op.hlc))
+    }
+
+    /// Whether an op is in none of what was looked at; from now on it is.
+    pub fn take_stray(&mut self, op: &Stored) -> bool {
+        let is_stray = self.is_stray(op);
+        self.above.insert((op.dot, op.hlc));
+        is_stray
     }
 
     /// Looks at a batch of another device within the cut; those of one log come in order.

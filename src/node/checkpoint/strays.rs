@@ -6,12 +6,12 @@ use bytes::Bytes;
 use tracing::warn;
 
 use super::Standing;
-use crate::crypto::{EpochKey, Opener, SealedBatch};
+use crate::crypto::{BatchError, EpochKey, Opener, SealedBatch};
 use crate::fold::State;
 use crate::model::{DeviceId, Frontier, KeyId, LogId, Seq, SpaceId};
 use crate::node::error::NodeError;
 use crate::node::space::Space;
-use crate::store::{Store, StoreError};
+use crate::store::{Part, Store, StoreError};
 use crate::sync::{Input, Stray, StraySearch};
 use crate::wire::checkpoint::ManifestFields;
 
@@ -115,14 +115,15 @@ impl Held {
         for (log, _) in self.frontier.iter().filter(|(log, _)| !parted.contains(log)) {
             let after = cut.tip(log).seq.max(floor.tip(log).seq);
             of.each(log, after, Seq::new(u64::MAX), &mut |first, op_count, body| {
-                search.above(log, first, op_count, body);
+                body.inspect(|body| search.above(log, first, op_count, body));
             })?;
         }
         for (log, end) in cut.iter().filter(|(log, _)| self.authors.contains(&log.device)) {
             // What comes after the cut goes with what is before it.
             let end = if parted.contains(log) { Seq::new(u64::MAX) } else { end.seq };
+            // What waits for a key is in no state, here or there.
             of.each(log, floor.tip(log).seq, end, &mut |first, op_count, body| {
-                search.within(log, first, op_count, body);
+                body.inspect(|body| search.within(log, first, op_count, body));
             })?;
         }
         Ok(search.finish())
@@ -138,28 +139,31 @@ pub(in crate::node) struct Readable<'a> {
 }
 
 impl Readable<'_> {
-    /// Shows every batch of a log that begins after one position and not after another, as far as it can be read:
-    /// what waits for a key is in no state, here or there.
+    /// Shows every batch of a log that begins after one position and not after another: where it begins, how many
+    /// ops are in it, and its body if that can be read.
     pub fn each(
         &self,
         log: &LogId,
         after: Seq,
         end: Seq,
-        show: &mut dyn FnMut(Seq, u32, &Bytes),
+        show: &mut dyn FnMut(Seq, u32, Option<&Bytes>),
     ) -> Result<(), StoreError> {
         let (mut opener, mut after) = (Opener::new(), after);
         let tip = self.frontier.tip(log).seq;
         while let Some(run) = self.store.run(&self.space, log, after, tip, RUN_BYTES)? {
-            let Ok(batches) = SealedBatch::parse_run(run.bytes) else { return Ok(()) };
+            let damaged = |error: BatchError| StoreError::Damaged {
+                what: Part::Batch { log: *log, seq: after.next() },
+                source: Some(error.into()),
+            };
+            let batches = SealedBatch::parse_run(run.bytes).map_err(damaged)?;
             for batch in &batches {
                 let header = batch.header();
                 if header.first > end {
                     return Ok(());
                 }
                 let key = (self.key)(&header.key_id);
-                if let Some(body) = key.and_then(|key| opener.open(&key, batch).ok()) {
-                    show(header.first, header.op_count, &body.into());
-                }
+                let body = key.and_then(|key| opener.open(&key, batch).ok()).map(Bytes::from);
+                show(header.first, header.op_count, body.as_ref());
             }
             after = run.last;
         }
