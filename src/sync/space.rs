@@ -231,14 +231,15 @@ impl SpaceState {
 
     /// Keys that batches or a checkpoint wait for and no record here names, as far as anybody is asked for them.
     pub fn unnamed_keys(&self) -> BTreeSet<KeyId> {
-        let parked = self.logs.values().flat_map(|log| &log.parked).copied();
-        let of_base = self.key_of_base.filter(|id| !self.keys.contains_key(id));
-        of_base
-            .into_iter()
-            .chain(parked)
-            .filter(|id| !self.roster.knows_key(id))
-            .take(UNNAMED_KEYS_MAX)
-            .collect()
+        let is_unnamed = |id: &KeyId| !self.roster.knows_key(id);
+        let of_base = self.key_of_base.filter(|id| !self.keys.contains_key(id) && is_unnamed(id));
+        let mut of_authors: BTreeMap<DeviceId, BTreeSet<KeyId>> = BTreeMap::new();
+        for (log, held) in self.logs.iter().filter(|(_, held)| !held.parked.is_empty()) {
+            let of_author = of_authors.entry(log.device).or_default();
+            let room = UNNAMED_KEYS_MAX.saturating_sub(of_author.len());
+            of_author.extend(held.parked.iter().copied().filter(is_unnamed).take(room));
+        }
+        of_base.into_iter().chain(of_authors.into_values().flatten()).collect()
     }
 
     /// How many batches wait for a key.
@@ -278,7 +279,7 @@ impl SpaceState {
     }
 }
 
-/// How many keys that no record names are asked for: an author can name any number.
+/// How many keys that no record names are asked for, by author: one can name any number.
 const UNNAMED_KEYS_MAX: usize = 64;
 
 /// What happens once a transaction is durable.
@@ -347,4 +348,24 @@ pub(super) struct SealedTip {
     pub before: Seq,
     pub tip: Tip,
     pub bytes: bytes::Bytes,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::stable::tests::{log, space};
+    use super::*;
+
+    #[test]
+    fn an_author_that_names_any_number_of_keys_is_not_in_the_way_of_another() {
+        let mut space = space();
+        let key_id = |n: u8| KeyId::from_bytes([n; 16]);
+        space.log(log(1)).parked = (1..=100).map(key_id).collect();
+        space.log(log(2)).parked = BTreeSet::from([key_id(200)]);
+        space.key_of_base = Some(key_id(201));
+
+        let asked = space.unnamed_keys();
+
+        assert_eq!(asked.len(), UNNAMED_KEYS_MAX + 2);
+        assert!(asked.contains(&key_id(200)) && asked.contains(&key_id(201)));
+    }
 }
