@@ -418,6 +418,21 @@ fn nobody_is_told_that_nothing_is_lost_where_an_earlier_piece_was_not_dealt_with
 }
 
 #[test]
+fn what_is_drafted_outlives_a_store_that_refuses_what_came_back() {
+    let mut fleet = three_lives();
+    fleet.draft_fact(THIRD, "drafted");
+    let (space, delivery) = (fleet.space, Delivery { batches: fleet.batches(2), ..Delivery::default() });
+
+    fleet.devices[THIRD].is_ill = true;
+    fleet.tell(THIRD, Input::Deliver { space, delivery, token: Token(7) });
+    fleet.devices[THIRD].is_ill = false;
+    fleet.state_fact(THIRD, "after");
+    fleet.meet(THIRD, 1);
+
+    assert_eq!(fleet.facts(1), ["after", "drafted", "first", "shared", "third"]);
+}
+
+#[test]
 fn a_later_selection_lets_what_has_fallen_stand() {
     let mut fleet = three_lives();
     let (space, log, base) = (fleet.space, fleet.log(), fleet.end_at(2, 1));

@@ -324,7 +324,8 @@ impl Engine {
     /// send again from this device's frontier, which never moved.
     fn persist_failed(&mut self, now: &Now, txn: TxnId) {
         let mut is_peer_data_lost = false;
-        for then in self.in_flight.remove(&txn).unwrap_or_default() {
+        // What came last goes first: an op may be in a log that was begun for it.
+        for then in self.in_flight.remove(&txn).unwrap_or_default().into_iter().rev() {
             match then {
                 Then::Ingested(ingested) => {
                     if let Some(space) = self.spaces.get_mut(&ingested.space) {
