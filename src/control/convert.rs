@@ -371,6 +371,12 @@ fn reason_form(reason: &HealthReason) -> ReasonForm {
             "`kinfold verify` finds the first row that differs; nothing is thrown away meanwhile, so keep both homes",
             Some(device),
         ),
+        HealthReason::Forgotten { device, ops } => form(
+            "Forgotten",
+            format!("{ops} ops that {} has forgotten are kept here", device.short()),
+            "was its disk put back more than once? connect it to this device, which gives them back",
+            Some(device),
+        ),
         HealthReason::KeyMissing { batches } => form(
             "KeyMissing",
             format!("{batches} batches wait for their key"),

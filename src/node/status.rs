@@ -182,6 +182,9 @@ impl Core {
         for (log, why) in self.engine.blocked_logs(view.space) {
             health.push(HealthReason::LogBlocked { device: log.device, why: why.to_owned() });
         }
+        for (log, ops) in self.engine.forgotten(view.space) {
+            health.push(HealthReason::Forgotten { device: log.device, ops });
+        }
         // A blind device has no use for keys, and nothing is amiss for lack of them.
         let may_hold_keys = view.roster.role_of(&own).is_some_and(Role::holds_keys);
         if may_hold_keys && view.parked_count > 0 {

@@ -272,6 +272,13 @@ pub enum HealthReason {
         /// The root there.
         theirs: Root,
     },
+    /// A device has forgotten ops that only this device still has; they are kept until the two meet.
+    Forgotten {
+        /// Which.
+        device: DeviceId,
+        /// How many ops.
+        ops: u64,
+    },
     /// Batches wait for an epoch key.
     KeyMissing {
         /// How many batches.
