@@ -450,7 +450,7 @@ impl Host {
             } else if let Some(order) = life.reissues.pop_front() {
                 self.reissue(&order);
             } else if let Some((space, fallen, ops)) = life.next_recall(&self.disk) {
-                life.inputs.push_back(Input::Recalled { space, fallen, ops });
+                life.inputs.push_back(Input::Recalled { space, fallen, ops: Some(ops) });
             } else if let Some((space, log, after, through)) = life.searches.pop_front() {
                 let lost_count = Some(lost_count(&self.disk, space, log, after, through));
                 life.inputs.push_back(Input::SearchedElsewhere { space, log, after, through, lost_count });
@@ -921,7 +921,9 @@ fn parted(disk: &Disk, engine: &Engine, space: SpaceId, cut: &Frontier, own: Dev
             continue;
         }
         let said = others.iter().filter_map(|device| engine.ack_of(space, device));
-        let said = said.map(|ack| ack.frontier.tip(log)).filter(|tip| tip.seq <= held.seq);
+        // Where it parts from the cut everybody gives it up for the checkpoint.
+        let is_parted = held.seq >= end.seq;
+        let said = said.map(|ack| ack.frontier.tip(log)).filter(|tip| !is_parted && tip.seq <= held.seq);
         let said = said.filter(|tip| disk.is_end(&space, log, tip)).max_by_key(|tip| tip.seq);
         let to = said.into_iter().chain([floor.tip(log)]).max_by_key(|tip| tip.seq).unwrap_or(Tip::NONE);
         if to.seq < held.seq {

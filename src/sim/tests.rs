@@ -121,3 +121,8 @@ fn nothing_is_written_again_for_a_checkpoint_behind_the_base() {
 fn a_removed_row_stays_removed_where_a_device_begins_behind_what_it_wrote() {
     check([5_007], &Knobs { trust_permille: 60, ..forgetful() });
 }
+
+#[test]
+fn a_life_that_was_selected_behind_a_base_of_others_gives_way_to_it() {
+    check([2_175], &Knobs { copies: false, ..years() });
+}

@@ -416,7 +416,9 @@ impl Space {
                 continue;
             }
             let mut to = floor.tip(&log);
-            for tip in said.into_iter().filter(|tip| tip.seq <= held.seq) {
+            // Where it parts from the cut everybody gives it up for the checkpoint: that others hold it is of no use.
+            let is_parted = held.seq >= end.seq;
+            for tip in said.into_iter().filter(|tip| !is_parted && tip.seq <= held.seq) {
                 if tip.seq > to.seq && is_end(&log, &tip)? {
                     to = tip;
                 }
