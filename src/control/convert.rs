@@ -373,8 +373,12 @@ fn reason_form(reason: &HealthReason) -> ReasonForm {
         ),
         HealthReason::Forgotten { device, ops } => form(
             "Forgotten",
-            format!("{ops} ops that {} has forgotten are kept here", device.short()),
-            "was its disk put back more than once? connect it to this device, which gives them back",
+            match ops {
+                1 => format!("an op that {} has forgotten is kept here", device.short()),
+                _ => format!("{ops} ops that {} has forgotten are kept here", device.short()),
+            },
+            "was its disk put back more than once? connect it to this device, which gives them back; where it is lost, \
+             `kinfold revoke` gives them up",
             Some(device),
         ),
         HealthReason::KeyMissing { batches } => form(

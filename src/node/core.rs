@@ -630,7 +630,7 @@ impl Core {
             } else if let Some(reissue) = self.reissues.pop_front() {
                 self.reissue(&reissue);
             } else if let Some((space, ops)) = self.next_recall() {
-                self.inputs.push_back(Input::Recalled { space, fallen: None, ops });
+                self.inputs.push_back(Input::Recalled { space, fallen: None, ops: Some(ops) });
             } else if std::mem::take(&mut self.is_carried) {
                 self.appends(&mut VecDeque::new());
             } else {

@@ -3,6 +3,7 @@
 //! The logs of a device may be long, so they are searched on a thread of its own, one question after the other.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -87,19 +88,17 @@ impl Core {
         let failed = question.failed();
         let if_not_begun = failed.clone();
         let search = move || {
-            let answer = held.answer(question);
+            // A panic, which its hook has reported, is no reason to wait for ever.
+            let answer = std::panic::catch_unwind(AssertUnwindSafe(|| held.answer(question)));
+            let answer = answer.ok().and_then(|answer| {
+                let cannot = "a history that has fallen cannot be searched for, so it stays";
+                answer.inspect_err(|error| error!(error = %chain_of(error), cannot)).ok()
+            });
             let tell = move |core: &mut Core| {
+                core.take_fallen(answer.unwrap_or(failed));
+                // The next search sees what comes of this one.
+                core.settle();
                 core.fallen.is_asked = false;
-                match answer {
-                    Ok(inputs) => core.take_fallen(inputs),
-                    Err(error) => {
-                        error!(
-                            error = %chain_of(&error),
-                            "a history that has fallen cannot be searched for, so it stays"
-                        );
-                        core.take_fallen(failed);
-                    }
-                }
                 core.answer_fallen();
             };
             drop(jobs.blocking_send(Job::Ask(Box::new(tell))));
@@ -130,8 +129,6 @@ impl Core {
             }
             self.tell(input);
         }
-        // The next search sees what comes of this one.
-        self.settle();
     }
 }
 
@@ -144,9 +141,8 @@ impl Question {
                 vec![Input::SearchedElsewhere { space, log, after, through, lost_count: None }]
             }
             About::Back(pieces) => {
-                let missed = |piece: &GivenBack| GivenBack { is_whole: false, ..*piece };
-                let pieces = pieces.iter().map(|(piece, _)| Some(missed(piece)));
-                pieces.map(|fallen| Input::Recalled { space, fallen, ops: Vec::new() }).collect()
+                let pieces = pieces.iter().map(|(piece, _)| Some(*piece));
+                pieces.map(|fallen| Input::Recalled { space, fallen, ops: None }).collect()
             }
         }
     }
@@ -188,7 +184,7 @@ impl Held {
             About::Back(pieces) => {
                 let recalled = |(piece, mut ops): (GivenBack, Vec<Stored>)| {
                     ops.retain(|op| search.take_stray(op));
-                    Input::Recalled { space, fallen: Some(piece), ops }
+                    Input::Recalled { space, fallen: Some(piece), ops: Some(ops) }
                 };
                 Ok(pieces.into_iter().map(recalled).collect())
             }

@@ -16,8 +16,8 @@ use crate::model::{
 };
 use crate::roster::{Admit, Author, NewDevice, Role, Roster};
 use crate::sync::{
-    Authored, BaseRefused, Effect, Engine, GivenBack, Input, Notice, PeerId, RequestError, RosterChange,
-    Stored, Stray, Token, Txn, TxnId, Write,
+    Authored, BaseRefused, Effect, Engine, Input, Notice, PeerId, RequestError, RosterChange, Stored, Stray,
+    Token, Txn, TxnId, Write,
 };
 use crate::wire::checkpoint::CheckpointHash;
 
@@ -38,7 +38,9 @@ pub(super) struct Device {
     pub is_ill: bool,
     /// No history that has fallen can be searched for.
     pub cannot_search: bool,
-    /// How often one was.
+    /// What such searches come to waits here, where it does.
+    pub answers: Option<Vec<Input>>,
+    /// How often one was made.
     pub search_count: usize,
     /// Another one for each copy.
     twin: u8,
@@ -224,6 +226,7 @@ impl Device {
             lookup_count: 0,
             is_ill: false,
             cannot_search: false,
+            answers: None,
             search_count: 0,
             twin: 0,
             uptime: Duration::from_secs(5),
@@ -238,6 +241,12 @@ impl Device {
         self.start(space);
         let folded = self.folded(space);
         self.step(space, folded);
+    }
+
+    /// One input, and nothing that follows from it.
+    pub fn just(&mut self, input: Input) -> Vec<Effect> {
+        let now = Now { uptime: self.uptime, wall: self.wall, entropy: [self.twin; 32] };
+        self.engine.step(&now, input)
     }
 
     /// Starts anew, and the state is still to be built.
@@ -324,17 +333,17 @@ impl Device {
                         self.search_count += 1;
                         let lost_count = lost_count(&self.disk, space, log, after, through);
                         let lost_count = (!self.cannot_search).then_some(lost_count);
-                        inputs.push(Input::SearchedElsewhere { space, log, after, through, lost_count });
+                        let answer = Input::SearchedElsewhere { space, log, after, through, lost_count };
+                        self.answers.as_mut().unwrap_or(&mut inputs).push(answer);
                     }
                     Effect::Recall { fallen: None, ops, .. } => {
                         let is_new =
                             |op: &&Stored| !self.state.knows(&op.dot, op.hlc, op.kind, op.flags, &op.body);
-                        let ops = ops.iter().filter(is_new).cloned().collect();
+                        let ops = Some(ops.iter().filter(is_new).cloned().collect());
                         inputs.push(Input::Recalled { space, fallen: None, ops });
                     }
                     Effect::Recall { fallen: Some(fallen), .. } if self.cannot_search => {
-                        let fallen = Some(GivenBack { is_whole: false, ..fallen });
-                        inputs.push(Input::Recalled { space, fallen, ops: Vec::new() });
+                        inputs.push(Input::Recalled { space, fallen: Some(fallen), ops: None });
                     }
                     Effect::Recall { fallen: Some(fallen), mut ops, .. } => {
                         let based = first_state(&self.disk, &space);
@@ -343,7 +352,7 @@ impl Device {
                             search.above(&run.log, run.first, run.op_count, &run.body);
                         }
                         ops.retain(|op| search.take_stray(op));
-                        inputs.push(Input::Recalled { space, fallen: Some(fallen), ops });
+                        inputs.push(Input::Recalled { space, fallen: Some(fallen), ops: Some(ops) });
                     }
                 }
             }

@@ -11,7 +11,11 @@ use crate::crypto::EpochKey;
 use crate::model::{Frontier, Hlc, LogId, Op, Payload, Seq, Tip, TipHash};
 use crate::roster::{Author, Branch, Change};
 use crate::sync::gc::Proposal;
-use crate::sync::{Authored, Delivery, GcHold, Input, Notice, RosterChange, Stray, Token, Txn, TxnId, Write};
+use crate::sync::{
+    Authored, Delivery, Effect, GcHold, GivenBack, Input, Notice, RosterChange, Stored, Stray, Token, Txn,
+    TxnId, Write,
+};
+use crate::wire::Message;
 use crate::wire::checkpoint::CheckpointHash;
 
 /// The home in its second life, put back from a backup, and in its third. The first is device 0.
@@ -298,9 +302,119 @@ fn a_search_that_fails_is_made_again() {
     assert_eq!((fleet.forgotten(2), fleet.is_dropped(2)), (None, false));
 
     fleet.devices[2].cannot_search = false;
-    fleet.pass(2, Duration::from_secs(20));
+    fleet.pass(2, Duration::from_secs(90));
 
     assert_eq!(fleet.forgotten(2), Some(2));
+}
+
+#[test]
+fn what_a_search_comes_to_counts_though_more_has_arrived_meanwhile() {
+    let mut fleet = three_lives();
+    let space = fleet.space;
+    fleet.devices[2].restart(space);
+    fleet.devices[2].answers = Some(Vec::new());
+    fleet.state_fact(THIRD, "more");
+    fleet.meet(THIRD, 1);
+    fleet.meet(1, 2);
+    fleet.pass(2, Duration::from_secs(20));
+    fleet.state_fact(THIRD, "and more");
+    fleet.meet(THIRD, 1);
+    fleet.meet(1, 2);
+    let before = fleet.devices[2].search_count;
+    let answers = fleet.devices[2].answers.take().unwrap();
+    assert_eq!(answers.len(), 1, "one at a time");
+
+    fleet.tell(2, answers[0].clone());
+
+    assert_eq!(fleet.forgotten(2), Some(2));
+    assert_eq!(fleet.devices[2].search_count, before, "the next one takes its time");
+    fleet.pass(2, Duration::from_secs(20));
+    assert_eq!(fleet.devices[2].search_count, before + 1);
+}
+
+#[test]
+fn a_search_whose_end_fell_into_a_base_that_failed_is_made_again() {
+    let mut fleet = three_lives();
+    let space = fleet.space;
+    let beyond = Tip { seq: Seq::new(9), hash: TipHash::from_bytes([9; 32]) };
+    let (checkpoint, cut) = fleet.checkpoint_with(1, 0xc1, beyond);
+    fleet.devices[2].answers = Some(Vec::new());
+    fleet.state_fact(THIRD, "more");
+    fleet.meet(THIRD, 1);
+    fleet.meet(1, 2);
+    fleet.pass(2, Duration::from_secs(20));
+    let answer = fleet.devices[2].answers.take().unwrap().remove(0);
+
+    let device = &mut fleet.devices[2];
+    let effects = device.just(Input::Base { space, checkpoint, cut, token: Token(9) });
+    device.just(answer);
+    let txn = effects.into_iter().find_map(|effect| match effect {
+        Effect::Persist(txn) => Some(txn.id),
+        _ => None,
+    });
+    device.just(Input::PersistFailed(txn.unwrap()));
+    let before = device.search_count;
+    fleet.pass(2, Duration::from_secs(20));
+
+    assert_eq!(fleet.devices[2].search_count, before + 1);
+}
+
+#[test]
+fn what_was_not_dealt_with_is_asked_for_again_without_another_connection() {
+    let mut fleet = three_lives();
+    fleet.devices[THIRD].cannot_search = true;
+    fleet.connect(2, THIRD);
+    fleet.devices[THIRD].cannot_search = false;
+    assert!(!fleet.facts(THIRD).contains(&"second".to_owned()));
+
+    fleet.pass(THIRD, Duration::from_secs(90));
+
+    assert_eq!(fleet.facts(THIRD), ALL);
+    assert!(fleet.is_dropped(2));
+}
+
+/// What is told to the one who gave back two pieces, of which the first is written again and the second is known, once
+/// the disk has taken both, the second, or none.
+fn told_after(is_first_stored: bool, is_second_stored: bool) -> usize {
+    let mut fleet = three_lives();
+    let (space, log) = (fleet.space, fleet.log());
+    let ends = [fleet.end_at(2, 2), fleet.end_at(2, 3)];
+    let lost = fleet.ops(2).into_iter().find(|op| op.dot.seq == Seq::new(2)).unwrap();
+    let StoredOp { dot, hlc, kind, flags, body } = lost;
+    let ops = [vec![Stored { dot, hlc, kind, flags, body: body.into() }], Vec::new()];
+    fleet.connect(1, THIRD);
+    let device = &mut fleet.devices[THIRD];
+    let partings = |effects: Vec<Effect>| {
+        let is_parting = |effect: &&Effect| match effect {
+            Effect::Send { frame, .. } => matches!(Message::decode(frame), Ok(Message::Parting { .. })),
+            _ => false,
+        };
+        effects.iter().filter(is_parting).count()
+    };
+    let mut txns = Vec::new();
+    for (end, ops) in ends.into_iter().zip(ops) {
+        let fallen = Some(GivenBack { log, end, by: Some(peer(1)), is_whole: true });
+        let effects = device.just(Input::Recalled { space, fallen, ops: Some(ops) });
+        txns.extend(effects.iter().filter_map(|effect| match effect {
+            Effect::Persist(txn) => Some(txn.id),
+            _ => None,
+        }));
+        assert_eq!(partings(effects), 0, "nothing is durable yet");
+    }
+    assert_eq!(txns.len(), 2);
+    let mut told = 0;
+    for (txn, is_stored) in txns.into_iter().zip([is_first_stored, is_second_stored]) {
+        let input = if is_stored { Input::Persisted(txn) } else { Input::PersistFailed(txn) };
+        told = partings(device.just(input));
+    }
+    told
+}
+
+#[test]
+fn that_nothing_is_lost_is_said_once_every_piece_before_is_durable() {
+    assert_eq!(told_after(true, true), 1);
+    assert_eq!(told_after(true, false), 0);
+    assert_eq!(told_after(false, true), 0);
 }
 
 #[test]
@@ -337,7 +451,7 @@ fn nobody_is_told_that_nothing_is_lost_of_what_was_not_dealt_with() {
         assert!(!fleet.is_dropped(2));
         assert!(!fleet.facts(THIRD).contains(&"second".to_owned()));
 
-        fleet.pass(THIRD, Duration::from_secs(20));
+        fleet.pass(THIRD, Duration::from_secs(90));
         for _ in 0..2 {
             fleet.meet(2, THIRD);
         }
@@ -373,6 +487,11 @@ fn what_cannot_be_read_of_a_history_that_has_fallen_is_kept_too() {
     assert_eq!((fleet.forgotten(2), fleet.is_dropped(2)), (Some(1), false));
     fleet.meet(2, THIRD);
     assert!(!fleet.is_dropped(2), "its author cannot read it either");
+    let (hash, _) = fleet.checkpoint(1, 0xc1);
+    let reader = &fleet.devices[2];
+    let kept = reader.disk.checkpoint(&hash).unwrap();
+    let (strays, _) = super::shell::strays(&reader.disk, &reader.engine, space, kept, fleet.device(2));
+    assert_eq!(strays.len(), 1, "nor is it given up for a checkpoint");
 
     let keys = fleet.devices[SECOND].engine.keys().into_iter();
     let writes = keys.map(|(space, key)| Write::Key { space, key }).collect();

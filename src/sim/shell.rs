@@ -152,10 +152,9 @@ pub(super) fn strays(
     let floor = disk.base(&space).map(|base| base.floor.clone()).unwrap_or_default();
     let based = state_of(&kept.chunks);
     let mut search = StraySearch::new(&based);
-    let each = |log: &LogId, after: Seq, end: Seq, look: &mut dyn FnMut(Seq, u32, &Bytes)| {
-        each(disk, space, log, after, end, &mut |first, count, body| {
-            body.inspect(|body| look(first, count, body));
-        });
+    let fallen = engine.fallen(space);
+    let each = |log: &LogId, after: Seq, end: Seq, look: &mut dyn FnMut(Seq, u32, Option<&Bytes>)| {
+        each(disk, space, log, after, end, look);
     };
     // Of an end below the floor nothing is here to be held against it.
     let is_parted = |log: &LogId, end: &Tip| {
@@ -167,7 +166,7 @@ pub(super) fn strays(
         if end == Tip::NONE || !is_parted(&log, &end) {
             let after = end.seq.max(floor);
             each(&log, after, Seq::new(u64::MAX), &mut |first, count, body| {
-                search.above(&log, first, count, body);
+                body.inspect(|body| search.above(&log, first, count, body));
             });
         }
     }
@@ -179,7 +178,12 @@ pub(super) fn strays(
         if view.roster.may_author(&log.device).is_ok() {
             let end = if is_parted { Seq::new(u64::MAX) } else { end.seq };
             let after = floor.tip(log).seq;
-            each(log, after, end, &mut |first, count, body| search.within(log, first, count, body));
+            let fallen = fallen.get(log);
+            each(log, after, end, &mut |first, count, body| match body {
+                Some(body) => search.within(log, first, count, body),
+                None if fallen.is_some_and(|to| first > *to) => search.unreadable(log, first, count),
+                None => {}
+            });
         }
     }
     (search.finish().into_iter().map(|(stray, _)| stray).collect(), parted)

@@ -119,7 +119,7 @@ impl Engine {
     }
 
     /// The base did not become durable: everything is as before.
-    pub(super) fn unbased(&mut self, space: SpaceId, raised: Vec<Raised>, token: Token) {
+    pub(super) fn unbased(&mut self, now: &Now, space: SpaceId, raised: Vec<Raised>, token: Token) {
         if let Some(state) = self.spaces.get_mut(&space) {
             state.is_base_arriving = false;
             for Raised { log, before } in raised {
@@ -129,6 +129,7 @@ impl Engine {
                 }
                 // What was on its way to the store is lost as well.
                 state.rewind(log);
+                state.search_anew(now, log);
             }
             state.recount_parked();
         }

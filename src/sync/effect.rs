@@ -333,10 +333,10 @@ pub enum Input {
     Recalled {
         /// The space.
         space: SpaceId,
-        /// As asked; not whole where the search failed.
+        /// As asked.
         fallen: Option<GivenBack>,
-        /// The ops, in order; none is fine.
-        ops: Vec<Stored>,
+        /// The ops, in order, none is fine; `None`: nobody knows, because the search failed. They are asked for again.
+        ops: Option<Vec<Stored>>,
     },
     /// No checkpoint is looked for any more: what is held of a space is told, see [`Engine::hold_back`].
     ///

@@ -175,7 +175,7 @@ impl Engine {
             Input::SearchedElsewhere { space, log, after, through, lost_count } => {
                 self.searched_elsewhere(now, space, log, (after, through), lost_count);
             }
-            Input::Recalled { space, fallen, ops } => self.recalled(space, &ops, fallen),
+            Input::Recalled { space, fallen, ops } => self.recalled(now, space, ops.as_deref(), fallen),
             Input::Release { space } => self.release(space),
             Input::Doubt => self.doubt(),
             Input::Tick => self.tick(now),
@@ -187,10 +187,10 @@ impl Engine {
 
     /// The next moment the engine wants an [`Input::Tick`].
     pub fn deadline(&self) -> Option<Deadline> {
-        let seal = self.spaces.values().filter_map(|space| space.store_again_at);
-        let seal = seal.map(|at| Deadline { at, why: DeadlineReason::StoreAgain });
+        let store = self.spaces.values().filter_map(|space| space.store_again_at);
+        let store = store.map(|at| Deadline { at, why: DeadlineReason::StoreAgain });
         let search = self.spaces.values().filter_map(|space| space.search_again_at);
-        let seal = seal.chain(search.map(|at| Deadline { at, why: DeadlineReason::SearchAgain }));
+        let search = search.map(|at| Deadline { at, why: DeadlineReason::SearchAgain });
         let rotate = self.spaces.values().flat_map(|space| {
             space.rotate_at.into_iter().chain(space.rotation.as_ref().map(|rotation| rotation.commit_at))
         });
@@ -199,7 +199,13 @@ impl Engine {
         let looks = looks.map(|at| Deadline { at, why: DeadlineReason::Silence });
         let lease = self.lease_deadline().map(|at| Deadline { at, why: DeadlineReason::Lease });
         let peers = self.peers.values().filter_map(Peer::deadline);
-        peers.chain(seal).chain(rotate).chain(looks).chain(lease).min_by_key(|deadline| deadline.at)
+        peers
+            .chain(store)
+            .chain(search)
+            .chain(rotate)
+            .chain(looks)
+            .chain(lease)
+            .min_by_key(|deadline| deadline.at)
     }
 
     /// This device.
@@ -316,6 +322,7 @@ impl Engine {
                 Then::NewLog { space, log, moved, .. } => self.new_log_begun(space, log, moved),
                 Then::Based { space, base, raised, token } => self.based(now, space, base, &raised, token),
                 Then::Delivered { token, outcome } => self.emit(Effect::Delivered { token, outcome }),
+                Then::GivenBack { space, piece } => self.confirm_given_back(space, piece),
             }
         }
     }
@@ -343,7 +350,7 @@ impl Engine {
                         self.emit(Effect::Failed { token, why: RequestError::Storage });
                     }
                     if let Some(piece) = appended.given_back {
-                        self.miss_given_back(appended.space, piece);
+                        self.miss_given_back(now, appended.space, piece);
                     }
                 }
                 Then::Sealed { space, .. } => {
@@ -393,7 +400,8 @@ impl Engine {
                     }
                     is_peer_data_lost = true;
                 }
-                Then::Based { space, raised, token, .. } => self.unbased(space, raised, token),
+                Then::Based { space, raised, token, .. } => self.unbased(now, space, raised, token),
+                Then::GivenBack { space, piece } => self.miss_given_back(now, space, piece),
                 Then::Delivered { token, .. } => {
                     self.emit(Effect::Failed { token, why: RequestError::Storage });
                 }

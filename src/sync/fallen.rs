@@ -9,6 +9,7 @@
 //! device cannot look; it drops what has fallen at once. Batches from below the floor of the author are taken alike:
 //! there, too, the two must ask the same question, or the one waits for what the other takes for known.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::effect::{Effect, FoldRun, GivenBack, PeerId, Stray};
@@ -29,6 +30,8 @@ pub(super) struct Fallen {
     searched: Option<(Seq, Seq)>,
     /// More of its device has arrived since that began, or it failed.
     is_stale: bool,
+    /// What has arrived since says that it was written again, or makes more readable.
+    is_urgent: bool,
     /// As far as this there are so many ops after the place that are known to be in no other log.
     lost: Option<(Seq, u64)>,
     /// Its author has said that nothing of it is lost, as far as this.
@@ -46,8 +49,14 @@ impl Engine {
         }
         let entry = state.log(log);
         if entry.fallen.as_ref().is_none_or(|fallen| to.seq < fallen.to.seq) {
-            entry.fallen =
-                Some(Fallen { to, searched: None, is_stale: false, lost: None, confirmed: Tip::NONE });
+            entry.fallen = Some(Fallen {
+                to,
+                searched: None,
+                is_stale: false,
+                is_urgent: false,
+                lost: None,
+                confirmed: Tip::NONE,
+            });
             self.search_elsewhere(space, log);
         }
     }
@@ -58,10 +67,10 @@ impl Engine {
         let through = state.durable.tip(&log).seq;
         let Some(fallen) = state.logs.get_mut(&log).and_then(|log| log.fallen.as_mut()) else { return };
         if fallen.searched.is_some() {
-            fallen.is_stale = true;
+            fallen.is_urgent = true;
             return;
         }
-        fallen.is_stale = false;
+        (fallen.is_stale, fallen.is_urgent) = (false, false);
         let after = fallen.to.seq;
         fallen.searched = Some((after, through));
         self.emit(Effect::SearchElsewhere { space, log, after, through });
@@ -96,6 +105,8 @@ impl Engine {
         if state.search_again_at.take_if(|at| *at <= now.uptime).is_none() {
             return;
         }
+        self.ask_back(now, space);
+        let Some(state) = self.spaces.get_mut(&space) else { return };
         let stale = state.logs.iter().filter(|(_, held)| {
             held.fallen.as_ref().is_some_and(|fallen| fallen.is_stale && fallen.searched.is_none())
         });
@@ -124,15 +135,21 @@ impl Engine {
         let (to, through) = (fallen.to, searched.1);
         let Some(lost_count) = lost_count else {
             fallen.is_stale = true;
-            state.search_again_at.get_or_insert(now.uptime + SEARCH_AGAIN_AFTER);
+            state.search_again_at.get_or_insert(now.uptime + FAILED_AGAIN_AFTER);
             return;
         };
         fallen.lost = (lost_count > 0).then_some((through, lost_count));
-        if std::mem::take(&mut fallen.is_stale) || held != through {
+        if held != through {
             return self.search_elsewhere(space, log);
         }
+        // More of the other logs could only add to what is known.
         if lost_count == 0 {
             return self.truncate(space, log, to);
+        }
+        if fallen.is_urgent {
+            self.search_elsewhere(space, log);
+        } else if fallen.is_stale {
+            state.search_again_at.get_or_insert(now.uptime + SEARCH_AGAIN_AFTER);
         }
         self.believe_author(space, log);
         for peer in self.peers.keys().copied().collect::<Vec<_>>() {
@@ -145,6 +162,12 @@ impl Engine {
     pub fn forgotten(&self, space: SpaceId) -> Vec<(LogId, u64)> {
         let logs = self.spaces.get(&space).into_iter().flat_map(|state| &state.logs);
         logs.filter_map(|(log, held)| Some((*log, held.fallen.as_ref()?.lost?.1))).collect()
+    }
+
+    /// Where histories of logs of others have fallen that are still held.
+    pub fn fallen(&self, space: SpaceId) -> BTreeMap<LogId, Seq> {
+        let logs = self.spaces.get(&space).into_iter().flat_map(|state| &state.logs);
+        logs.filter_map(|(log, held)| Some((*log, held.fallen.as_ref()?.to.seq))).collect()
     }
 
     /// Drops histories that have fallen of devices that cannot write them again any more.
@@ -218,12 +241,51 @@ impl Engine {
         }
     }
 
+    /// A piece that was given back is not dealt with: what its giver holds of that history is not known to be safe
+    /// before it gives it back anew, which it is asked for after a while.
+    pub(super) fn miss_given_back(&mut self, now: &Now, space: SpaceId, piece: GivenBack) {
+        let Some(session) = piece.by.and_then(|peer| self.session(peer, space)) else { return };
+        session.missed.insert(piece.log);
+        if let Some(state) = self.spaces.get_mut(&space) {
+            state.search_again_at.get_or_insert(now.uptime + FAILED_AGAIN_AFTER);
+        }
+    }
+
+    /// What of pieces that were given back could not be read may be readable with another key.
+    pub(super) fn miss_unread(&mut self, now: &Now, space: SpaceId) {
+        for peer in self.peers.keys().copied().collect::<Vec<_>>() {
+            let Some(session) = self.session(peer, space) else { continue };
+            let unread = session.fallen_from_peer.values().filter(|piece| !piece.is_whole).copied();
+            for piece in unread.collect::<Vec<_>>() {
+                self.miss_given_back(now, space, piece);
+            }
+        }
+    }
+
+    /// Asks for what was given back and not dealt with: whoever is told everything that is held gives back anew.
+    fn ask_back(&mut self, now: &Now, space: SpaceId) {
+        for peer in self.peers.keys().copied().collect::<Vec<_>>() {
+            let Some(session) = self.session(peer, space).filter(|session| !session.missed.is_empty()) else {
+                continue;
+            };
+            if session.recall_count == 0 {
+                session.missed.clear();
+                session.fallen_from_peer.clear();
+                session.told = None;
+                self.tell_frontier(peer, space);
+            } else if let Some(state) = self.spaces.get_mut(&space) {
+                state.search_again_at.get_or_insert(now.uptime + SEARCH_AGAIN_AFTER);
+            }
+        }
+    }
+
     /// Says to whoever has given it back that nothing of a history that has fallen is lost.
     pub(super) fn confirm_given_back(&mut self, space: SpaceId, given_back: GivenBack) {
         let GivenBack { log, end: common, by, is_whole } = given_back;
-        let Some(peer) = by.filter(|peer| is_whole && self.sessions_of(*peer).contains(&space)) else {
+        let Some(peer) = by.filter(|_| is_whole) else { return };
+        if self.session(peer, space).is_none_or(|session| session.missed.contains(&log)) {
             return;
-        };
+        }
         let Some(scope) = self.spaces.get(&space).map(|state| state.tag) else { return };
         self.send(peer, &Message::Parting { scope, log, common, ends: None });
     }
@@ -265,12 +327,22 @@ impl SpaceState {
         }
     }
 
-    /// A selection says that what is held stands after all.
-    pub(super) fn stands_after(&mut self, log: LogId, to: Tip) {
+    /// A selection says that what is held stands after all; whether it had fallen.
+    pub(super) fn stands_after(&mut self, log: LogId, to: Tip) -> bool {
         let held = self.log(log);
-        if held.fallen.take_if(|fallen| fallen.to == to).is_some() {
+        let had_fallen = held.fallen.take_if(|fallen| fallen.to == to).is_some();
+        if had_fallen {
             // Another one may say that it does not.
             held.branches.clear();
+        }
+        had_fallen
+    }
+
+    /// A base could not be taken up: what was found out meanwhile about what has fallen is found out again.
+    pub(super) fn search_anew(&mut self, now: &Now, log: LogId) {
+        if let Some(fallen) = self.logs.get_mut(&log).and_then(|log| log.fallen.as_mut()) {
+            (fallen.searched, fallen.is_stale) = (None, true);
+            self.search_again_at.get_or_insert(now.uptime + SEARCH_AGAIN_AFTER);
         }
     }
 }
@@ -283,6 +355,9 @@ pub(super) fn has_reissued(run: &FoldRun) -> bool {
         .map_while(Result::ok)
         .any(|frame| OpView::decode(frame.kind, frame.flags, frame.body).is_ok_and(is_reissue))
 }
+
+/// How long what failed is left alone: a disk that cannot be read, a write that was refused.
+const FAILED_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// How long the logs of a device are left alone before they are searched for more of what is kept of it.
 pub(super) const SEARCH_AGAIN_AFTER: Duration = Duration::from_secs(10);

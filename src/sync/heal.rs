@@ -411,7 +411,12 @@ impl Engine {
             batch.header().first == branch.base.seq.next() && batch.link() == branch.first
         };
         if after_base.as_ref().is_some_and(is_on_it) {
-            return state.stands_after(log, branch.base);
+            let is_news = state.stands_after(log, branch.base);
+            state.log(log).branches.insert(branch.first);
+            if is_news {
+                self.enforce(space);
+            }
+            return;
         }
         // Where not even the base is here, the histories part earlier, and another selection speaks
         // of that.

@@ -102,6 +102,7 @@ impl Engine {
         self.notice(Notice::Key { space, key });
         self.emit(Effect::CatchUp { space });
         self.search_fallen(space, |_| true);
+        self.miss_unread(now, space);
         for peer in wanted {
             self.key_request(peer, tag, id);
         }

@@ -59,6 +59,8 @@ pub(super) struct Session {
     pub given_back: BTreeSet<(LogId, Seq, Seq)>,
     /// The last piece that the peer has given back of a history of an own log that has fallen.
     pub fallen_from_peer: BTreeMap<LogId, GivenBack>,
+    /// Logs of which such a piece was not dealt with: they are to be given back anew.
+    pub missed: BTreeSet<LogId>,
     /// How many such pieces are being dealt with.
     pub recall_count: usize,
     /// Logs of which something did not continue what this device holds, and how often since it said

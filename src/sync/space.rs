@@ -306,6 +306,8 @@ pub(super) enum Then {
     Truncated { space: SpaceId, log: LogId, to: Tip, held: Tip },
     /// The history begins with a checkpoint; these logs ended before its cut.
     Based { space: SpaceId, base: Base, raised: Vec<Raised>, token: Token },
+    /// All of a piece of a fallen history that was given back is held, once what came before is durable.
+    GivenBack { space: SpaceId, piece: GivenBack },
     /// What a carrier brought was stored, as far as it was taken.
     Delivered { token: Token, outcome: Delivered },
 }

@@ -17,7 +17,7 @@ use super::engine::Engine;
 use super::space::Then;
 use crate::crypto::SealedBatch;
 use crate::fold::State;
-use crate::model::{Dot, Hlc, LogId, Seq, SpaceId, Tip, TipHash};
+use crate::model::{Dot, Hlc, LogId, Now, Seq, SpaceId, Tip, TipHash};
 use crate::wire::{BodyReader, FrameView, OpView};
 
 impl Engine {
@@ -97,24 +97,27 @@ impl Engine {
     }
 
     /// Writes again what is not known of them.
-    pub(super) fn recalled(&mut self, space: SpaceId, ops: &[Stored], fallen: Option<GivenBack>) {
+    pub(super) fn recalled(
+        &mut self,
+        now: &Now,
+        space: SpaceId,
+        ops: Option<&[Stored]>,
+        fallen: Option<GivenBack>,
+    ) {
         let own = self.identity.device();
         if let Some(session) = fallen.and_then(|piece| self.session(piece.by?, space)) {
             session.recall_count = session.recall_count.saturating_sub(1);
-        }
-        // Nothing of it can be told to be lost or not.
-        if let Some(piece) = fallen.filter(|piece| !piece.is_whole) {
-            self.miss_given_back(space, piece);
         }
         let may_write = |space: &SpaceId| {
             let state = self.spaces.get(space);
             state.is_some_and(|state| state.is_active && state.roster.may_author(&own).is_ok())
         };
-        if !may_write(&space) {
-            return;
-        }
+        let Some(ops) = ops.filter(|_| may_write(&space)) else {
+            return fallen.into_iter().for_each(|piece| self.miss_given_back(now, space, piece));
+        };
         if ops.is_empty() {
-            return fallen.into_iter().for_each(|given_back| self.confirm_given_back(space, given_back));
+            // What other pieces are written again with comes first.
+            return fallen.into_iter().for_each(|piece| self.then(Then::GivenBack { space, piece }));
         }
         // One log will do, as long as it can be given from its beginning.
         let is_fit = self.spaces.get(&space).is_some_and(|state| {
@@ -135,17 +138,6 @@ impl Engine {
             appended.given_back = fallen;
             self.notice(Notice::Recalled { space, op_count: ops.len() as u64 });
             self.then(Then::Appended(appended));
-        }
-    }
-}
-
-impl Engine {
-    /// A piece that was given back is not dealt with: what its giver holds of that history is not known to be safe
-    /// before it gives it back anew.
-    pub(super) fn miss_given_back(&mut self, space: SpaceId, piece: GivenBack) {
-        let session = piece.by.and_then(|peer| self.session(peer, space));
-        if let Some(last) = session.and_then(|session| session.fallen_from_peer.get_mut(&piece.log)) {
-            last.is_whole = false;
         }
     }
 }
@@ -191,12 +183,21 @@ impl<'a> StraySearch<'a> {
     pub fn within(&mut self, log: &LogId, first: Seq, op_count: u32, body: &Bytes) {
         let count = ops(log, first, op_count, body).iter().filter(|op| self.is_stray(op)).count() as u64;
         if count > 0 {
-            let after = Seq::new(first.get() - 1);
-            let through = after.plus(u64::from(op_count));
-            let found = self.found.entry(*log).or_insert((Stray { log: *log, after, through }, 0));
-            found.0.through = through;
-            found.1 += count;
+            self.find(log, first, op_count, count);
         }
+    }
+
+    /// Takes note of a batch of another device that cannot be read, of a history of which nobody would keep that.
+    pub fn unreadable(&mut self, log: &LogId, first: Seq, op_count: u32) {
+        self.find(log, first, op_count, u64::from(op_count));
+    }
+
+    fn find(&mut self, log: &LogId, first: Seq, op_count: u32, strays: u64) {
+        let after = Seq::new(first.get() - 1);
+        let through = after.plus(u64::from(op_count));
+        let found = self.found.entry(*log).or_insert((Stray { log: *log, after, through }, 0));
+        found.0.through = through;
+        found.1 += strays;
     }
 
     /// What was found, each with how many ops of it the checkpoint leaves out.

@@ -107,7 +107,10 @@ fn reason(hold: &GcHoldForm) -> String {
         "Diverged" => "it has another state for the same ops; `kinfold verify` finds the row".to_owned(),
         "Disputed" => "two histories of its log exist; connect it".to_owned(),
         "Rewriting" => "its ops are being written again".to_owned(),
-        "Forgotten" => "it has forgotten ops that this device gives back; connect it".to_owned(),
+        "Forgotten" => {
+            "it has forgotten ops that this device keeps for it; connect it (`kinfold revoke` gives them up)"
+                .to_owned()
+        }
         "Unmet" => {
             "not met since this home came from a backup or a copy; connect it, or `kinfold devices dormant` \
                     excuses it"

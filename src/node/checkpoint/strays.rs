@@ -1,5 +1,6 @@
 //! What a checkpoint leaves out of what this device holds (see [`StraySearch`]), and which histories give way to it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -34,14 +35,17 @@ impl Space {
     ) -> Result<(State, Option<LeftOut>), NodeError> {
         let (space, own) = (self.id(), self.node.device());
         // It may have grown since the chunks began to come.
-        let asked = self.node.ask(move |core| Some(core.engine.space(space)?.frontier.clone()));
-        let frontier = asked.await?.ok_or(NodeError::Stopped)?;
+        let asked = self
+            .node
+            .ask(move |core| Some((core.engine.space(space)?.frontier.clone(), core.engine.fallen(space))));
+        let (frontier, fallen) = asked.await?.ok_or(NodeError::Stopped)?;
         let log_count = frontier.log_count();
         let held = Held {
             space,
             store: self.node.store().clone(),
             keys: standing.keys.clone(),
             frontier,
+            fallen,
             authors: standing.readers.iter().copied().filter(|device| *device != own).collect(),
         };
         let cut = fields.cut.clone();
@@ -101,6 +105,8 @@ struct Held {
     store: Store,
     keys: Vec<EpochKey>,
     frontier: Frontier,
+    /// Histories that have fallen, by log, from where on.
+    fallen: BTreeMap<LogId, Seq>,
     /// Other devices that may write.
     authors: Vec<DeviceId>,
 }
@@ -121,9 +127,13 @@ impl Held {
         for (log, end) in cut.iter().filter(|(log, _)| self.authors.contains(&log.device)) {
             // What comes after the cut goes with what is before it.
             let end = if parted.contains(log) { Seq::new(u64::MAX) } else { end.seq };
-            // What waits for a key is in no state, here or there.
-            of.each(log, floor.tip(log).seq, end, &mut |first, op_count, body| {
-                body.inspect(|body| search.within(log, first, op_count, body));
+            let fallen = self.fallen.get(log);
+            of.each(log, floor.tip(log).seq, end, &mut |first, op_count, body| match body {
+                Some(body) => search.within(log, first, op_count, body),
+                // Its author says when it has it again.
+                None if fallen.is_some_and(|to| first > *to) => search.unreadable(log, first, op_count),
+                // What waits for a key is in no state, here or there.
+                None => {}
             })?;
         }
         Ok(search.finish())
