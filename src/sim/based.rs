@@ -725,3 +725,30 @@ fn a_life_that_was_forgotten_and_is_longer_than_what_the_others_hold_comes_back_
         }
     }
 }
+
+#[test]
+fn nothing_is_taken_of_a_log_that_is_given_up_for_a_checkpoint_until_that_is_begun_with() {
+    let (mut fleet, backup, log, checkpoint) = two_lives(2);
+    let space = fleet.space;
+    let run = fleet.devices[1].disk.run(&space, &log, Seq::ZERO, Seq::new(9), usize::MAX);
+    let given_up: Vec<Bytes> = run.iter().map(|batch| batch.bytes().clone()).collect();
+    let tip = |fleet: &Fleet| fleet.devices[1].held(space).tip(&log).seq;
+    assert_eq!(tip(&fleet), Seq::new(4));
+    fleet.connect(backup, 1);
+    fleet.tell(1, Input::GiveWay { space, log });
+
+    let bring = |fleet: &mut Fleet| {
+        fleet.tell(1, Input::Batches { peer: peer(backup), batches: given_up.clone() });
+    };
+    bring(&mut fleet);
+    assert_eq!(tip(&fleet), Seq::ZERO);
+    fleet.pass(1, Duration::from_secs(61));
+    bring(&mut fleet);
+    assert_eq!(tip(&fleet), Seq::new(4), "it took too long");
+
+    fleet.tell(1, Input::GiveWay { space, log });
+    bring(&mut fleet);
+    fleet.begin_at(1, &checkpoint);
+    assert_eq!(fleet.devices[1].failed, []);
+    assert_eq!(tip(&fleet), Seq::new(5));
+}

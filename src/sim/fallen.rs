@@ -571,3 +571,31 @@ fn a_later_selection_lets_what_has_fallen_stand() {
     fleet.meet(1, 2);
     assert!(!fleet.is_dropped(2), "also where all of it is held elsewhere");
 }
+
+#[test]
+fn a_history_that_is_given_back_from_its_middle_on_is_not_whole() {
+    let mut fleet = three_lives();
+    let pieces = fleet.batches(2);
+    let beyond = Tip { seq: Seq::new(9), hash: TipHash::from_bytes([9; 32]) };
+    let checkpoint = fleet.checkpoint_with(1, 0xc1, beyond);
+    fleet.connect(1, THIRD);
+    fleet.begin_at(THIRD, &checkpoint);
+    let is_whole = |fleet: &mut Fleet, piece: &Bytes| {
+        let batches = vec![piece.clone()];
+        let effects = fleet.devices[THIRD].just(Input::Batches { peer: peer(1), batches });
+        effects.into_iter().find_map(|effect| match effect {
+            Effect::Recall { fallen: Some(piece), .. } => Some((piece, piece.is_whole)),
+            _ => None,
+        })
+    };
+
+    let (first, begun) = is_whole(&mut fleet, &pieces[0]).unwrap();
+    assert!(begun);
+    let space = fleet.space;
+    fleet.tell(THIRD, Input::Recalled { space, fallen: Some(first), ops: None });
+    // What was missed is asked for again, and the rest of the first time is still on its way.
+    fleet.pass(THIRD, Duration::from_secs(90));
+    assert!(!is_whole(&mut fleet, &pieces[1]).unwrap().1);
+    assert!(is_whole(&mut fleet, &pieces[0]).unwrap().1);
+    assert!(is_whole(&mut fleet, &pieces[1]).unwrap().1);
+}

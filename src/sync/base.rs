@@ -97,6 +97,7 @@ impl Engine {
         let checkpoint = base.checkpoint;
         state.base = Some(base);
         state.forgive_below_base();
+        state.given_up.clear();
         // What policies drop is not in it, so the state is another one also where no log was raised.
         state.folded = None;
         self.emit(Effect::Refold { space });

@@ -168,9 +168,9 @@ impl Engine {
             Input::Round { with, token } => self.round(&with, token),
             Input::Seal { space } => self.seal_drafts(space),
             Input::Base { space, checkpoint, cut, token } => self.begin_at(space, checkpoint, cut, token),
-            Input::WriteAgain { space, log, to } => self.write_again_after(space, log, to),
+            Input::WriteAgain { space, log, to } => self.write_again_after(now, space, log, to),
             Input::Strays { space, strays } => self.strays_found(space, strays),
-            Input::GiveWay { space, log } => self.give_way(space, log),
+            Input::GiveWay { space, log } => self.give_way(now, space, log),
             Input::WantKey { space, key_id } => self.want_key(space, key_id),
             Input::SearchedElsewhere { space, log, after, through, lost_count } => {
                 self.searched_elsewhere(now, space, log, (after, through), lost_count);

@@ -92,10 +92,13 @@ impl Engine {
             return self.search_fallen(space, |device| *device == log.device);
         }
         let Some(state) = self.spaces.get_mut(&space) else { return };
+        if !state.has_fallen(log.device) {
+            return;
+        }
+        state.look_again_at(now.uptime + SEARCH_AGAIN_AFTER);
         let fallen = state.logs.iter_mut().filter(|(other, _)| other.device == log.device);
         for fallen in fallen.filter_map(|(_, held)| held.fallen.as_mut()) {
             fallen.is_stale = true;
-            state.search_again_at.get_or_insert(now.uptime + SEARCH_AGAIN_AFTER);
         }
     }
 
@@ -106,6 +109,7 @@ impl Engine {
             return;
         }
         self.ask_back(now, space);
+        self.take_up(now, space);
         let Some(state) = self.spaces.get_mut(&space) else { return };
         let stale = state.logs.iter().filter(|(_, held)| {
             held.fallen.as_ref().is_some_and(|fallen| fallen.is_stale && fallen.searched.is_none())
@@ -135,7 +139,7 @@ impl Engine {
         let (to, through) = (fallen.to, searched.1);
         let Some(lost_count) = lost_count else {
             fallen.is_stale = true;
-            state.search_again_at.get_or_insert(now.uptime + FAILED_AGAIN_AFTER);
+            state.look_again_at(now.uptime + FAILED_AGAIN_AFTER);
             return;
         };
         fallen.lost = (lost_count > 0).then_some((through, lost_count));
@@ -149,7 +153,7 @@ impl Engine {
         if fallen.is_urgent {
             self.search_elsewhere(space, log);
         } else if fallen.is_stale {
-            state.search_again_at.get_or_insert(now.uptime + SEARCH_AGAIN_AFTER);
+            state.look_again_at(now.uptime + SEARCH_AGAIN_AFTER);
         }
         self.believe_author(space, log);
         for peer in self.peers.keys().copied().collect::<Vec<_>>() {
@@ -237,7 +241,13 @@ impl Engine {
         let continued = session.fallen_from_peer.get(&log).filter(|last| last.end == before);
         match continued {
             Some(last) => Some(GivenBack { is_whole: last.is_whole, ..piece }),
-            None => parts.then_some(piece),
+            None => parts.then(|| {
+                // Pieces may have been missed before one that begins further on than the first of all.
+                let begin = session.fallen_begins.entry(log).or_insert(head.first);
+                let is_whole = head.first <= *begin;
+                *begin = head.first.min(*begin);
+                GivenBack { is_whole, ..piece }
+            }),
         }
     }
 
@@ -247,7 +257,7 @@ impl Engine {
         let Some(session) = piece.by.and_then(|peer| self.session(peer, space)) else { return };
         session.missed.insert(piece.log);
         if let Some(state) = self.spaces.get_mut(&space) {
-            state.search_again_at.get_or_insert(now.uptime + FAILED_AGAIN_AFTER);
+            state.look_again_at(now.uptime + FAILED_AGAIN_AFTER);
         }
     }
 
@@ -274,7 +284,7 @@ impl Engine {
                 session.told = None;
                 self.tell_frontier(peer, space);
             } else if let Some(state) = self.spaces.get_mut(&space) {
-                state.search_again_at.get_or_insert(now.uptime + SEARCH_AGAIN_AFTER);
+                state.look_again_at(now.uptime + SEARCH_AGAIN_AFTER);
             }
         }
     }
@@ -305,6 +315,11 @@ impl SpaceState {
             // From the place where they part on: the author knows them by that.
             Some(Stray { log: *log, after: fallen.to.seq, through: fallen.lost?.0 })
         })
+    }
+
+    /// Has it looked again at a time or before.
+    pub(super) fn look_again_at(&mut self, at: Duration) {
+        self.search_again_at = Some(self.search_again_at.map_or(at, |before| before.min(at)));
     }
 
     /// Whether a history of a log of this device has fallen.
@@ -342,7 +357,7 @@ impl SpaceState {
     pub(super) fn search_anew(&mut self, now: &Now, log: LogId) {
         if let Some(fallen) = self.logs.get_mut(&log).and_then(|log| log.fallen.as_mut()) {
             (fallen.searched, fallen.is_stale) = (None, true);
-            self.search_again_at.get_or_insert(now.uptime + SEARCH_AGAIN_AFTER);
+            self.look_again_at(now.uptime + SEARCH_AGAIN_AFTER);
         }
     }
 }

@@ -434,7 +434,7 @@ impl Engine {
 
     /// Has what an own log holds after a place written again and then dropped. Where that is the log being
     /// written, a new one is begun.
-    pub(super) fn write_again_after(&mut self, space: SpaceId, log: LogId, to: Tip) {
+    pub(super) fn write_again_after(&mut self, now: &Now, space: SpaceId, log: LogId, to: Tip) {
         let own = self.identity.device();
         let Some(state) = self.spaces.get(&space) else { return };
         let held = state.durable.tip(&log);
@@ -444,6 +444,7 @@ impl Engine {
         if log == state.author.log() {
             self.begin_new_log(space);
         }
+        self.give_up(now, space, log);
         if let Some(state) = self.spaces.get_mut(&space) {
             state.reissues.insert(log, to);
             self.emit(Effect::Reissue { space, log, after: to.seq, through: held.seq });
@@ -569,6 +570,12 @@ impl Engine {
         entry.branches.clear();
         state.dropped -= held.seq.get() - to.seq.get();
         state.store_again_at = Some(now.uptime + STORE_AGAIN_AFTER);
+        // Whoever gave it back to hear that nothing of it is lost hears that again.
+        for peer in self.peers.keys().copied().collect::<Vec<_>>() {
+            if let Some(session) = self.session(peer, space) {
+                session.given_back.retain(|(given, _, _)| *given != log);
+            }
+        }
     }
 }
 

@@ -109,7 +109,8 @@ impl Engine {
         if run.is_empty() {
             return rest;
         }
-        if state.log(log).blocked.is_some() {
+        let is_given_up = state.given_up.get(&log).is_some_and(|until| now.uptime < *until);
+        if is_given_up || state.log(log).blocked.is_some() {
             return not_admitted(head.first, WhyNotAdmitted::Blocked);
         }
         let below = state.below_base(&log, &run);

@@ -59,6 +59,8 @@ pub(super) struct Session {
     pub given_back: BTreeSet<(LogId, Seq, Seq)>,
     /// The last piece that the peer has given back of a history of an own log that has fallen.
     pub fallen_from_peer: BTreeMap<LogId, GivenBack>,
+    /// Where the first of the histories began that the peer has given back.
+    pub fallen_begins: BTreeMap<LogId, Seq>,
     /// Logs of which such a piece was not dealt with: they are to be given back anew.
     pub missed: BTreeSet<LogId>,
     /// How many such pieces are being dealt with.

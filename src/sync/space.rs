@@ -38,6 +38,9 @@ pub(super) struct SpaceState {
     pub is_base_arriving: bool,
     /// What a checkpoint that this device wants to begin with leaves out of what it holds.
     pub strays: Vec<Stray>,
+    /// Logs that are given up for the checkpoint which this device is about to begin with, and until when nothing
+    /// of them is taken.
+    pub given_up: BTreeMap<LogId, Duration>,
     /// The own log in which ops that had been forgotten are written again, in this run.
     pub recalled_into: Option<LogId>,
     /// Whether this device tells what it holds although that is nothing, see [`Engine::hold_back`].
@@ -166,6 +169,7 @@ impl SpaceState {
             base: None,
             is_base_arriving: false,
             strays: Vec::new(),
+            given_up: BTreeMap::new(),
             recalled_into: None,
             is_released: false,
             folded: None,

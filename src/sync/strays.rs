@@ -9,6 +9,7 @@
 //! given a log from its beginning only.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -48,9 +49,38 @@ impl Engine {
 
     /// Drops a history of a log of another device that is not the one which a checkpoint is of: everything in it is
     /// known there, or held elsewhere.
-    pub(super) fn give_way(&mut self, space: SpaceId, log: LogId) {
+    pub(super) fn give_way(&mut self, now: &Now, space: SpaceId, log: LogId) {
         if log.device != self.identity.device() {
+            self.give_up(now, space, log);
             self.truncate(space, log, Tip::NONE);
+        }
+    }
+
+    /// Takes nothing of a log for a while: whoever holds the history that is given up would bring it again before
+    /// the one of the checkpoint stands here.
+    pub(super) fn give_up(&mut self, now: &Now, space: SpaceId, log: LogId) {
+        if let Some(state) = self.spaces.get_mut(&space) {
+            let until = now.uptime + GIVEN_UP_FOR;
+            state.given_up.insert(log, until);
+            state.look_again_at(until);
+        }
+    }
+
+    /// Takes batches of logs again of which nothing was taken, where no checkpoint came in their place.
+    pub(super) fn take_up(&mut self, now: &Now, space: SpaceId) {
+        let Some(state) = self.spaces.get_mut(&space) else { return };
+        let before = state.given_up.len();
+        state.given_up.retain(|_, until| *until > now.uptime);
+        if let Some(next) = state.given_up.values().min().copied() {
+            state.look_again_at(next);
+        }
+        if state.given_up.len() < before {
+            for peer in self.peers.keys().copied().collect::<Vec<_>>() {
+                if let Some(session) = self.session(peer, space) {
+                    session.told = None;
+                    self.tell_frontier(peer, space);
+                }
+            }
         }
     }
 
@@ -141,6 +171,9 @@ impl Engine {
         }
     }
 }
+
+/// How long nothing is taken of a log that is given up for a checkpoint.
+const GIVEN_UP_FOR: Duration = Duration::from_secs(60);
 
 /// How many pieces of a history that has fallen are taken from a peer before the first is dealt with.
 const RECALLS_MAX: usize = 64;
