@@ -20,8 +20,8 @@ use crate::model::{
 };
 use crate::roster::{Author, Role, Roster};
 use crate::sync::{
-    Authored, Effect, Engine, GivenBack, Input, Notice, PeerId, Refusal, RosterChange, Stored, Token, Txn,
-    TxnId, Write,
+    Authored, Effect, Engine, GivenBack, Input, Notice, PeerId, Refusal, RequestError, RosterChange, Stored,
+    Token, Txn, TxnId, Write,
 };
 use crate::wire::checkpoint::CheckpointHash;
 use crate::wire::{OpView, Welcome};
@@ -157,6 +157,7 @@ enum Waiting {
     Unit,
     Round,
     Carry(SpaceId, SpaceId),
+    Begin(SpaceId, CheckpointHash),
 }
 
 impl Host {
@@ -543,7 +544,10 @@ impl Host {
                     }));
                 }
                 Some(Waiting::Carry(from, to)) => life.carries.push_back((from, to)),
-                Some(Waiting::Invite(_) | Waiting::Join | Waiting::Unit | Waiting::Round) | None => {}
+                Some(
+                    Waiting::Invite(_) | Waiting::Join | Waiting::Unit | Waiting::Round | Waiting::Begin(..),
+                )
+                | None => {}
             },
             Effect::Failed { token, why } => {
                 let cause = std::error::Error::source(&why).map(ToString::to_string).unwrap_or_default();
@@ -552,13 +556,18 @@ impl Host {
                     Some(Waiting::Append(_, markers)) => {
                         env.checks.refused.extend(markers.into_iter().flatten());
                     }
+                    // A disk is asked again, as whoever looks for checkpoints does.
+                    Some(Waiting::Begin(space, checkpoint)) if why == RequestError::Storage => {
+                        life.requests.push_back(Request::BeginAt(space, checkpoint));
+                    }
                     // Pairing is tried again until it has come to its end.
                     Some(
                         Waiting::Invite(_)
                         | Waiting::Join
                         | Waiting::Unit
                         | Waiting::Round
-                        | Waiting::Carry(..),
+                        | Waiting::Carry(..)
+                        | Waiting::Begin(..),
                     )
                     | None => {}
                 }
@@ -725,7 +734,7 @@ impl Host {
                     }
                     let cut = kept.cut.clone();
                     self.disk.keep(checkpoint, kept);
-                    life.waiting.insert(token, Waiting::Unit);
+                    life.waiting.insert(token, Waiting::Begin(space, checkpoint));
                     life.inputs.push_back(Input::Base { space, checkpoint, cut, token });
                 }
                 Request::Round => {
