@@ -111,7 +111,8 @@ impl World {
     fn gone(&self) -> Vec<DeviceId> {
         let devices: BTreeSet<DeviceId> = self.hosts.iter().map(Host::device).collect();
         let is_gone = |device: &DeviceId| {
-            self.removed.contains(device) && self.is_removed(device) || self.is_struck(device)
+            let is_removed = || self.is_removed(device) || self.is_forgotten(device);
+            self.removed.contains(device) && is_removed() || self.is_struck(device)
         };
         devices.into_iter().filter(is_gone).collect()
     }
@@ -127,6 +128,15 @@ impl World {
         let is_unknown = !others.is_empty() && others.iter().all(|host| !host.knows(device));
         let mut own = in_common.filter(|host| host.device() == *device);
         is_unknown && own.any(|host| host.enrollers().iter().any(|by| is_gone(by) && !host.has_removed(by)))
+    }
+
+    /// Whether all that is left has forgotten a device: the disks of those who knew of it, and of its removal, were put
+    /// back. Nobody pairs one that was removed again.
+    fn is_forgotten(&self, device: &DeviceId) -> bool {
+        let common = self.common();
+        let left = self.hosts.iter().filter(|host| !self.removed.contains(&host.device()));
+        let mut left = left.filter(|host| host.is_member() && host.personal_on_disk() == common).peekable();
+        left.peek().is_some() && left.all(|host| !host.knows(device))
     }
 
     /// Whether a device was removed, as others know.
