@@ -665,6 +665,21 @@ mod tests {
     }
 
     #[test]
+    fn who_has_forgotten_ops_that_are_kept_here_is_named() {
+        let device = DeviceId::from_bytes([7; 32]);
+        let told = |ops| {
+            let told = health_form(&[HealthReason::Forgotten { device, ops }]);
+            let reason = told.reasons.into_iter().next().expect("one was given");
+            assert_eq!((told.state.as_str(), reason.device_id), ("degraded", Some(device.to_string())));
+            assert!(reason.hint.contains("connect it") && reason.hint.contains("revoke"), "{}", reason.hint);
+            reason.message
+        };
+
+        assert_eq!(told(1), format!("an op that {} has forgotten is kept here", device.short()));
+        assert_eq!(told(20), format!("20 ops that {} has forgotten are kept here", device.short()));
+    }
+
+    #[test]
     fn what_keeps_everybody_from_a_lease_says_what_to_do() {
         let host = DeviceId::from_bytes([7; 32]);
         for (reason, words) in [

@@ -91,8 +91,13 @@ impl Core {
             // A panic, which its hook has reported, is no reason to wait for ever.
             let answer = std::panic::catch_unwind(AssertUnwindSafe(|| held.answer(question)));
             let answer = answer.ok().and_then(|answer| {
-                let cannot = "a history that has fallen cannot be searched for, so it stays";
-                answer.inspect_err(|error| error!(error = %chain_of(error), cannot)).ok()
+                let report = |error: &StoreError| {
+                    error!(
+                        error = %chain_of(error),
+                        "a history that has fallen cannot be searched for, so it stays"
+                    );
+                };
+                answer.inspect_err(report).ok()
             });
             let tell = move |core: &mut Core| {
                 core.take_fallen(answer.unwrap_or(failed));

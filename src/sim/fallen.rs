@@ -101,9 +101,8 @@ impl Fleet {
     }
 }
 
-/// Of the first life device 1 has everything, of the second device 2, and of the third, which is now, nobody. The
-/// first history stands, and device 2 knows that from device 1.
-fn three_lives() -> Fleet {
+/// A home that will be put back twice, and its first life, of which device 1 has everything.
+fn first_life() -> Fleet {
     let mut fleet = Fleet::new(3);
     fleet.state_fact(0, "shared");
     fleet.meet(0, 1);
@@ -111,6 +110,13 @@ fn three_lives() -> Fleet {
     assert_eq!([fleet.copy(0), fleet.copy(0)], [SECOND, THIRD]);
     fleet.state_fact(0, "first");
     fleet.meet(0, 1);
+    fleet
+}
+
+/// Of the first life device 1 has everything, of the second device 2, and of the third, which is now, nobody. The
+/// first history stands, and device 2 knows that from device 1.
+fn three_lives() -> Fleet {
+    let mut fleet = first_life();
     for fact in ["second", "second too"] {
         fleet.state_fact(SECOND, fact);
     }
@@ -467,14 +473,8 @@ fn nobody_is_told_that_nothing_is_lost_of_what_was_not_dealt_with() {
 
 #[test]
 fn what_cannot_be_read_of_a_history_that_has_fallen_is_kept_too() {
-    let mut fleet = Fleet::new(3);
+    let mut fleet = first_life();
     let space = fleet.space;
-    fleet.state_fact(0, "shared");
-    fleet.meet(0, 1);
-    fleet.meet(0, 2);
-    assert_eq!([fleet.copy(0), fleet.copy(0)], [SECOND, THIRD]);
-    fleet.state_fact(0, "first");
-    fleet.meet(0, 1);
     // Nobody gets the key of the second life before its disk is put back.
     fleet.rotate(SECOND);
     fleet.withholds_keys = true;
