@@ -471,10 +471,9 @@ fn nobody_is_told_that_nothing_is_lost_of_what_was_not_dealt_with() {
     }
 }
 
-#[test]
-fn what_cannot_be_read_of_a_history_that_has_fallen_is_kept_too() {
+/// Of the second life device 2 has an op under a key that nobody else got before the disk was put back.
+fn second_life_unread() -> Fleet {
     let mut fleet = first_life();
-    let space = fleet.space;
     // Nobody gets the key of the second life before its disk is put back.
     fleet.rotate(SECOND);
     fleet.withholds_keys = true;
@@ -485,6 +484,13 @@ fn what_cannot_be_read_of_a_history_that_has_fallen_is_kept_too() {
     fleet.meet(THIRD, 1);
     fleet.meet(1, 2);
     assert_eq!((fleet.forgotten(2), fleet.is_dropped(2)), (Some(1), false));
+    fleet
+}
+
+#[test]
+fn what_cannot_be_read_of_a_history_that_has_fallen_is_kept_too() {
+    let mut fleet = second_life_unread();
+    let space = fleet.space;
     fleet.meet(2, THIRD);
     assert!(!fleet.is_dropped(2), "its author cannot read it either");
     let (hash, _) = fleet.checkpoint(1, 0xc1);
@@ -598,4 +604,21 @@ fn a_history_that_is_given_back_from_its_middle_on_is_not_whole() {
     assert!(!is_whole(&mut fleet, &pieces[1]).unwrap().1);
     assert!(is_whole(&mut fleet, &pieces[0]).unwrap().1);
     assert!(is_whole(&mut fleet, &pieces[1]).unwrap().1);
+}
+
+#[test]
+fn what_could_not_be_read_when_it_came_back_is_asked_for_again_with_its_key() {
+    let mut fleet = second_life_unread();
+    let scope = fleet.space.tag();
+    fleet.connect(2, THIRD);
+    assert!(!fleet.facts(THIRD).contains(&"second".to_owned()));
+
+    for (_, key) in fleet.devices[SECOND].engine.keys() {
+        let bytes = Message::KeyGrant { scope, key }.encode().unwrap();
+        fleet.tell(THIRD, Input::Frame { peer: peer(2), bytes });
+    }
+    fleet.pass(THIRD, Duration::from_secs(90));
+
+    assert!(fleet.facts(THIRD).contains(&"second".to_owned()));
+    assert!(fleet.is_dropped(2));
 }
